@@ -1,0 +1,51 @@
+"""ajepa: audio encoders pre-trained by prediction in latent space.
+
+`ajepa.load_model(source)` gives an `AudioEncoder`; `ajepa.pretrain(recipe)` trains one. Names are
+imported when they are first used: `import ajepa` alone loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ajepa.audio import AudioError
+    from ajepa.features import LogMel, LogMelConfig
+    from ajepa.model import AudioEncoder, Embedding, load_model
+    from ajepa.training.loop import pretrain
+    from ajepa.training.recipe import Recipe, load_recipe
+
+_HOMES = {
+    "AudioEncoder": "ajepa.model",
+    "AudioError": "ajepa.audio",
+    "Embedding": "ajepa.model",
+    "LogMel": "ajepa.features",
+    "LogMelConfig": "ajepa.features",
+    "Recipe": "ajepa.training.recipe",
+    "load_model": "ajepa.model",
+    "load_recipe": "ajepa.training.recipe",
+    "pretrain": "ajepa.training.loop",
+}
+
+__all__ = [
+    "AudioEncoder",
+    "AudioError",
+    "Embedding",
+    "LogMel",
+    "LogMelConfig",
+    "Recipe",
+    "load_model",
+    "load_recipe",
+    "pretrain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ajepa' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

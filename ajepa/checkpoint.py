@@ -1,0 +1,98 @@
+"""Checkpoints: one safetensors file with weights, and in its header the recipe, the step and the format."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT = "ajepa-1"
+
+
+class CheckpointError(ValueError):
+    """A file is not a checkpoint that this version reads; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+        tensors: name to tensor, on the CPU.
+        recipe: the full recipe as nested dictionaries.
+        step: optimiser steps done.
+        info: package version, git commit, data fingerprint and the like.
+    """
+
+    tensors: dict[str, Tensor]
+    recipe: dict[str, Any]
+    step: int
+    info: dict[str, Any]
+
+
+def save(path: str | Path, checkpoint: Checkpoint) -> Path:
+    """Write atomically: whoever looks at `path` sees the old file or the whole new one, never a part.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written; an older file stays as it was.
+    """
+    path = Path(path)
+    header = {
+        "format": FORMAT,
+        "recipe": json.dumps(checkpoint.recipe),
+        "step": str(checkpoint.step),
+        "info": json.dumps(checkpoint.info),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(descriptor)
+        save_file(tensors, temporary, metadata=header)
+        with open(temporary, "rb") as file:  # noqa: PTH123 - a descriptor is what fsync wants
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except (OSError, SafetensorError) as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path}: cannot be written ({error}); free space or choose another folder"
+        ) from error
+    return path
+
+
+def load(path: str | Path, prefix: str = "") -> Checkpoint:
+    """Read the tensors whose names start with `prefix`, the prefix taken off.
+
+    Raises:
+        CheckpointError: not a safetensors file, not one of ours, or of a format this version cannot read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                found = header.get("format", "no format entry")
+                raise CheckpointError(
+                    f"{path}: {found} in its header, expected {FORMAT}; not a checkpoint of ajepa's"
+                )
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no iterator
+            tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({error}); is the copy complete?"
+        ) from error
+    return Checkpoint(
+        tensors, json.loads(header["recipe"]), int(header["step"]), json.loads(header.get("info", "{}"))
+    )

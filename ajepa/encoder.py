@@ -1,0 +1,158 @@
+"""The Vision Transformer on spectrogram patches that every system here shares."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from timm.layers import LayerNorm
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from ajepa.grid import PatchGrid, sincos_positions
+
+SIZES: dict[str, tuple[int, int, int]] = {
+    # width, depth, heads: the ViT family; Ti and S from DeiT, B and L from ViT (A-JEPA table 2 uses S, B, L)
+    "ti": (192, 12, 3),
+    "s": (384, 12, 6),
+    "b": (768, 12, 12),
+    "l": (1024, 24, 16),
+}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Size of the encoder and its patches.
+
+    Args:
+        size: "ti", "s", "b" or "l"; `width`, `depth` and `heads` override it one by one where given.
+        patch: patch height in frames and width in mel bands, (16, 16) in the paper; any pair whose second
+            member divides `mels`.
+        mels: mel bands of the spectrograms it takes.
+        mlp_ratio: hidden width of the MLPs over the width.
+    """
+
+    size: Literal["ti", "s", "b", "l"] = "b"
+    width: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    patch: tuple[int, int] = (16, 16)
+    mels: int = 128
+    mlp_ratio: float = 4.0
+
+    @property
+    def dimensions(self) -> tuple[int, int, int]:
+        """(width, depth, heads) after the overrides."""
+        width, depth, heads = SIZES[self.size]
+        return self.width or width, self.depth or depth, self.heads or heads
+
+
+def transformer_blocks(width: int, depth: int, heads: int, mlp_ratio: float) -> nn.ModuleList:
+    """`depth` pre-norm blocks (timm, LayerNorm with ViT's epsilon of 1e-6), initialised as I-JEPA does."""
+    blocks = nn.ModuleList(Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True) for _ in range(depth))
+    blocks.apply(init_linear)
+    # BEiT's and I-JEPA's rule: the n-th block's residual branches start smaller by sqrt(2 n), so that the
+    # variance of the residual stream does not grow with depth.
+    for number, block in enumerate(blocks, start=1):
+        for name, parameter in block.named_parameters():
+            if name in {"attn.proj.weight", "mlp.fc2.weight"}:
+                parameter.data.div_(math.sqrt(2 * number))
+    return blocks
+
+
+def init_linear(module: nn.Module) -> None:
+    """Truncated normal of std 0.02 for weights, zero for biases (ViT's initialisation)."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def attention_mask(valid_BN: Tensor | None) -> Tensor | None:
+    """Boolean mask [B, 1, 1, N] for SDPA: no query sees an invalid key. None stays None (the faster path)."""
+    return None if valid_BN is None else valid_BN[:, None, None, :]
+
+
+class Encoder(nn.Module):
+    """ViT on patches of a log-mel spectrogram (A-JEPA section 3): patchify, embed, add positions, attend.
+
+    Tokens run time-major. There is no class token: A-JEPA pools over patches.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        patch_time, patch_freq = config.patch
+        if patch_time < 1 or patch_freq < 1 or config.mels % patch_freq:
+            raise ValueError(
+                f"patch {tuple(config.patch)} does not fit {config.mels} mel bands: "
+                "its second member must divide them, both must be at least 1"
+            )
+        self.config = config
+        self.width, depth, heads = config.dimensions
+        self.freq_patches = config.mels // patch_freq
+        self.patch_embed = nn.Linear(patch_time * patch_freq, self.width)
+        self.blocks = transformer_blocks(self.width, depth, heads, config.mlp_ratio)
+        self.norm = LayerNorm(self.width)
+        # As a linear layer on flat patches, Xavier: I-JEPA and MAE start the patch embedding so.
+        nn.init.xavier_uniform_(self.patch_embed.weight)
+        nn.init.zeros_(self.patch_embed.bias)
+
+    def grid(self, frames: int) -> PatchGrid:
+        """Grid of a spectrogram of so many frames; a last, partial patch counts."""
+        return PatchGrid(-(-frames // self.config.patch[0]), self.freq_patches)
+
+    def patchify(self, spectrogram_BLM: Tensor, pad_value: float = 0.0) -> tuple[Tensor, PatchGrid]:
+        """Spectrogram [B, frames, mels] to flat patches [B, N, P], its end padded to a whole patch.
+
+        Raises:
+            ValueError: the number of mel bands is not the encoder's.
+        """
+        batch, frames, mels = spectrogram_BLM.shape
+        if mels != self.config.mels:
+            raise ValueError(f"spectrogram has {mels} mel bands, this encoder takes {self.config.mels}")
+        patch_time, patch_freq = self.config.patch
+        grid = self.grid(frames)
+        missing = grid.time * patch_time - frames
+        if missing:
+            spectrogram_BLM = nn.functional.pad(spectrogram_BLM, (0, 0, 0, missing), value=pad_value)
+        patches = spectrogram_BLM.reshape(batch, grid.time, patch_time, grid.freq, patch_freq)
+        return patches.transpose(2, 3).reshape(batch, grid.tokens, patch_time * patch_freq), grid
+
+    def positions(self, grid: PatchGrid, like: Tensor) -> Tensor:
+        """Position code [N, D] on `like`'s device."""
+        return sincos_positions(grid, self.width).to(like.device)
+
+    def forward(
+        self, patches_BNP: Tensor, positions: Tensor, valid_BN: Tensor | None = None, keep_layers: int = 0
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Encode some or all patches of a grid.
+
+        Args:
+            patches_BNP: flat patches, N of them a clip, in any order.
+            positions: their position codes, [N, D] or [B, N, D].
+            valid_BN: False for padding, which no token attends to; None means all are valid.
+            keep_layers: how many of the last blocks' outputs to return, 0 for none, -1 for all.
+
+        Returns:
+            The last block's output, normed, [B, N, D]; and the kept block outputs, un-normed, first to last.
+        """
+        tokens_BND = self.patch_embed(patches_BNP) + positions
+        mask = attention_mask(valid_BN)
+        first_kept = 0 if keep_layers < 0 else len(self.blocks) - keep_layers
+        layers = []
+        for depth, block in enumerate(self.blocks):
+            tokens_BND = block(tokens_BND, attn_mask=mask)
+            if depth >= first_kept:
+                layers.append(tokens_BND)
+        return self.norm(tokens_BND), layers
+
+
+def gather_tokens(values_BNX: Tensor, index_BK: Tensor) -> Tensor:
+    """Tokens of each clip at its indices: [B, N, X] and [B, K] to [B, K, X]."""
+    return values_BNX.gather(1, index_BK[..., None].expand(-1, -1, values_BNX.shape[-1]))
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

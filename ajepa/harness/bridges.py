@@ -1,0 +1,150 @@
+"""The bridges there are, and how the cures of one get into a toolkit's modules."""
+
+import importlib.metadata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from types import CodeType, ModuleType
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from . import hear
+
+
+class HarnessError(RuntimeError):
+    """A bridge cannot be set up or used; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Cure:
+    """One break of a toolkit and what is done about it.
+
+    breaks: what goes wrong without the cure, in a sentence.
+    around: called with the module; the module's own code is executed inside the context it returns.
+    needed: whether this environment shows the break.
+    """
+
+    breaks: str
+    around: Callable[[ModuleType], AbstractContextManager[None]]
+    needed: Callable[[], bool] = lambda: True
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """What one toolkit needs.
+
+    toolkit: pip requirements of the toolkit itself, installed without their pinned dependencies.
+    extra: the extra of `ajepa` that lists what the toolkit imports.
+    cures: module name -> its cures.
+    mains: module name -> the function to call when the module is run with `python -m`.
+    """
+
+    toolkit: tuple[str, ...]
+    extra: str
+    cures: Mapping[str, Sequence[Cure]]
+    mains: Mapping[str, str]
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The top-level packages whose imports the hook watches."""
+        return tuple(sorted({name.partition(".")[0] for name in self.cures}))
+
+    def extra_requirements(self) -> list[str]:
+        """The requirements of the extra, from the metadata of the installed `ajepa`."""
+        try:
+            declared = importlib.metadata.requires("ajepa") or []
+        except importlib.metadata.PackageNotFoundError as error:
+            raise HarnessError("ajepa itself is not installed here; run `pip install` on it first") from error
+        requirements = [Requirement(line) for line in declared]
+        return [
+            f"{requirement.name}{requirement.specifier}"
+            for requirement in requirements
+            if requirement.marker
+            and requirement.marker.evaluate({"extra": self.extra})
+            and not requirement.marker.evaluate({"extra": ""})
+        ]
+
+
+BRIDGES: dict[str, Bridge] = {
+    "hear": Bridge(
+        toolkit=("heareval==2021.1.3", "hearvalidator==2021.0.2"),
+        extra="hear",
+        cures={
+            "heareval.embeddings.runner": (
+                Cure("imports tensorflow", hear.tensorflow_stand_in, hear.tensorflow_is_absent),
+            ),
+            "heareval.embeddings.task_embeddings": (
+                Cure("imports tensorflow", hear.tensorflow_stand_in, hear.tensorflow_is_absent),
+            ),
+            "hearvalidator.validate": (
+                Cure("imports tensorflow", hear.tensorflow_stand_in, hear.tensorflow_is_absent),
+            ),
+            "heareval.gpu_max_mem": (
+                Cure("decodes the GPU's name, a str since pynvml 11.5", hear.gpu_name_as_bytes),
+            ),
+            "heareval.predictions.task_predictions": (
+                Cure("calls Trainer(gpus=...), gone in Lightning 2", hear.trainer_with_gpus),
+                Cure("defines validation_epoch_end, refused by Lightning 2", hear.outputs_at_epoch_end),
+                Cure("sets fit_loop.current_epoch, which Lightning ignores", hear.settable_epoch),
+                Cure("loads its checkpoints with classes torch 2.6 refuses", hear.loadable_checkpoints),
+            ),
+        },
+        mains={
+            "heareval.embeddings.runner": "runner",
+            "heareval.predictions.runner": "runner",
+            "hearvalidator.validate": "main",
+        },
+    ),
+}
+
+
+def bridge_of(module: str) -> Bridge | None:
+    """The bridge whose toolkit holds `module`, or None."""
+    package = module.partition(".")[0]
+    return next((bridge for bridge in BRIDGES.values() if package in bridge.packages), None)
+
+
+def cured_spec(
+    fullname: str, path: Sequence[str] | None, target: ModuleType | None, finders: Iterable[Any]
+) -> ModuleSpec | None:
+    """The first spec that `finders` give for `fullname`, its loader wrapped if there are cures."""
+    found = (finder.find_spec(fullname, path, target) for finder in finders if hasattr(finder, "find_spec"))
+    spec = next((spec for spec in found if spec is not None), None)
+    bridge = bridge_of(fullname)
+    if spec is None or bridge is None or type(spec.loader) is not SourceFileLoader:
+        return spec
+    cures, main = bridge.cures.get(fullname, ()), bridge.mains.get(fullname)
+    if cures or main:
+        spec.loader = CuringLoader(spec.loader, cures, main)
+    return spec
+
+
+class CuringLoader(SourceFileLoader):
+    """Loads a toolkit's module from its untouched file, inside its cures."""
+
+    def __init__(self, loader: SourceFileLoader, cures: Sequence[Cure], main: str | None):
+        super().__init__(loader.name, loader.path)
+        self.cures = cures
+        self.main = main
+
+    def exec_module(self, module: ModuleType) -> None:
+        with ExitStack() as stack:
+            for cure in self.cures:
+                if cure.needed():
+                    stack.enter_context(cure.around(module))
+            code = super().get_code(module.__name__)
+            assert code is not None, "a SourceFileLoader always has code"
+            exec(code, module.__dict__)
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """What `python -m` executes.
+
+        `python -m` takes a module's code and never calls `exec_module`, so the cures would have no moment to
+        begin and end. The code given here imports the module by its name, cured, and calls its main.
+        """
+        if self.main is None:
+            return super().get_code(fullname)
+        source = f"from {fullname} import {self.main}\nif __name__ == '__main__':\n    {self.main}()\n"
+        return compile(source, f"<ajepa harness: python -m {fullname}>", "exec")

@@ -1,0 +1,298 @@
+"""What users hold: an encoder with its front end, from waveforms of any length to embeddings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ajepa import checkpoint
+from ajepa.encoder import Encoder, EncoderConfig
+from ajepa.features import LogMel, LogMelConfig
+
+DEFAULT_RECIPE = "ajepa-small-cpu"
+TOKENS_A_PASS = 16_384  # bounds memory: about 0.4 GiB of activations for ViT-B
+
+
+class ModelError(ValueError):
+    """A model source cannot be used; the message names it and says what can."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Embeddings of B clips on a grid of T time steps and F frequency patches.
+
+    Attributes:
+        patches: last layer, normed, [B, T, F, D]; zero past a clip's end.
+        lengths: valid time steps of each clip, [B].
+        layers: every block's output, un-normed, each [B, T, F, D]; empty unless asked for.
+    """
+
+    patches: Tensor
+    lengths: Tensor
+    layers: tuple[Tensor, ...] = ()
+
+    @property
+    def frames(self) -> Tensor:
+        """Frequency patches of a time step side by side, [B, T, F * D] (as SSAST, M2D and others probe)."""
+        return self.patches.flatten(2)
+
+    @property
+    def clip(self) -> Tensor:
+        """Mean of the frames over each clip's valid time steps, [B, F * D]."""
+        return self.frames.sum(1) / self.lengths[:, None].to(self.patches.dtype)
+
+
+class Source(NamedTuple):
+    """Where a model came from."""
+
+    path: str
+    recipe: str
+    step: int
+    weights: str
+
+
+class AudioEncoder(nn.Module):
+    """Front end and encoder in one module.
+
+    Attributes:
+        sample_rate: of the waveforms it takes, Hz.
+        embedding_size: F * D, the width of `frames` and `clip`.
+        hop_seconds: time between two time steps of `patches`.
+        chunk_patches: time steps that are encoded at once; longer audio is cut into overlapping chunks.
+        source: where the weights came from, None for a module built by hand.
+    """
+
+    def __init__(
+        self,
+        features: LogMelConfig,
+        encoder: EncoderConfig,
+        chunk_seconds: float,
+        source: Source | None = None,
+    ) -> None:
+        super().__init__()
+        self.features = LogMel(features)
+        self.encoder = Encoder(encoder)
+        self.sample_rate = features.sample_rate
+        self.embedding_size = self.encoder.freq_patches * self.encoder.width
+        self.hop_seconds = encoder.patch[0] * features.hop_seconds
+        self.chunk_patches = max(1, round(chunk_seconds / self.hop_seconds))
+        self.source = source
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.encoder.patch_embed.weight.device
+
+    def forward(
+        self, waveform_BS: Tensor, lengths: Sequence[int] | Tensor | None = None, *, layers: bool = False
+    ) -> Embedding:
+        """Embed clips; each gets the same embedding alone and in any batch.
+
+        Args:
+            waveform_BS: mono waveforms [B, samples] at `sample_rate`, at least 1 sample, about within ±1.
+            lengths: samples of each clip where shorter ones are padded; what follows is ignored.
+            layers: also return every block's output.
+
+        Raises:
+            ValueError: wrong shape, or a length below 1 or past the end.
+        """
+        if waveform_BS.ndim != 2 or 0 in waveform_BS.shape:
+            raise ValueError(
+                f"waveform has shape {tuple(waveform_BS.shape)}; expected [clips, samples], neither of them 0"
+            )
+        waveform_BS = waveform_BS.to(self.device)
+        samples = waveform_BS.shape[1]
+        lengths_B = torch.as_tensor(samples if lengths is None else lengths, device=self.device)
+        lengths_B = lengths_B.expand(len(waveform_BS))
+        if lengths is not None:
+            if int(lengths_B.min()) < 1 or int(lengths_B.max()) > samples:
+                raise ValueError(f"lengths {lengths_B.tolist()} must lie within 1 and {samples} samples")
+            ended = torch.arange(samples, device=self.device) >= lengths_B[:, None]
+            waveform_BS = waveform_BS.masked_fill(ended, 0.0)
+        return self.encode(self.features(waveform_BS), self.features.frames(lengths_B), layers=layers)
+
+    def encode(
+        self, spectrogram_BLM: Tensor, frames: Tensor | None = None, *, layers: bool = False
+    ) -> Embedding:
+        """Embed normalised log-mel spectrograms [B, frames, mels], such as `self.features` makes.
+
+        Args:
+            spectrogram_BLM: as `features` gives it.
+            frames: valid frames of each clip [B]; None means all.
+            layers: also return every block's output.
+        """
+        batch, count, _ = spectrogram_BLM.shape
+        if frames is None:
+            frames = torch.full((batch,), count, device=spectrogram_BLM.device)
+        # A partial last patch is filled with silence, in a batch just as alone.
+        silence = float(self.features.silence)
+        ended_BL1 = (torch.arange(count, device=frames.device) >= frames[:, None])[..., None]
+        patches_BNP, grid = self.encoder.patchify(spectrogram_BLM.masked_fill(ended_BL1, silence), silence)
+        lengths_B = -(-frames // self.encoder.config.patch[0])
+
+        kept = len(self.encoder.blocks) if layers else 0
+        outputs = [
+            patches_BNP.new_zeros(batch, grid.time, grid.freq, self.encoder.width) for _ in range(kept + 1)
+        ]
+        weight_BT = patches_BNP.new_zeros(batch, grid.time)
+        patches_BTFP = patches_BNP.unflatten(1, tuple(grid))
+        chunks = plan_chunks(lengths_B.tolist(), self.chunk_patches)
+        longest = min(self.chunk_patches, grid.time)
+        rows_a_pass = max(1, TOKENS_A_PASS // (longest * grid.freq))
+        for first in range(0, len(chunks), rows_a_pass):
+            rows = chunks[first : first + rows_a_pass]
+            encoded = self._encode_chunks(patches_BTFP, rows, kept)
+            for position, chunk in enumerate(rows):
+                fade_T = _fade(chunk, self.chunk_patches).to(weight_BT)
+                span = slice(chunk.start, chunk.start + chunk.length)
+                weight_BT[chunk.clip, span] += fade_T
+                for output, values in zip(outputs, encoded, strict=True):
+                    output[chunk.clip, span] += values[position, : chunk.length] * fade_T[:, None, None]
+        scale_BT11 = torch.where(weight_BT > 0, weight_BT, 1.0)[..., None, None]
+        last, *kept_layers = [output / scale_BT11 for output in outputs]
+        return Embedding(last, lengths_B, tuple(kept_layers))
+
+    def _encode_chunks(self, patches_BTFP: Tensor, rows: list[Chunk], kept: int) -> list[Tensor]:
+        """Encode chunks as one padded batch: the normed output and `kept` layers, each [R, T, F, D]."""
+        steps = max(chunk.length for chunk in rows)
+        chunk_RTFP = torch.stack(
+            [
+                nn.functional.pad(
+                    patches_BTFP[chunk.clip, chunk.start : chunk.start + chunk.length],
+                    (0, 0, 0, 0, 0, steps - chunk.length),
+                )
+                for chunk in rows
+            ]
+        )
+        valid_RN = None
+        if any(chunk.length < steps for chunk in rows):
+            length_R1 = torch.tensor([[chunk.length] for chunk in rows])
+            valid_RT = torch.arange(steps) < length_R1
+            valid_RN = valid_RT.repeat_interleave(patches_BTFP.shape[2], 1).to(patches_BTFP.device)
+        grid = self.encoder.grid(steps * self.encoder.config.patch[0])
+        positions = self.encoder.positions(grid, chunk_RTFP)
+        output, layers = self.encoder(chunk_RTFP.flatten(1, 2), positions, valid_RN, keep_layers=kept)
+        return [value.unflatten(1, tuple(grid)) for value in (output, *layers)]
+
+
+class Chunk(NamedTuple):
+    """A stretch of one clip, in time patches."""
+
+    clip: int
+    start: int
+    length: int
+
+
+def plan_chunks(lengths: Sequence[int], size: int) -> list[Chunk]:
+    """Cut clips of so many time patches into chunks of `size` that overlap by a quarter.
+
+    A clip's chunks depend on its own length alone; the last one ends with the clip, so that none is short.
+    """
+    step = size - size // 4
+    chunks = []
+    for clip, length in enumerate(lengths):
+        last = max(0, length - size)
+        starts = [*range(0, last, step), last]
+        chunks += [Chunk(clip, start, min(size, length)) for start in starts]
+    return chunks
+
+
+def _fade(chunk: Chunk, size: int) -> Tensor:
+    """Weights of a chunk's time steps where chunks overlap: up, flat, down. Joins them without a seam."""
+    ramp = size // 4 + 1
+    place = torch.arange(chunk.length)
+    return torch.minimum(place + 1, chunk.length - place).clamp_max(ramp).float()
+
+
+def load_model(
+    source: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    weights: str | None = None,
+    chunk_seconds: float | None = None,
+    seed: int = 0,
+) -> AudioEncoder:
+    """Load an encoder, in evaluation mode.
+
+    Args:
+        source: an `encoder.safetensors` or a training checkpoint of ours, a run's folder (its finished
+            encoder, else its last checkpoint), or a recipe's name or YAML file (random weights: the twin
+            that a pre-trained encoder has to beat). None: the default recipe with random weights.
+        device: where to put it; None leaves it on the CPU.
+        weights: which encoder of a training checkpoint, "target_encoder" (the default) or "encoder".
+        chunk_seconds: longest stretch that is encoded at once; None takes the length of the crops that
+            the encoder was trained on.
+        seed: of the random weights.
+
+    Raises:
+        ModelError: no such source, or a file that is not one of ours.
+    """
+    if source is None or source == "":
+        warnings.warn(
+            f"no model was named: this encoder has the RANDOM weights of recipe {DEFAULT_RECIPE!r} and has "
+            "learnt nothing. Name a checkpoint, such as load_model('runs/first')",
+            stacklevel=2,
+        )
+        source = DEFAULT_RECIPE
+    path = Path(source)
+    try:
+        if path.exists() and path.suffix not in {".yaml", ".yml"}:
+            model = _from_file(path, weights, chunk_seconds)
+        else:
+            model = _from_recipe(str(source), chunk_seconds, seed)
+    except checkpoint.CheckpointError as error:
+        raise ModelError(str(error)) from error
+    return model.to(device or "cpu").eval()
+
+
+def _from_recipe(name: str, chunk_seconds: float | None, seed: int) -> AudioEncoder:
+    from ajepa.training.recipe import RecipeError, load_recipe
+
+    try:
+        recipe = load_recipe(name)
+    except RecipeError as error:
+        raise ModelError(f"{name}: no such file or folder, and {error}") from error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AudioEncoder(
+            recipe.front_end,
+            recipe.encoder,
+            chunk_seconds or recipe.data.crop_seconds,
+            Source("", recipe.name, 0, f"random, seed {seed}"),
+        )
+
+
+def _from_file(path: Path, weights: str | None, chunk_seconds: float | None) -> AudioEncoder:
+    from ajepa.training.recipe import recipe_from_dict
+
+    if path.is_dir():
+        finished = path / "encoder.safetensors"
+        checkpoints = sorted((path / "checkpoints").glob("step-*.safetensors"))
+        if not finished.is_file() and not checkpoints:
+            raise ModelError(
+                f"{path}: a folder without encoder.safetensors or checkpoints/step-*.safetensors"
+            )
+        path = finished if finished.is_file() and weights is None else checkpoints[-1]
+    saved = checkpoint.load(path)
+    recipe = recipe_from_dict(saved.recipe)
+    if any(name.startswith("encoder.") for name in saved.tensors):
+        prefix, found = "encoder.", "exported encoder"
+    else:
+        found = weights or "target_encoder"
+        prefix = f"objective.{found}."
+    state = {f"encoder.{k.removeprefix(prefix)}": v for k, v in saved.tensors.items() if k.startswith(prefix)}
+    state |= {name: value for name, value in saved.tensors.items() if name.startswith("features.")}
+    source = Source(str(path), recipe.name, saved.step, found)
+    model = AudioEncoder(recipe.front_end, recipe.encoder, chunk_seconds or recipe.data.crop_seconds, source)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise ModelError(
+            f"{path}: weights missing: {missing or 'none'}; not expected: {unexpected or 'none'}"
+        )
+    return model

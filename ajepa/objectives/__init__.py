@@ -1,0 +1,1 @@
+"""The pre-training systems, one file each, behind one interface (`base.Objective`)."""

@@ -1,0 +1,1 @@
+"""Pre-training: recipes, schedules, the loop and its gauges."""

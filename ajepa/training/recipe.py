@@ -1,0 +1,199 @@
+"""A recipe: everything that decides a pre-training run, as a tree of frozen dataclasses.
+
+Recipes are YAML files filled into these classes by jsonargparse: an unknown or mistyped key is an error
+that names it. The same keys are options of the command line (`--optim.lr 1e-3` or `optim.lr=1e-3`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ajepa.encoder import EncoderConfig
+from ajepa.features import LogMelConfig
+from ajepa.objectives.a_jepa import AJEPAConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where clips come from and how they are cut (A-JEPA section 4.1).
+
+    Args:
+        source: folder of audio files, searched recursively.
+        crop_seconds: length of a crop; shorter files are extended cyclically.
+        gain_db: level jitter, uniform within plus or minus so many dB.
+        workers: loader processes; 0 decodes in the training process.
+        cache_megabytes: decoded audio kept in memory by each loader process, so that a small set is
+            decoded once; 0 decodes anew each time. The crops are the same either way.
+        skip_broken: count and list unreadable files and go on with others, instead of stopping.
+    """
+
+    source: str = ""
+    crop_seconds: float = 10.0
+    gain_db: float = 6.0
+    workers: int = 0
+    cache_megabytes: int = 1024
+    skip_broken: bool = False
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedules.
+
+    Args:
+        steps: optimiser steps of the whole run; schedules span them.
+        epochs: passes over the data instead of `steps`, where given.
+        batch_size: clips a step over all processes.
+        lr: peak learning rate; `warmup_steps` up to it linearly, then a cosine down to `min_lr`.
+        weight_decay: at the first and the last step, a cosine between; none on biases and 1-D weights.
+        clip_norm: gradients are scaled down to this norm; 0 leaves them.
+    """
+
+    steps: int = 10_000
+    epochs: float | None = None
+    batch_size: int = 64
+    lr: float = 2e-4
+    min_lr: float = 1e-6
+    warmup_steps: int = 500
+    weight_decay: tuple[float, float] = (0.04, 0.4)
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where and how the run executes; nothing here changes what is learnt but seed and precision.
+
+    Args:
+        accelerator, devices, nodes, strategy, precision: passed to Lightning Fabric.
+        log_every: steps between lines of metrics.jsonl.
+        checkpoint_every: steps between checkpoints; the last `keep` stay, and every one whose step is a
+            multiple of `keep_every` (0 for none).
+    """
+
+    out: str = ""
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    log_every: int = 10
+    checkpoint_every: int = 500
+    keep: int = 2
+    keep_every: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole pre-training run."""
+
+    name: str = "unnamed"
+    front_end: LogMelConfig = field(default_factory=LogMelConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    objective: AJEPAConfig = field(default_factory=AJEPAConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries, for YAML and JSON."""
+        return asdict(self)
+
+
+class RecipeError(ValueError):
+    """A recipe or an option of it is wrong; the message names the key and the value."""
+
+
+def recipe_names() -> list[str]:
+    """Recipes that come with the package."""
+    folder = resources.files("ajepa.recipes")
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def recipe_path(recipe: str) -> Path:
+    """The YAML file of a packaged recipe's name or of a path.
+
+    Raises:
+        RecipeError: there is no such recipe; the message lists those that exist.
+    """
+    path = Path(recipe)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise RecipeError(f"{path}: no such recipe file")
+        return path
+    packaged = Path(str(resources.files("ajepa.recipes").joinpath(f"{recipe}.yaml")))
+    if not packaged.is_file():
+        raise RecipeError(
+            f"no recipe is called {recipe!r}; there are {', '.join(recipe_names())}, or give a .yaml file"
+        )
+    return packaged
+
+
+def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply overrides such as `optim.lr=1e-3` or `--optim.lr`, `1e-3`.
+
+    Raises:
+        RecipeError: an unknown key, a value of the wrong type, or no such recipe.
+    """
+    return _parse([f"--recipe={recipe_path(recipe)}", *_as_options(overrides)])
+
+
+def recipe_from_dict(values: dict[str, Any]) -> Recipe:
+    """A recipe from plain dictionaries, as a checkpoint stores it."""
+    parser = _parser()
+    return _build(parser, lambda: parser.parse_object(values))
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """A recipe as YAML that `load_recipe` reads."""
+    return yaml.safe_dump(_plain(recipe.as_dict()), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _as_options(overrides: Sequence[str]) -> list[str]:
+    """Let `key=value` stand for `--key=value`."""
+    options = []
+    for position, item in enumerate(overrides):
+        bare = not item.startswith("-") and "=" in item
+        follows_option = (
+            position > 0 and overrides[position - 1].startswith("--") and "=" not in overrides[position - 1]
+        )
+        options.append(f"--{item}" if bare and not follows_option else item)
+    return options
+
+
+def _parser() -> Any:
+    # Imported here: `import ajepa` and embedding need no command-line library.
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="ajepa pretrain RECIPE", exit_on_error=False)
+    parser.add_argument("--recipe", action="config")
+    parser.add_class_arguments(Recipe)
+    return parser
+
+
+def _build(parser: Any, parse: Any) -> Recipe:
+    from jsonargparse import ArgumentError
+
+    try:
+        config = parser.instantiate(parse())
+    except (ArgumentError, TypeError) as error:
+        raise RecipeError(str(error)) from error
+    values = {key: value for key, value in vars(config).items() if key != "recipe"}
+    return Recipe(**values)
+
+
+def _parse(arguments: list[str]) -> Recipe:
+    parser = _parser()
+    return _build(parser, lambda: parser.parse_args(arguments))

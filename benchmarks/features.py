@@ -1,0 +1,222 @@
+"""Log-mel features: speed against torchaudio, agreement with it, and memory for an hour of audio.
+
+    python benchmarks/features.py [--json FILE] [--threads N] [--repeats N]
+
+Each pair is timed in one run, turn by turn, so that both meet the same state of the machine. torchaudio
+gets one clip at a time, which is all that its Kaldi filter bank takes. Audio: ESC-50 recordings from the
+folder named by AJEPA_SHARED (default: ../shared beside the repository), or noise where it is absent.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+import torchaudio
+from torch import Tensor
+
+from ajepa.features import LogMel
+
+RATE = 16_000
+SHARED = Path(os.environ.get("AJEPA_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+SHAPES = {"16 clips of 10 s": (16, 10), "1 clip of 1 s": (1, 1), "1 clip of 60 s": (1, 60)}
+HOUR_SECONDS = 3600
+
+
+def kaldi_fbank(waveform_BS: Tensor) -> Tensor:
+    """Audio-MAE's call of torchaudio, clip by clip."""
+    return torch.stack(
+        [
+            torchaudio.compliance.kaldi.fbank(
+                clip_S[None] - clip_S.mean(),
+                htk_compat=True,
+                sample_frequency=RATE,
+                use_energy=False,
+                window_type="hanning",
+                num_mel_bins=128,
+                dither=0.0,
+                frame_shift=10,
+            )
+            for clip_S in waveform_BS
+        ]
+    )
+
+
+def audio(seconds: int) -> tuple[Tensor, str]:
+    """So many seconds of recordings on end, or of noise, and which of the two."""
+    paths = sorted(SHARED.glob("data/esc50/audio/*.ogg"))
+    if not paths:
+        generator = torch.Generator().manual_seed(0)
+        return 0.1 * torch.randn(seconds * RATE, generator=generator), "noise"
+    pieces, samples = [], 0
+    for path in paths:
+        piece, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        pieces.append(soxr.resample(piece.mean(1), rate, RATE))
+        samples += len(pieces[-1])
+        if samples >= seconds * RATE:
+            break
+    joined = np.resize(np.concatenate(pieces), seconds * RATE)
+    # Digital silence is common at the ends of these clips: begin shortly before the loudest sample.
+    loudest = int(np.abs(joined).argmax())
+    return torch.from_numpy(np.roll(joined, RATE // 2 - loudest)), "ESC-50 recordings"
+
+
+def seconds_each(
+    calls: dict[str, Callable[[Tensor], Tensor]], waveform_BS: Tensor, repeats: int
+) -> dict[str, float]:
+    """Median time of each call; after a warm-up, the calls take turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 2):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call(waveform_BS)
+            if turn >= 2:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def compare(repeats: int) -> tuple[dict[str, dict[str, float]], str]:
+    """Times and differences for each shape of batch."""
+    log_mel = LogMel()
+    results: dict[str, dict[str, float]] = {}
+    waveform_S, source = audio(max(clips * seconds for clips, seconds in SHAPES.values()))
+    for name, (clips, seconds) in SHAPES.items():
+        waveform_BS = waveform_S[: clips * seconds * RATE].view(clips, -1)
+        times = seconds_each({"log_mel": log_mel.fbank, "torchaudio": kaldi_fbank}, waveform_BS, repeats)
+        truth_BTM = kaldi_fbank(waveform_BS.double())
+        ours_BTM, theirs_BTM = log_mel.fbank(waveform_BS), kaldi_fbank(waveform_BS)
+        results[name] = {
+            "log_mel_seconds": times["log_mel"],
+            "torchaudio_seconds": times["torchaudio"],
+            "ratio": times["torchaudio"] / times["log_mel"],
+            "max_difference": (ours_BTM - theirs_BTM).abs().max().item(),
+            "share_above_1e-3": ((ours_BTM - theirs_BTM).abs() > 1e-3).float().mean().item(),
+            "log_mel_max_error": (ours_BTM - truth_BTM).abs().max().item(),
+            "torchaudio_max_error": (theirs_BTM - truth_BTM).abs().max().item(),
+        }
+    return results, source
+
+
+def write_hour(path: Path) -> None:
+    """An hour of 16 kHz audio, a minute at a time."""
+    minute = audio(60)[0].numpy()
+    with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
+        for _ in range(HOUR_SECONDS // 60):
+            file.write(minute)
+
+
+def _peak_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def peak_of_hour(path: Path) -> dict[str, float]:
+    """Peak resident memory of this process when it reads a file and computes its features.
+
+    The waveform is read in blocks into one array: decoding is not what is measured here.
+    """
+    imported = _peak_mib()
+    with soundfile.SoundFile(path) as file:
+        waveform_S = np.empty(file.frames, dtype=np.float32)
+        for start in range(0, len(waveform_S), 60 * RATE):
+            file.read(out=waveform_S[start : start + 60 * RATE])
+    read = _peak_mib()
+    start_time = time.perf_counter()
+    spectrogram_BTM = LogMel()(torch.from_numpy(waveform_S)[None])
+    seconds = time.perf_counter() - start_time
+    return {
+        "audio_seconds": len(waveform_S) / RATE,
+        "compute_seconds": seconds,
+        "waveform_mib": waveform_S.nbytes / 2**20,
+        "spectrogram_mib": spectrogram_BTM.nbytes / 2**20,
+        "peak_after_import_mib": imported,
+        "peak_after_reading_mib": read,
+        "peak_mib": _peak_mib(),
+    }
+
+
+def measure_hour(threads: int) -> dict[str, float]:
+    """``peak_of_hour`` in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "hour.wav"
+        write_hour(path)
+        command = [sys.executable, __file__, "--threads", str(threads), "--hour-file", str(path)]
+        return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def show(report: dict[str, Any]) -> None:
+    print(f"{report['cpu']}, {report['cpus']} CPUs, {report['threads']} threads")
+    print(f"torch {report['torch']}, torchaudio {report['torchaudio']}; {report['audio']}")
+    print(f"median of {report['repeats']}; differences in the natural log of the mel energy\n")
+    for name, row in report["speed"].items():
+        print(
+            f"{name:>16}: LogMel {1e3 * row['log_mel_seconds']:8.2f} ms, "
+            f"torchaudio {1e3 * row['torchaudio_seconds']:8.2f} ms: {row['ratio']:.2f} times as fast\n"
+            f"{'':>18}largest difference {row['max_difference']:.1e} "
+            f"(above 1e-3: {row['share_above_1e-3']:.1e} of all bands)\n"
+            f"{'':>18}largest error against double precision: "
+            f"LogMel {row['log_mel_max_error']:.1e}, torchaudio {row['torchaudio_max_error']:.1e}"
+        )
+    hour = report["hour"]
+    print(
+        f"\n{hour['audio_seconds'] / 60:.0f} minutes of audio in {hour['compute_seconds']:.2f} s; "
+        f"peak memory {hour['peak_mib']:.0f} MiB "
+        f"(libraries {hour['peak_after_import_mib']:.0f}, waveform {hour['waveform_mib']:.0f}, "
+        f"spectrogram {hour['spectrogram_mib']:.0f})"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--hour-file", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.hour_file:
+        print(json.dumps(peak_of_hour(options.hour_file)))
+        return
+    # First, because a child's peak memory starts from that of the process that started it.
+    hour = measure_hour(options.threads)
+    speed, source = compare(options.repeats)
+    report = {
+        "cpu": cpu_model(),
+        "cpus": os.cpu_count(),
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "torchaudio": torchaudio.__version__,
+        "audio": source,
+        "repeats": options.repeats,
+        "speed": speed,
+        "hour": hour,
+    }
+    show(report)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Evaluation: baselines and protocols, in the harnesses that the field uses."""

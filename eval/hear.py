@@ -1,0 +1,226 @@
+"""Score models on HEAR tasks with the stock toolkit, unmodified: embeddings, then its MLP predictions.
+
+Each (model, task) cell runs heareval's two commands in processes of their own and leaves one JSON record.
+A cell's folder is named by a hash of the model's weights, its front end and the task, because heareval
+itself takes whatever it finds in a folder for finished: other weights under the same name run anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ajepa.model import load_model
+from ajepa.training.recipe import recipe_path
+
+
+class EvaluationError(RuntimeError):
+    """A harness command failed; the message names it and where its output lies."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a comparison.
+
+    Attributes:
+        name: how the table calls it.
+        module: the HEAR module that serves it.
+        source: what `ajepa.load_model` takes, empty for the log-mel baseline.
+    """
+
+    name: str
+    module: str
+    source: str
+
+    @classmethod
+    def parse(cls, text: str) -> Entry:
+        """`logmel`, SOURCE or NAME=SOURCE.
+
+        Raises:
+            RecipeError: SOURCE is neither on disk nor a recipe's name.
+        """
+        name, _, source = text.rpartition("=")
+        if source == "logmel":
+            return cls(name or "log-mel", "ajepa.eval.logmel", "")
+        # heareval wants a path that exists: of a recipe, take its YAML file.
+        path = Path(source) if Path(source).exists() else recipe_path(source)
+        return cls(name or path.stem, "ajepa.hear_module", str(path.resolve()))
+
+    def load(self) -> nn.Module:
+        """The model itself, for its weights' hash."""
+        if self.source:
+            return load_model(self.source)
+        from ajepa.eval.logmel import LogMelStatistics
+
+        return LogMelStatistics()
+
+
+def evaluate(
+    entries: Sequence[Entry],
+    tasks_dir: str | Path,
+    out: str | Path,
+    *,
+    task: str = "all",
+    grid: str = "default",
+    grid_points: int = 8,
+) -> list[dict[str, Any]]:
+    """Run every entry on every task; finished cells are read, not run again.
+
+    Args:
+        entries: models.
+        tasks_dir: folder of HEAR task folders.
+        out: results: `<task>/<name>-<hash>/` for each cell and `records.json` with all records.
+        task: one task's folder name, or "all".
+        grid, grid_points: heareval's hyper-parameter grid and how many of its points it tries.
+
+    Raises:
+        EvaluationError: no such task, or a heareval command failed.
+    """
+    tasks_dir, out = Path(tasks_dir), Path(out)
+    tasks = sorted(p.parent for p in tasks_dir.glob("*/task_metadata.json") if task in ("all", p.parent.name))
+    if not tasks:
+        raise EvaluationError(
+            f"{tasks_dir}: no HEAR task {'' if task == 'all' else task + ' '}in it; "
+            "`ajepa data hear-task` makes one"
+        )
+    records = []
+    for entry in entries:
+        weights = fingerprint(entry.load())
+        for folder in tasks:
+            records.append(_cell(entry, weights, folder.resolve(), out.resolve(), grid, grid_points))
+            _write_json(out / "records.json", records)
+    return records
+
+
+def _cell(entry: Entry, weights: str, task: Path, out: Path, grid: str, grid_points: int) -> dict[str, Any]:
+    task_hash = _task_fingerprint(task)
+    key = hashlib.sha256(f"{weights} {task_hash} {grid} {grid_points}".encode()).hexdigest()[:8]
+    cell = out / task.name / f"{entry.name}-{key}"
+    record_file = cell / "record.json"
+    if record_file.is_file():
+        return json.loads(record_file.read_text())
+    cell.mkdir(parents=True, exist_ok=True)
+    model = ["--model", entry.source] if entry.source else []
+    embed = [entry.module, *model, "--tasks-dir", str(task.parent), "--task", task.name]
+    embed_seconds = _run("heareval.embeddings.runner", [*embed, "--embeddings-dir", "embeddings"], cell)
+    # Relative: heareval mirrors the path of the embeddings under its logs.
+    embedded = Path("embeddings", entry.module, task.name)
+    predict = [str(embedded), "--grid", grid, "--grid-points", str(grid_points)]
+    predict_seconds = _run("heareval.predictions.runner", predict, cell)
+
+    metadata = json.loads((task / "task_metadata.json").read_text())
+    results = json.loads((cell / embedded / "test.predicted-scores.json").read_text())
+    profile = json.loads((cell / embedded / "profile.embeddings.json").read_text())
+    folds = {key: value["test_score"] for key, value in results.items() if _is_split(value)}
+    clips = sum(len(json.loads((task / f"{split}.json").read_text())) for split in metadata["splits"])
+    record = {
+        "model": entry.name,
+        "source": entry.source,
+        "task": task.name,
+        "protocol": "hear",
+        "metric": metadata["evaluation"][0],
+        "score": statistics.fmean(folds.values()),
+        "spread": statistics.stdev(folds.values()) if len(folds) > 1 else None,
+        "folds": folds,
+        "seeds": [42],  # heareval seeds everything with 42
+        "clips": clips,
+        "embed_seconds": embed_seconds,
+        "predict_seconds": predict_seconds,
+        "clips_per_s": clips / profile["time_elapsed"],
+        "grid": grid,
+        "grid_points": grid_points,
+        "hparams": results["hparams"],
+        "weights": weights,
+        "task_hash": task_hash,
+        "versions": _versions(),
+    }
+    _write_json(record_file, record)
+    return record
+
+
+def _is_split(value: object) -> bool:
+    return isinstance(value, dict) and "test_score" in value and "validation_score" in value
+
+
+def _run(module: str, arguments: list[str], cwd: Path) -> float:
+    """Run a stock heareval command with its cures; returns its seconds. Output goes to `<command>.log`."""
+    log = cwd / f"{module.split('.')[1]}.log"
+    command = [sys.executable, "-m", "ajepa.cli", "harness", "run", module, *arguments]
+    started = time.perf_counter()
+    with log.open("w") as file:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        )
+    if done.returncode:
+        tail = "\n  ".join(log.read_text().splitlines()[-8:])
+        raise EvaluationError(f"`python -m {module} {' '.join(arguments)}` failed; {log} ends with\n  {tail}")
+    return time.perf_counter() - started
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Hash of all weights and buffers, by name, and of how long audio is cut."""
+    digest = hashlib.sha256(str(getattr(model, "chunk_patches", "")).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _task_fingerprint(task: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(task.rglob("*")):
+        if path.suffix in {".json", ".csv"}:
+            digest.update(path.read_bytes())
+        elif path.is_file():
+            digest.update(f"{path.relative_to(task).as_posix()} {path.stat().st_size}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("ajepa", "heareval", "torch", "lightning", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _write_json(path: Path, content: object) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """A text table: models down, tasks across, score ± standard deviation over folds."""
+    tasks = list(dict.fromkeys(record["task"] for record in records))
+    models = list(dict.fromkeys(record["model"] for record in records))
+    cells = {(r["model"], r["task"]): _score_text(r) for r in records}
+    rows = [["model", *tasks], *([model, *(cells[model, task] for task in tasks)] for model in models)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _score_text(record: dict[str, Any]) -> str:
+    if record["spread"] is None:
+        return f"{record['score']:.3f}"
+    return f"{record['score']:.3f} ± {record['spread']:.3f}"

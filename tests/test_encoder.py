@@ -1,0 +1,132 @@
+"""Grid positions, the encoder and the predictor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ajepa.encoder import Encoder, EncoderConfig, gather_tokens, parameter_count
+from ajepa.grid import PatchGrid, sincos_positions
+from ajepa.predictor import Predictor, PredictorConfig, Windows
+from tests.conftest import TINY
+
+
+def encode(encoder: Encoder, spectrogram: torch.Tensor) -> torch.Tensor:
+    patches, grid = encoder.patchify(spectrogram)
+    return encoder(patches, encoder.positions(grid, patches))[0]
+
+
+def test_positions_follow_the_formula() -> None:
+    grid, width = PatchGrid(7, 5), 16
+    table = sincos_positions(grid, width).view(7, 5, width)
+    for time, freq in [(0, 0), (6, 4), (3, 1)]:
+        for axis, position in enumerate((time, freq)):
+            half = table[time, freq, axis * 8 : axis * 8 + 8]
+            phases = position / 10_000 ** (torch.arange(4) / 4)
+            torch.testing.assert_close(half, torch.cat([phases.sin(), phases.cos()]))
+
+
+def test_positions_do_not_depend_on_the_grid() -> None:
+    small = sincos_positions(PatchGrid(3, 4), 32).view(3, 4, 32)
+    large = sincos_positions(PatchGrid(90, 8), 32).view(90, 8, 32)
+    assert torch.equal(small, large[:3, :4])
+
+
+def test_patchify_is_a_convolution() -> None:
+    """A linear layer on flat patches equals the strided convolution that ViT and Audio-MAE use."""
+    encoder = Encoder(TINY)
+    spectrogram = torch.randn(2, 48, 128)
+    patches, grid = encoder.patchify(spectrogram)
+    assert grid == PatchGrid(3, 8)
+    kernel = encoder.patch_embed.weight.view(-1, 1, 16, 16)
+    convolved = torch.nn.functional.conv2d(spectrogram[:, None], kernel, encoder.patch_embed.bias, stride=16)
+    torch.testing.assert_close(encoder.patch_embed(patches), convolved.flatten(2).transpose(1, 2))
+
+
+@pytest.mark.parametrize("patch", [(16, 16), (16, 8), (128, 2), (4, 128), (1, 128)])
+def test_any_patch_shape(patch: tuple[int, int]) -> None:
+    encoder = Encoder(EncoderConfig(size="ti", width=32, depth=1, heads=2, patch=patch))
+    tokens = encode(encoder, torch.randn(2, 200, 128))
+    assert tokens.shape == (2, -(-200 // patch[0]) * (128 // patch[1]), 32)
+
+
+def test_sizes_have_the_published_parameters() -> None:
+    """A-JEPA table 2: 22 M, 86 M, 304 M."""
+    with torch.device("meta"):
+        counts = {size: parameter_count(Encoder(EncoderConfig(size=size))) / 1e6 for size in "sbl"}
+    assert {size: round(count) for size, count in counts.items()} == {"s": 21, "b": 85, "l": 303}
+
+
+def test_wrong_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="divide"):
+        Encoder(EncoderConfig(size="ti", patch=(16, 48)))
+    with pytest.raises(ValueError, match="80 mel bands"):
+        Encoder(TINY).patchify(torch.zeros(1, 16, 80))
+
+
+def test_padding_tokens_influence_nothing() -> None:
+    encoder = Encoder(TINY).eval()
+    patches, positions = torch.randn(1, 6, 256), torch.randn(1, 6, 32)
+    valid = torch.tensor([[True, True, True, True, False, False]])
+    alone = encoder(patches[:, :4], positions[:, :4])[0]
+    changed = patches.clone()
+    changed[:, 4:] = 1e3
+    for padded in (patches, changed):
+        torch.testing.assert_close(encoder(padded, positions, valid)[0][:, :4], alone, atol=1e-5, rtol=0)
+
+
+def test_context_sees_only_its_tokens() -> None:
+    encoder = Encoder(TINY).eval()
+    patches, grid = encoder.patchify(torch.randn(2, 64, 128))
+    index = torch.tensor([[0, 5, 9], [1, 2, 31]])
+    positions = encoder.positions(grid, patches)[index]
+    before = encoder(gather_tokens(patches, index), positions)[0]
+    others = torch.ones(2, grid.tokens, dtype=torch.bool).scatter(1, index, False)
+    patches[others] = 0
+    assert torch.equal(encoder(gather_tokens(patches, index), positions)[0], before)
+
+
+@pytest.mark.parametrize("grid", [PatchGrid(64, 8), PatchGrid(13, 8), PatchGrid(3, 2), PatchGrid(9, 1)])
+@pytest.mark.parametrize("shift", [(0, 0), (2, 2), (2, 0)])
+def test_windows_partition_the_grid(grid: PatchGrid, shift: tuple[int, int]) -> None:
+    windows = Windows(grid, (4, 4), shift)
+    members = windows.index_WA[windows.valid_WA]
+    assert sorted(members.tolist()) == list(range(grid.tokens))
+    assert torch.equal(windows.index_WA.flatten()[windows.slot_N], torch.arange(grid.tokens))
+    times, freqs = windows.index_WA // grid.freq, windows.index_WA % grid.freq
+    for time, freq, valid in zip(times, freqs, windows.valid_WA, strict=True):
+        assert time[valid].max() - time[valid].min() < 4
+        assert freq[valid].max() - freq[valid].min() < 4
+
+
+@pytest.mark.parametrize("kind", ["local", "global"])
+def test_predictor_ignores_padding_and_keeps_order(kind: str) -> None:
+    torch.manual_seed(0)
+    grid = PatchGrid(13, 8)
+    predictor = Predictor(PredictorConfig(kind=kind, depth=4, width=32, heads=2), 16).eval()
+    context = torch.randn(2, 5, 16)
+    index = torch.tensor([[3, 40, 77, 0, 0], [8, 9, 10, 11, 12]])
+    valid = torch.tensor([[True, True, True, False, False], [True] * 5])
+    prediction = predictor(context, index, valid, grid)
+    assert prediction.shape == (2, grid.tokens, 16)
+    changed = context.clone()
+    changed[0, 3:] = 99.0
+    torch.testing.assert_close(predictor(changed, index, valid, grid), prediction)
+    order = torch.tensor([4, 2, 0, 1, 3])
+    shuffled = predictor(context[:, order], index[:, order], valid[:, order], grid)
+    torch.testing.assert_close(shuffled, prediction, atol=1e-5, rtol=1e-5)
+
+
+def test_local_predictor_reaches_only_neighbours() -> None:
+    """One block within windows of 4 x 4: a context token changes its own window and no other."""
+    torch.manual_seed(0)
+    grid = PatchGrid(8, 8)
+    predictor = Predictor(PredictorConfig(depth=1, width=32, heads=2), 16).eval()
+    index, valid = torch.tensor([[0]]), torch.tensor([[True]])
+    change = predictor(torch.randn(1, 1, 16), index, valid, grid) - predictor(
+        torch.randn(1, 1, 16), index, valid, grid
+    )
+    reached = (change.abs().sum(-1) > 1e-6).view(8, 8)
+    expected = torch.zeros(8, 8, dtype=torch.bool)
+    expected[:4, :4] = True
+    assert torch.equal(reached, expected)

@@ -1,0 +1,365 @@
+"""HEAR task folders from ESC-50, Speech Commands and tables, as heareval reads them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from ajepa.data import synthetic
+from ajepa.hear_module import tasks
+from ajepa.hear_module.tasks import TaskError
+
+SHARED = Path(os.environ.get("AJEPA_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="module")
+def esc50(tmp_path_factory) -> Path:
+    """11 classes, one clip in each fold of each."""
+    folder = tmp_path_factory.mktemp("esc50")
+    synthetic.write_esc50(folder, clips_per_class=5, classes=11, seconds=0.5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def speech_commands(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("speech_commands")
+    synthetic.write_speech_commands(folder, words=3, speakers=5, takes=1, seconds=0.6, noise_seconds=3.0)
+    return folder
+
+
+def copy_as(source: Path, target: Path, suffix: str) -> Path:
+    """The ESC-50 copy `source` in another audio format; the table still says .wav."""
+    (target / "audio").mkdir(parents=True)
+    (target / "meta").mkdir()
+    (target / "meta" / "esc50.csv").write_bytes((source / "meta" / "esc50.csv").read_bytes())
+    for path in (source / "audio").iterdir():
+        wave, rate = soundfile.read(path)
+        soundfile.write(target / "audio" / f"{path.stem}{suffix}", wave, rate)
+    return target
+
+
+def write_rows(path: Path, header: str, *rows: str) -> Path:
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def tones(folder: Path, names: list[str], seconds: float = 0.2, rate: int = 16000) -> None:
+    for index, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        wave = 0.5 * np.sin(2 * np.pi * 200 * (index + 1) * np.arange(int(seconds * rate)) / rate)
+        soundfile.write(folder / name, wave, rate)
+
+
+def check_task(folder: Path, sample_rate: int = 16000) -> dict:
+    """What heareval asserts of a task folder; returns the metadata with the labels of each split."""
+    metadata = json.loads((folder / "task_metadata.json").read_text())
+    with (folder / "labelvocabulary.csv").open() as file:
+        vocabulary = list(csv.DictReader(file))
+    labels = [row["label"] for row in vocabulary]
+    assert [row["idx"] for row in vocabulary] == [str(i) for i in range(len(labels))]
+    assert labels == sorted(set(labels))
+    assert folder.name == "-".join(metadata[key] for key in ("task_name", "version", "mode"))
+    assert metadata["embedding_type"] == "scene"
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        ["task_metadata.json", "labelvocabulary.csv", str(sample_rate)]
+        + [f"{split}.json" for split in metadata["splits"]]
+    )
+    metadata["labels"] = {}
+    for split in metadata["splits"]:
+        content = json.loads((folder / f"{split}.json").read_text())
+        audio = folder / str(sample_rate) / split
+        assert set(content) == {path.name for path in audio.iterdir()}
+        assert len(content) == metadata["clips"][split] > 0
+        for name, clip_labels in content.items():
+            assert set(clip_labels) <= set(labels)
+            assert metadata["prediction_type"] == "multilabel" or len(clip_labels) == 1
+            info = soundfile.info(audio / name)
+            assert (info.format, info.subtype, info.channels) == ("WAV", "PCM_16", 1)
+            assert info.samplerate == sample_rate
+            if metadata["sample_duration"] is not None:
+                assert info.frames == round(metadata["sample_duration"] * sample_rate)
+        metadata["labels"][split] = content
+    return metadata
+
+
+def pcm(path: Path) -> np.ndarray:
+    return soundfile.read(path, dtype="int16")[0]
+
+
+def test_esc50_wav_is_cut_into_its_folds_and_padded(esc50, tmp_path, capsys):
+    folder = tasks.from_esc50(esc50, tmp_path)
+    metadata = check_task(folder)
+    assert folder == tmp_path / "esc50-v2.0.0-partial"
+    assert metadata["splits"] == ["fold00", "fold01", "fold02", "fold03", "fold04"]
+    assert (metadata["split_mode"], metadata["nfolds"]) == ("presplit_kfold", 5)
+    assert metadata["evaluation"] == ["top1_acc", "mAP", "d_prime", "aucroc"]
+    with (esc50 / "meta" / "esc50.csv").open() as file:
+        for row in csv.DictReader(file):
+            split = f"fold{int(row['fold']) - 1:02d}"
+            assert metadata["labels"][split][row["filename"]] == [row["category"]]
+            written = pcm(folder / "16000" / split / row["filename"])
+            np.testing.assert_array_equal(written[:8000], pcm(esc50 / "audio" / row["filename"]))
+            assert not written[8000:].any()
+    assert "55 of the 2,000 clips of ESC50; by fold: 1: 11, 2: 11" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]  # nothing temporary is left
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".ogg"])
+def test_esc10_of_a_copy_in_another_format(esc50, tmp_path, suffix):
+    copy = copy_as(esc50, tmp_path / "copy", suffix)
+    folder = tasks.from_esc50(copy, tmp_path / "out", esc10=True)
+    metadata = check_task(folder)
+    assert folder.name == "esc10-v2.0.0-partial"
+    assert metadata["clips"] == {f"fold0{i}": 10 for i in range(5)}
+    found = {label for labels in metadata["labels"].values() for (label,) in labels.values()}
+    assert found == set(list(synthetic.SOUNDS)[:10])
+    name = next(iter(metadata["labels"]["fold00"]))
+    written = pcm(folder / "16000" / "fold00" / name)[:8000].astype(float)
+    original = pcm(esc50 / "audio" / name).astype(float)
+    assert np.corrcoef(written, original)[0, 1] > (0.99999 if suffix == ".flac" else 0.9)
+
+
+def test_esc50_with_another_table(esc50, tmp_path):
+    """Four folds of one's own, in a table inside the data set."""
+    with (esc50 / "meta" / "esc50.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["fold"] != "5"]
+    lines = [f"{row['filename']},{row['fold']},{row['category']}" for row in rows]
+    write_rows(esc50 / "meta" / "four.csv", "filename,fold,category", *lines)
+    metadata = check_task(tasks.from_esc50(esc50, tmp_path, csv="meta/four.csv"))
+    assert metadata["task_name"] == "four"
+    assert metadata["splits"] == ["fold00", "fold01", "fold02", "fold03"]
+
+
+def test_esc50_missing_files_are_named_or_skipped(esc50, tmp_path, capsys):
+    copy = copy_as(esc50, tmp_path / "copy", ".wav")
+    gone = sorted((copy / "audio").glob("1-*"))[:7]
+    for path in gone:
+        path.unlink()
+    message = rf"7 of 55 listed files are not there: .*{gone[0].name}.* and 2 more; .*skip_missing"
+    with pytest.raises(TaskError, match=message):
+        tasks.from_esc50(copy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    metadata = check_task(tasks.from_esc50(copy, tmp_path / "out", skip_missing=True))
+    assert metadata["clips"]["fold00"] == 4
+    assert metadata["evaluation"] == ["top1_acc"]  # the other scores need every class in every fold
+    assert "fold00 has no clip of" in capsys.readouterr().err
+    for path in (copy / "audio").glob("1-*"):
+        path.unlink()
+    with pytest.raises(TaskError, match=r"no clip in fold 1 \(clips by fold: 2: 11, 3: 11"):
+        tasks.from_esc50(copy, tmp_path / "out", skip_missing=True, force=True)
+
+
+def test_esc50_folder_and_columns_are_checked(tmp_path):
+    with pytest.raises(TaskError, match=r"nowhere: no such folder; expected an ESC-50 folder"):
+        tasks.from_esc50(tmp_path / "nowhere", tmp_path)
+    with pytest.raises(
+        TaskError, match=r"esc50\.csv: no such file; expected a table with the columns filename"
+    ):
+        tasks.from_esc50(tmp_path, tmp_path)
+    (tmp_path / "meta").mkdir()
+    table = write_rows(tmp_path / "meta" / "esc50.csv", "filename,fold,label", "a.wav,1,dog")
+    with pytest.raises(TaskError, match="no column category; its columns are filename, fold, label"):
+        tasks.from_esc50(tmp_path, tmp_path)
+    for fold, message in (("x", "fold 'x' is not a number"), ("0", "folds must be 1 to 5")):
+        write_rows(table, "filename,fold,category", f"a.wav,{fold},dog")
+        with pytest.raises(TaskError, match=message):
+            tasks.from_esc50(tmp_path, tmp_path)
+
+
+def test_an_existing_task_is_replaced_only_by_force(esc50, tmp_path):
+    folder = tasks.from_esc50(esc50, tmp_path, task_name="mine")
+    (folder / "16000" / "fold00" / "stale.wav").touch()
+    with pytest.raises(TaskError, match="exists; pass force to replace it"):
+        tasks.from_esc50(esc50, tmp_path, task_name="mine")
+    assert (folder / "16000" / "fold00" / "stale.wav").exists()
+    check_task(tasks.from_esc50(esc50, tmp_path, task_name="mine", force=True))
+    (folder / "task_metadata.json").unlink()
+    with pytest.raises(TaskError, match="exists and is not a task folder"):
+        tasks.from_esc50(esc50, tmp_path, task_name="mine", force=True)
+    with pytest.raises(TaskError, match="task name"):
+        tasks.from_esc50(esc50, tmp_path, task_name="../mine")
+
+
+def test_a_failure_leaves_the_old_task_and_nothing_else(tmp_path):
+    tones(tmp_path, ["a.wav", "b.wav", "c.wav"])
+    table = write_rows(tmp_path / "t.csv", "filename,label,fold", "a.wav,x,1", "b.wav,x,2", "c.wav,x,3")
+    folder = tasks.from_table(table, tmp_path / "out")
+    before = (folder / "fold00.json").stat().st_mtime_ns
+    (tmp_path / "c.wav").write_bytes(b"no audio")
+    with pytest.raises(ValueError, match=r"c\.wav"):
+        tasks.from_table(table, tmp_path / "out", force=True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [folder.name]
+    assert (folder / "fold00.json").stat().st_mtime_ns == before
+
+
+def test_speech_commands_follows_the_lists(speech_commands, tmp_path, capsys):
+    folder = tasks.from_speech_commands(speech_commands, tmp_path)
+    metadata = check_task(folder)
+    assert folder.name == "speech_commands_3_words-v0.0.2-partial"
+    assert (metadata["split_mode"], metadata["splits"]) == ("trainvaltest", ["train", "valid", "test"])
+    assert (metadata["sample_duration"], metadata["evaluation"]) == (1.0, ["top1_acc"])
+    official = {"train": "training", "valid": "validation", "test": "testing"}
+    for split, labels in metadata["labels"].items():
+        for name, (word,) in labels.items():
+            assert name.startswith(f"{word}_")
+            assert synthetic.which_set(name.removeprefix(f"{word}_")) == official[split]
+    assert sum(metadata["clips"].values()) == 15
+    assert "15 clips of 3 words" in capsys.readouterr().err
+    two = check_task(tasks.from_speech_commands(speech_commands, tmp_path, words=["sami", "talo"]))
+    assert sum(two["clips"].values()) == 10
+
+
+def test_speech_commands_errors(speech_commands, tmp_path):
+    with pytest.raises(TaskError, match="no folder for the words zebra; there are misa, sami, talo"):
+        tasks.from_speech_commands(speech_commands, tmp_path, words=["zebra"])
+    (tmp_path / "sami").mkdir()
+    with pytest.raises(TaskError, match=r"validation_list\.txt: not found; the official list is needed"):
+        tasks.from_speech_commands(tmp_path, tmp_path)
+    for split in ("validation", "testing"):
+        (tmp_path / f"{split}_list.txt").write_text("sami/0000_nohash_0.wav\n")
+    with pytest.raises(TaskError, match="no audio in folders named after words"):
+        tasks.from_speech_commands(tmp_path, tmp_path)
+    tones(tmp_path, ["sami/1111_nohash_0.wav"])
+    with pytest.raises(TaskError, match=r"1 of 1 listed files are not there: .*0000_nohash_0\.wav"):
+        tasks.from_speech_commands(tmp_path, tmp_path)
+
+
+def test_the_twelve_classes_of_hear(tmp_path):
+    """Ten words, the others unknown, slices of noise as silence, the official test folder for test."""
+    source, test = tmp_path / "train", tmp_path / "test"
+    words = [*tasks.HEAR_WORDS, "bed"]
+    tones(source, [f"{word}/{speaker}_nohash_0.wav" for word in words for speaker in ("aa", "bb", "cc")], 1.0)
+    tones(source, ["_background_noise_/running_tap.wav", "_background_noise_/pink_noise.wav"], 3.0)
+    classes = {*tasks.HEAR_WORDS, "_unknown_", "_silence_"}
+    tones(test, [f"{label}/aa_nohash_0.wav" for label in sorted(classes)], 1.0)
+    (source / "validation_list.txt").write_text("".join(f"{word}/bb_nohash_0.wav\n" for word in words))
+    (source / "testing_list.txt").write_text("".join(f"{word}/cc_nohash_0.wav\n" for word in words))
+    folder = tasks.from_speech_commands(source, tmp_path / "out", test_source=test)
+    metadata = check_task(folder)
+    assert folder.name == "speech_commands-v0.0.2-partial"
+    for split in ("train", "valid", "test"):
+        assert {label for (label,) in metadata["labels"][split].values()} == classes
+    assert metadata["clips"] == {"train": 11 + 4, "valid": 11 + 4, "test": 12}
+    noise = pcm(source / "_background_noise_" / "pink_noise.wav")
+    slices = sorted((folder / "16000" / "train").glob("_silence__pink_noise-*.wav"))
+    assert [path.stem.split("-")[1] for path in slices] == ["0", "16000", "24000", "8000"]
+    np.testing.assert_array_equal(pcm(slices[2]), noise[24000:40000])
+    (test / "_unknown_" / "aa_nohash_0.wav").unlink()
+    (test / "_unknown_").rmdir()
+    with pytest.raises(TaskError, match="no folder _unknown_; expected the official 12-class test set"):
+        tasks.from_speech_commands(source, tmp_path / "out2", test_source=test)
+
+
+def test_table_with_splits_resamples_and_keeps_basenames_apart(tmp_path):
+    tones(tmp_path, ["x/a.wav", "y/a.wav", "y/A.wav", "x a.wav"], seconds=0.3, rate=44100)
+    table = write_rows(
+        tmp_path / "my task.csv",
+        "filename,label,split",
+        "x/a.wav,dog,training",
+        "y/a.wav,cat,train",
+        "y/A.wav,dog,dev",
+        "x a.wav,cat,test",
+    )
+    folder = tasks.from_table(table, tmp_path / "out", seconds=0.2)
+    metadata = check_task(folder)
+    assert folder.name == "my_task-v1-full"
+    assert metadata["labels"] == {
+        "train": {"x_a.wav": ["dog"], "y_a.wav": ["cat"]},
+        "valid": {"y_A-2.wav": ["dog"]},  # differs from y_a where case does not count
+        "test": {"x-a.wav": ["cat"]},
+    }
+    for name, hertz in (("x_a.wav", 200), ("y_a.wav", 400)):
+        wave = pcm(folder / "16000" / "train" / name).astype(float)
+        assert np.abs(np.fft.rfft(wave)).argmax() == hertz * 0.2
+    own = tasks.from_table(table, tmp_path / "out", sample_rate=8000, task_name="own")
+    assert check_task(own, sample_rate=8000)["sample_duration"] is None
+    assert soundfile.info(own / "8000" / "test" / "x-a.wav").frames == 2400
+
+
+def test_table_with_folds_and_other_column_names(tmp_path):
+    tones(tmp_path / "audio", [f"{i}.flac" for i in range(12)])
+    rows = [f"{i}.flac\t{'ab'[i % 2]}\t{[10, 9, 1][i % 3]}\t?" for i in range(12)]
+    table = write_rows(tmp_path / "t.tsv", "path\tclass\tpart\tsplit", *rows)
+    options = {"audio_root": tmp_path / "audio", "path_column": "path", "label_column": "class"}
+    metadata = check_task(tasks.from_table(table, tmp_path / "out", fold_column="part", **options))
+    assert metadata["splits"] == ["fold00", "fold01", "fold02"]
+    assert metadata["nfolds"] == 3
+    assert metadata["labels"]["fold00"]["2.wav"] == ["a"]  # fold 1, the first by number
+    assert metadata["labels"]["fold02"]["0.wav"] == ["a"]  # fold 10
+
+
+def test_table_with_several_labels(tmp_path):
+    tones(tmp_path, ["a.wav", "b.wav", "c.wav"])
+    table = write_rows(
+        tmp_path / "t.csv", "filename,label,split",
+        "a.wav,dog; cat,train", "a.wav,rain,train", "b.wav,,valid", "c.wav,dog;dog,test",
+    )  # fmt: skip
+    metadata = check_task(tasks.from_table(table, tmp_path / "out", multilabel=True))
+    assert metadata["prediction_type"] == "multilabel"
+    assert metadata["labels"]["train"] == {"a.wav": ["dog", "cat", "rain"]}
+    assert metadata["labels"]["valid"] == {"b.wav": []}
+    assert metadata["labels"]["test"] == {"c.wav": ["dog"]}
+    assert metadata["evaluation"] == ["mAP"]
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "message"),
+    [
+        ("filename,fold", ["a.wav,1"], "no column label; its columns are filename, fold"),
+        ("filename,label", ["a.wav,x"], "expected a column 'fold' or 'split'; its"),
+        ("filename,label,fold,split", ["a.wav,x,1,test"], "has both columns; name the one to use"),
+        ("filename,label,split", [], "the table has no rows"),
+        ("filename,label,split", ["a.wav,x,holdout"], "column 'split' has holdout; use train"),
+        ("filename,label,fold", ["a.wav,x,1", "b.wav,x,"], "column 'fold' has ''; use train"),
+        ("filename,label,split", ["a.wav,x,train", "b.wav,x,test"], "no clips in valid"),
+        ("filename,label,fold", ["a.wav,x,1", "b.wav,x,2"], "2 folds; heareval needs 3"),
+        ("filename,label,split", ["a.wav,x,train", "a.wav,y,test"], r"a\.wav is listed twice"),
+        ("filename,label,split", ["a.wav,x,train", "z.wav,y,test"], r"1 of 2 listed files are not .*z\.wav"),
+        ("filename,label,split", ["../outside.wav,x,train"], "leads out of"),
+        ("filename,label,split", ["a/../../outside.wav,x,train"], "leads out of"),
+        ("filename,label,split", ["/etc/passwd,x,train"], "leads out of"),
+        ("filename,label,split", [",x,train"], "is empty or leads out of"),
+        ("filename,label,fold", ["a.wav,None,1", "b.wav,x,2", "c.wav,x,3"], "labels None would be changed"),
+        ("filename,label,fold", ["a.wav,01,1", "b.wav,2,2", "c.wav,2,3"], "labels 01 would be changed"),
+        ("filename,label,fold", ["a.wav,,1", "b.wav,x,2", "c.wav,x,3"], "labels '' would be changed"),
+    ],
+)
+def test_table_errors(tmp_path, monkeypatch, header, rows, message):
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+    tones(Path(), ["a.wav", "b.wav", "c.wav", "../outside.wav"])
+    write_rows(Path("t.csv"), header, *rows)
+    with pytest.raises(TaskError, match=message):
+        tasks.from_table("t.csv", "out")
+    assert not Path("out").exists()
+
+
+def test_the_same_clip_in_two_splits_is_a_leak(tmp_path):
+    tones(tmp_path, ["a.wav"])
+    table = write_rows(tmp_path / "t.csv", "filename,label,split", "a.wav,x,train", "./a.wav,y,test")
+    with pytest.raises(TaskError, match="is in train and in test; keep one"):
+        tasks.from_table(table, tmp_path / "out", multilabel=True)
+
+
+def test_real_esc10_is_complete(tmp_path):
+    source = SHARED / "data" / "esc50"
+    if not source.is_dir():
+        pytest.skip(f"no real ESC-50 in {source}")
+    folder = tasks.from_esc50(source, tmp_path, esc10=True)
+    metadata = check_task(folder)
+    assert folder.name == "esc10-v2.0.0-full"
+    assert metadata["clips"] == {f"fold0{i}": 80 for i in range(5)}
+
+
+def test_real_speech_commands_counts(tmp_path):
+    source = SHARED / "data" / "speech_commands_v0.02"
+    if not source.is_dir():
+        pytest.skip(f"no real Speech Commands in {source}")
+    metadata = check_task(tasks.from_speech_commands(source, tmp_path))
+    assert metadata["clips"] == {"train": 900, "valid": 240, "test": 397}

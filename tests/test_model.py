@@ -1,0 +1,149 @@
+"""AudioEncoder and load_model: any length, any batch, one embedding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import ajepa
+from ajepa.encoder import EncoderConfig
+from ajepa.features import LogMelConfig
+from ajepa.model import AudioEncoder, ModelError, plan_chunks
+from ajepa.training.recipe import Recipe
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def model() -> AudioEncoder:
+    torch.manual_seed(0)
+    return AudioEncoder(LogMelConfig(), TINY, chunk_seconds=2.08).eval()
+
+
+def sounds(*lengths: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [0.1 * torch.randn(length, generator=generator) for length in lengths]
+
+
+@torch.no_grad()
+def test_a_clip_is_the_same_alone_and_in_any_batch(model: AudioEncoder) -> None:
+    lengths = [1, 399, 400, 2_560, 7_777, 16_000, 33_000, 33_680, 60_001, 160_000]
+    clips = sounds(*lengths)
+    padded = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+    padded[0, 1:] = 3.0  # what follows a clip's end must not matter
+    batch = model(padded, lengths, layers=True)
+    for row, clip in enumerate(clips):
+        alone = model(clip[None], layers=True)
+        steps = int(alone.lengths)
+        assert int(batch.lengths[row]) == steps
+        torch.testing.assert_close(batch.clip[row], alone.clip[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(batch.frames[row, :steps], alone.frames[0], atol=2e-5, rtol=0)
+        assert not batch.frames[row, steps:].any()
+        for ours, theirs in zip(batch.layers, alone.layers, strict=True):
+            torch.testing.assert_close(ours[row, :steps], theirs[0], atol=5e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("samples", [1, 100, 400, 559, 560, 16_000, 33_280, 40_000, 500_000])
+def test_every_length_works(model: AudioEncoder, samples: int) -> None:
+    embedding = model(sounds(samples)[0][None])
+    frames = max(1, 1 + (samples - 400) // 160)
+    assert embedding.patches.shape == (1, -(-frames // 16), 8, 32)
+    assert embedding.clip.shape == (1, model.embedding_size)
+    assert embedding.clip.isfinite().all()
+
+
+@torch.no_grad()
+def test_silence_is_finite_and_level_matters_little(model: AudioEncoder) -> None:
+    assert model(torch.zeros(2, 20_000)).clip.isfinite().all()
+
+
+@torch.no_grad()
+def test_chunks_join_without_a_seam(model: AudioEncoder) -> None:
+    """A steady sound has no larger jumps between time steps where chunks meet than elsewhere."""
+    time = torch.arange(16_000 * 12) / 16_000
+    frames = model((0.3 * torch.sin(2 * torch.pi * 440 * time))[None]).frames[0]
+    jumps = frames.diff(dim=0).norm(dim=1)
+    inside = jumps[1 : model.chunk_patches - model.chunk_patches // 4 - 1].max()
+    assert jumps[model.chunk_patches - model.chunk_patches // 4 : -1].max() <= 1.5 * inside
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 13, 64])
+def test_chunks_cover_every_step(size: int) -> None:
+    lengths = [1, size, size + 1, 3 * size - 1, 100]
+    for clip, length in enumerate(lengths):
+        spans = [chunk for chunk in plan_chunks(lengths, size) if chunk.clip == clip]
+        covered = set().union(*(range(c.start, c.start + c.length) for c in spans))
+        assert covered == set(range(length))
+        assert all(chunk.length == min(size, length) for chunk in spans)
+
+
+def test_wrong_input_is_refused(model: AudioEncoder) -> None:
+    with pytest.raises(ValueError, match=r"\[clips, samples\]"):
+        model(torch.zeros(16_000))
+    with pytest.raises(ValueError, match="neither of them 0"):
+        model(torch.zeros(1, 0))
+    with pytest.raises(ValueError, match="lengths"):
+        model(torch.zeros(2, 100), [0, 100])
+    with pytest.raises(ValueError, match="lengths"):
+        model(torch.zeros(2, 100), [100, 101])
+
+
+def test_gradients_reach_the_waveform(model: AudioEncoder) -> None:
+    waveform = sounds(20_000)[0][None].requires_grad_()
+    model(waveform).clip.sum().backward()
+    assert waveform.grad is not None
+    assert waveform.grad.isfinite().all()
+
+
+def test_random_twins_are_reproducible() -> None:
+    first, second = ajepa.load_model("ajepa-small-cpu"), ajepa.load_model("ajepa-small-cpu")
+    other = ajepa.load_model("ajepa-small-cpu", seed=1)
+    weights = [model.encoder.blocks[0].mlp.fc1.weight for model in (first, second, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert not first.training
+
+
+def test_no_source_warns_loudly() -> None:
+    with pytest.warns(UserWarning, match="RANDOM"):
+        ajepa.load_model()
+
+
+def test_a_run_loads_by_folder_file_and_checkpoint(tiny_recipe: Recipe) -> None:
+    finished = ajepa.pretrain(tiny_recipe)
+    by_folder = ajepa.load_model(finished.parent)
+    by_file = ajepa.load_model(finished)
+    by_checkpoint = ajepa.load_model(finished.parent / "checkpoints" / "step-00000006.safetensors")
+    context = ajepa.load_model(finished.parent, weights="encoder")
+    clip = sounds(30_000)[0][None]
+    with torch.no_grad():
+        expected = by_file(clip).clip
+        assert torch.equal(by_folder(clip).clip, expected)
+        assert torch.equal(by_checkpoint(clip).clip, expected)
+        assert not torch.equal(context(clip).clip, expected)
+    assert by_file.source is not None
+    assert by_file.source.step == 6
+    assert by_file.chunk_patches == 8  # 1.28 s of training crop
+
+
+def test_unreadable_sources_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no recipe is called 'nothing'"):
+        ajepa.load_model("nothing")
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"not weights")
+    with pytest.raises(ModelError, match=r"damaged\.safetensors"):
+        ajepa.load_model(damaged)
+    with pytest.raises(ModelError, match="without encoder"):
+        ajepa.load_model(tmp_path)
+
+
+def test_other_front_ends_and_patches(tmp_path: Path) -> None:
+    features = LogMelConfig(mels=64, hop_seconds=0.005)
+    encoder = replace(EncoderConfig(size="ti", width=32, depth=1, heads=2), mels=64, patch=(32, 4))
+    model = AudioEncoder(features, encoder, chunk_seconds=1.0).eval()
+    assert model.embedding_size == 16 * 32
+    assert model.hop_seconds == pytest.approx(0.16)
+    assert model(torch.randn(1, 30_000)).clip.shape == (1, 512)

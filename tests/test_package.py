@@ -1,0 +1,57 @@
+"""The wheel as users install it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(out.glob("*.whl"))
+
+
+@pytest.mark.slow
+def test_only_ajepa_lands_at_the_top_level(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+        names = archive.namelist()
+    top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert top == {"ajepa"}
+    assert "ajepa/recipes/ajepa-demo.yaml" in names
+    # -I keeps the checkout and the environment's own paths out: what imports comes from the wheel.
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import ajepa.hear_module, ajepa.s3prl_upstream, ajepa.eval\n"
+        "for part in (ajepa, ajepa.hear_module, ajepa.s3prl_upstream, ajepa.eval): print(part.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all(path.startswith(str(tmp_path)) for path in done.stdout.split())
+
+
+def test_import_is_light() -> None:
+    code = "import sys, ajepa, ajepa.cli; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_core_knows_no_benchmark() -> None:
+    """Arrows run one way: only the command line reaches into the plug-ins."""
+    forbidden = ("ajepa.hear_module", "ajepa.s3prl_upstream", "ajepa.eval")
+    for path in (ROOT / "ajepa").rglob("*.py"):
+        if path.name != "cli.py":
+            imports = [
+                line for line in path.read_text().splitlines() if line.lstrip().startswith(("import", "from"))
+            ]
+            assert not [line for line in imports if any(name in line for name in forbidden)], path
