@@ -135,7 +135,8 @@ class LogMel(nn.Module):
         """Return the normalised spectrogram [B, T, M], float32; T is ``frames(S)``.
 
         Audio shorter than one window is zero-padded to one. Frame t depends on the samples from t·hop up
-        to t·hop + window alone, so zeros after the end of a clip leave its own frames as they are.
+        to t·hop + window, and but for rounding on no others: zeros after the end of a clip leave its own
+        frames as they are. (NaN or infinity in the first frame spreads to the whole clip.)
 
         Raises ValueError if the waveform is not [B, S] with S >= 1, or not floating point.
         """
@@ -179,7 +180,8 @@ class LogMel(nn.Module):
             differentiate = torch.is_grad_enabled() and waveform_BS.requires_grad
             if torch.compiler.is_compiling() or differentiate or frames <= step:
                 return self._log_mel(waveform_BS, offset_B1, normalise)
-            out_BTM = torch.empty(clips, frames, self.config.mels, device=waveform_BS.device)
+            shape = (clips, frames, self.config.mels)
+            out_BTM = torch.empty(shape, dtype=torch.float32, device=waveform_BS.device)
             for first in range(0, frames, step):
                 last = min(first + step, frames)
                 piece_BS = waveform_BS[:, first * hop : (last - 1) * hop + window]

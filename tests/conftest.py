@@ -17,6 +17,8 @@ from ajepa.objectives.a_jepa import AJEPAConfig
 from ajepa.predictor import PredictorConfig
 from ajepa.training.recipe import DataConfig, OptimConfig, Recipe, RunConfig
 
+pytest.register_assert_rewrite("tests.hear_tasks", "tests.hear_toolkit")  # failures show their values
+
 TINY = EncoderConfig(size="ti", width=32, depth=2, heads=2)
 
 

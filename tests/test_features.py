@@ -6,7 +6,6 @@ is known to no more than 1e-2. The tests ask for 1e-3 in the log where a band li
 frame, and over all bands for a root-mean-square error of at most three times torchaudio's own.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,6 @@ from ajepa import features
 from ajepa.features import ENERGY_FLOOR, LogMel, LogMelConfig
 
 RATE = 16_000
-SHARED = Path(os.environ.get("AJEPA_SHARED", Path(__file__).parents[2] / "shared"))
 
 
 def reference(waveform_S: Tensor, config: LogMelConfig | None = None) -> Tensor:
@@ -108,13 +106,13 @@ def test_equals_kaldi_on_tones(level: float) -> None:
         assert_true(tone_S, log_mel_TM)
 
 
-def test_equals_kaldi_on_recordings() -> None:
+def test_equals_kaldi_on_recordings(shared: Path) -> None:
     paths = [
-        *sorted(SHARED.glob("data/esc50/audio/*.ogg"))[::40],
-        *sorted(SHARED.glob("data/speech_commands_v0.02/*/*.wav"))[::150],
+        *sorted(shared.glob("data/esc50/audio/*.ogg"))[::40],
+        *sorted(shared.glob("data/speech_commands_v0.02/*/*.wav"))[::150],
     ]
     if not paths:
-        pytest.skip(f"no recordings under {SHARED / 'data'}; set AJEPA_SHARED to the folder that holds data/")
+        pytest.skip(f"no recordings under {shared / 'data'}; set AJEPA_SHARED to the folder that holds data/")
     log_mel = LogMel()
     against_torchaudio = []
     for path in paths:

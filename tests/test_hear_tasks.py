@@ -1,10 +1,8 @@
-"""HEAR task folders from ESC-50, Speech Commands and tables, as heareval reads them."""
+"""HEAR task folders from ESC-50 and Speech Commands, as heareval reads them."""
 
 from __future__ import annotations
 
 import csv
-import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +12,7 @@ import soundfile
 from ajepa.data import synthetic
 from ajepa.hear_module import tasks
 from ajepa.hear_module.tasks import TaskError
-
-SHARED = Path(os.environ.get("AJEPA_SHARED", Path(__file__).parents[2] / "shared"))
+from tests.hear_tasks import check_task, pcm, tones, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -42,54 +39,6 @@ def copy_as(source: Path, target: Path, suffix: str) -> Path:
         wave, rate = soundfile.read(path)
         soundfile.write(target / "audio" / f"{path.stem}{suffix}", wave, rate)
     return target
-
-
-def write_rows(path: Path, header: str, *rows: str) -> Path:
-    path.write_text("\n".join([header, *rows]) + "\n")
-    return path
-
-
-def tones(folder: Path, names: list[str], seconds: float = 0.2, rate: int = 16000) -> None:
-    for index, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        wave = 0.5 * np.sin(2 * np.pi * 200 * (index + 1) * np.arange(int(seconds * rate)) / rate)
-        soundfile.write(folder / name, wave, rate)
-
-
-def check_task(folder: Path, sample_rate: int = 16000) -> dict:
-    """What heareval asserts of a task folder; returns the metadata with the labels of each split."""
-    metadata = json.loads((folder / "task_metadata.json").read_text())
-    with (folder / "labelvocabulary.csv").open() as file:
-        vocabulary = list(csv.DictReader(file))
-    labels = [row["label"] for row in vocabulary]
-    assert [row["idx"] for row in vocabulary] == [str(i) for i in range(len(labels))]
-    assert labels == sorted(set(labels))
-    assert folder.name == "-".join(metadata[key] for key in ("task_name", "version", "mode"))
-    assert metadata["embedding_type"] == "scene"
-    assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["task_metadata.json", "labelvocabulary.csv", str(sample_rate)]
-        + [f"{split}.json" for split in metadata["splits"]]
-    )
-    metadata["labels"] = {}
-    for split in metadata["splits"]:
-        content = json.loads((folder / f"{split}.json").read_text())
-        audio = folder / str(sample_rate) / split
-        assert set(content) == {path.name for path in audio.iterdir()}
-        assert len(content) == metadata["clips"][split] > 0
-        for name, clip_labels in content.items():
-            assert set(clip_labels) <= set(labels)
-            assert metadata["prediction_type"] == "multilabel" or len(clip_labels) == 1
-            info = soundfile.info(audio / name)
-            assert (info.format, info.subtype, info.channels) == ("WAV", "PCM_16", 1)
-            assert info.samplerate == sample_rate
-            if metadata["sample_duration"] is not None:
-                assert info.frames == round(metadata["sample_duration"] * sample_rate)
-        metadata["labels"][split] = content
-    return metadata
-
-
-def pcm(path: Path) -> np.ndarray:
-    return soundfile.read(path, dtype="int16")[0]
 
 
 def test_esc50_wav_is_cut_into_its_folds_and_padded(esc50, tmp_path, capsys):
@@ -186,18 +135,6 @@ def test_an_existing_task_is_replaced_only_by_force(esc50, tmp_path):
         tasks.from_esc50(esc50, tmp_path, task_name="../mine")
 
 
-def test_a_failure_leaves_the_old_task_and_nothing_else(tmp_path):
-    tones(tmp_path, ["a.wav", "b.wav", "c.wav"])
-    table = write_rows(tmp_path / "t.csv", "filename,label,fold", "a.wav,x,1", "b.wav,x,2", "c.wav,x,3")
-    folder = tasks.from_table(table, tmp_path / "out")
-    before = (folder / "fold00.json").stat().st_mtime_ns
-    (tmp_path / "c.wav").write_bytes(b"no audio")
-    with pytest.raises(ValueError, match=r"c\.wav"):
-        tasks.from_table(table, tmp_path / "out", force=True)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [folder.name]
-    assert (folder / "fold00.json").stat().st_mtime_ns == before
-
-
 def test_speech_commands_follows_the_lists(speech_commands, tmp_path, capsys):
     folder = tasks.from_speech_commands(speech_commands, tmp_path)
     metadata = check_task(folder)
@@ -256,99 +193,8 @@ def test_the_twelve_classes_of_hear(tmp_path):
         tasks.from_speech_commands(source, tmp_path / "out2", test_source=test)
 
 
-def test_table_with_splits_resamples_and_keeps_basenames_apart(tmp_path):
-    tones(tmp_path, ["x/a.wav", "y/a.wav", "y/A.wav", "x a.wav"], seconds=0.3, rate=44100)
-    table = write_rows(
-        tmp_path / "my task.csv",
-        "filename,label,split",
-        "x/a.wav,dog,training",
-        "y/a.wav,cat,train",
-        "y/A.wav,dog,dev",
-        "x a.wav,cat,test",
-    )
-    folder = tasks.from_table(table, tmp_path / "out", seconds=0.2)
-    metadata = check_task(folder)
-    assert folder.name == "my_task-v1-full"
-    assert metadata["labels"] == {
-        "train": {"x_a.wav": ["dog"], "y_a.wav": ["cat"]},
-        "valid": {"y_A-2.wav": ["dog"]},  # differs from y_a where case does not count
-        "test": {"x-a.wav": ["cat"]},
-    }
-    for name, hertz in (("x_a.wav", 200), ("y_a.wav", 400)):
-        wave = pcm(folder / "16000" / "train" / name).astype(float)
-        assert np.abs(np.fft.rfft(wave)).argmax() == hertz * 0.2
-    own = tasks.from_table(table, tmp_path / "out", sample_rate=8000, task_name="own")
-    assert check_task(own, sample_rate=8000)["sample_duration"] is None
-    assert soundfile.info(own / "8000" / "test" / "x-a.wav").frames == 2400
-
-
-def test_table_with_folds_and_other_column_names(tmp_path):
-    tones(tmp_path / "audio", [f"{i}.flac" for i in range(12)])
-    rows = [f"{i}.flac\t{'ab'[i % 2]}\t{[10, 9, 1][i % 3]}\t?" for i in range(12)]
-    table = write_rows(tmp_path / "t.tsv", "path\tclass\tpart\tsplit", *rows)
-    options = {"audio_root": tmp_path / "audio", "path_column": "path", "label_column": "class"}
-    metadata = check_task(tasks.from_table(table, tmp_path / "out", fold_column="part", **options))
-    assert metadata["splits"] == ["fold00", "fold01", "fold02"]
-    assert metadata["nfolds"] == 3
-    assert metadata["labels"]["fold00"]["2.wav"] == ["a"]  # fold 1, the first by number
-    assert metadata["labels"]["fold02"]["0.wav"] == ["a"]  # fold 10
-
-
-def test_table_with_several_labels(tmp_path):
-    tones(tmp_path, ["a.wav", "b.wav", "c.wav"])
-    table = write_rows(
-        tmp_path / "t.csv", "filename,label,split",
-        "a.wav,dog; cat,train", "a.wav,rain,train", "b.wav,,valid", "c.wav,dog;dog,test",
-    )  # fmt: skip
-    metadata = check_task(tasks.from_table(table, tmp_path / "out", multilabel=True))
-    assert metadata["prediction_type"] == "multilabel"
-    assert metadata["labels"]["train"] == {"a.wav": ["dog", "cat", "rain"]}
-    assert metadata["labels"]["valid"] == {"b.wav": []}
-    assert metadata["labels"]["test"] == {"c.wav": ["dog"]}
-    assert metadata["evaluation"] == ["mAP"]
-
-
-@pytest.mark.parametrize(
-    ("header", "rows", "message"),
-    [
-        ("filename,fold", ["a.wav,1"], "no column label; its columns are filename, fold"),
-        ("filename,label", ["a.wav,x"], "expected a column 'fold' or 'split'; its"),
-        ("filename,label,fold,split", ["a.wav,x,1,test"], "has both columns; name the one to use"),
-        ("filename,label,split", [], "the table has no rows"),
-        ("filename,label,split", ["a.wav,x,holdout"], "column 'split' has holdout; use train"),
-        ("filename,label,fold", ["a.wav,x,1", "b.wav,x,"], "column 'fold' has ''; use train"),
-        ("filename,label,split", ["a.wav,x,train", "b.wav,x,test"], "no clips in valid"),
-        ("filename,label,fold", ["a.wav,x,1", "b.wav,x,2"], "2 folds; heareval needs 3"),
-        ("filename,label,split", ["a.wav,x,train", "a.wav,y,test"], r"a\.wav is listed twice"),
-        ("filename,label,split", ["a.wav,x,train", "z.wav,y,test"], r"1 of 2 listed files are not .*z\.wav"),
-        ("filename,label,split", ["../outside.wav,x,train"], "leads out of"),
-        ("filename,label,split", ["a/../../outside.wav,x,train"], "leads out of"),
-        ("filename,label,split", ["/etc/passwd,x,train"], "leads out of"),
-        ("filename,label,split", [",x,train"], "is empty or leads out of"),
-        ("filename,label,fold", ["a.wav,None,1", "b.wav,x,2", "c.wav,x,3"], "labels None would be changed"),
-        ("filename,label,fold", ["a.wav,01,1", "b.wav,2,2", "c.wav,2,3"], "labels 01 would be changed"),
-        ("filename,label,fold", ["a.wav,,1", "b.wav,x,2", "c.wav,x,3"], "labels '' would be changed"),
-    ],
-)
-def test_table_errors(tmp_path, monkeypatch, header, rows, message):
-    (tmp_path / "in").mkdir()
-    monkeypatch.chdir(tmp_path / "in")
-    tones(Path(), ["a.wav", "b.wav", "c.wav", "../outside.wav"])
-    write_rows(Path("t.csv"), header, *rows)
-    with pytest.raises(TaskError, match=message):
-        tasks.from_table("t.csv", "out")
-    assert not Path("out").exists()
-
-
-def test_the_same_clip_in_two_splits_is_a_leak(tmp_path):
-    tones(tmp_path, ["a.wav"])
-    table = write_rows(tmp_path / "t.csv", "filename,label,split", "a.wav,x,train", "./a.wav,y,test")
-    with pytest.raises(TaskError, match="is in train and in test; keep one"):
-        tasks.from_table(table, tmp_path / "out", multilabel=True)
-
-
-def test_real_esc10_is_complete(tmp_path):
-    source = SHARED / "data" / "esc50"
+def test_real_esc10_is_complete(shared, tmp_path):
+    source = shared / "data" / "esc50"
     if not source.is_dir():
         pytest.skip(f"no real ESC-50 in {source}")
     folder = tasks.from_esc50(source, tmp_path, esc10=True)
@@ -357,8 +203,8 @@ def test_real_esc10_is_complete(tmp_path):
     assert metadata["clips"] == {f"fold0{i}": 80 for i in range(5)}
 
 
-def test_real_speech_commands_counts(tmp_path):
-    source = SHARED / "data" / "speech_commands_v0.02"
+def test_real_speech_commands_counts(shared, tmp_path):
+    source = shared / "data" / "speech_commands_v0.02"
     if not source.is_dir():
         pytest.skip(f"no real Speech Commands in {source}")
     metadata = check_task(tasks.from_speech_commands(source, tmp_path))

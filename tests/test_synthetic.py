@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 from pathlib import Path
 
@@ -19,8 +18,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ajepa.data import synthetic
-
-SHARED = Path(os.environ.get("AJEPA_SHARED", Path(__file__).parents[2] / "shared"))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -177,8 +174,8 @@ def test_speech_commands_layout(tmp_path):
         synthetic.write_speech_commands(tmp_path, speakers=2)
 
 
-def test_which_set_agrees_with_the_real_lists():
-    folder = SHARED / "data" / "speech_commands_v0.02"
+def test_which_set_agrees_with_the_real_lists(shared):
+    folder = shared / "data" / "speech_commands_v0.02"
     if not folder.is_dir():
         pytest.skip(f"no real Speech Commands in {folder}")
     official = {

@@ -19,6 +19,8 @@ def rankme(features: Tensor, sample: int = 4096) -> float:
     rows = features.flatten(0, -2)
     stride = max(1, rows.shape[0] // sample)
     rows = rows[::stride].double()
+    if not rows.isfinite().all():
+        return float("nan")
     singular = torch.linalg.eigvalsh(rows.T @ rows).clamp_min(0).sqrt()
     share = singular / singular.sum().clamp_min(1e-12)
     return float(torch.special.entr(share).sum().exp())

@@ -15,7 +15,6 @@ import json
 import math
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,15 +29,22 @@ from tqdm import tqdm
 
 from ajepa import checkpoint
 from ajepa.audio import find_audio
-from ajepa.checkpoint import Checkpoint
 from ajepa.data.crops import Batch, CropDataset, StepSampler, collate, mix_seed
 from ajepa.encoder import parameter_count
 from ajepa.features import LogMel
 from ajepa.objectives.a_jepa import AJEPA
 from ajepa.schedules import cosine, warmup_cosine
 from ajepa.training.health import rankme
+from ajepa.training.metrics import MetricsLog
 from ajepa.training.provenance import data_fingerprint, describe_run
 from ajepa.training.recipe import Recipe, RecipeError, dump_recipe
+from ajepa.training.state import (
+    export_encoder,
+    latest_checkpoint,
+    prune_checkpoints,
+    resume,
+    write_checkpoint,
+)
 
 
 class TrainingError(RuntimeError):
@@ -223,104 +229,3 @@ def interrupts() -> Iterator[list[int]]:
         yield received
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-# --- what a run writes --------------------------------------------------------------------------------
-
-
-class MetricsLog:
-    """metrics.jsonl, cut back to the resumed step, and the list of broken files."""
-
-    def __init__(self, path: Path, start: int, enabled: bool) -> None:
-        self.path, self.enabled = path, enabled
-        self.broken: dict[str, str] = {}
-        self.clips, self.since = 0, time.perf_counter()
-        if enabled:
-            kept = []
-            if path.exists():
-                kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= start]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(line + "\n" for line in kept))
-
-    def count(self, clips: int, broken: list[tuple[str, str]]) -> None:
-        """Note a step's clips and broken files."""
-        self.clips += clips
-        self.broken.update(broken)
-
-    def write(self, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
-        """Append one line; tensors become numbers here, the one place where the device is waited for."""
-        now = time.perf_counter()
-        record = {"step": step} | {name: float(value) for name, value in metrics.items()}
-        record |= {"clips_per_s": self.clips / (now - self.since), "broken": len(self.broken)}
-        self.clips, self.since = 0, now
-        if self.enabled:
-            with self.path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-        return record
-
-    def report_broken(self) -> None:
-        """Write broken.txt and say how many files there were."""
-        if self.enabled and self.broken:
-            listing = self.path.with_name("broken.txt")
-            listing.write_text("".join(f"{reason}\n" for reason in self.broken.values()))
-            print(f"{len(self.broken)} files could not be used; {listing} lists them", file=sys.stderr)
-
-
-def latest_checkpoint(out: Path) -> Path | None:
-    """The checkpoint of the highest step in a run's folder."""
-    return max((out / "checkpoints").glob("step-*.safetensors"), default=None)
-
-
-def write_checkpoint(
-    out: Path,
-    recipe: Recipe,
-    objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    front_end: LogMel,
-    step: int,
-    info: dict[str, Any],
-) -> Path:
-    """Weights of the objective, front end and optimiser state, under names that a test pins."""
-    tensors = {f"objective.{name}": value for name, value in objective.state_dict().items()}
-    tensors |= {f"features.{name}": value for name, value in front_end.state_dict().items()}
-    for name, parameter in objective.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{key}.{name}"] = value
-    path = out / "checkpoints" / f"step-{step:08d}.safetensors"
-    return checkpoint.save(path, Checkpoint(tensors, recipe.as_dict(), step, info))
-
-
-def resume(path: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restore weights and optimiser state in place; returns the step to go on from."""
-    saved = checkpoint.load(path)
-    weights = {
-        k.removeprefix("objective."): v for k, v in saved.tensors.items() if k.startswith("objective.")
-    }
-    objective.load_state_dict(weights)
-    for name, parameter in objective.named_parameters():
-        state = {
-            key: saved.tensors[f"optimizer.{key}.{name}"]
-            for key in ("step", "exp_avg", "exp_avg_sq")
-            if f"optimizer.{key}.{name}" in saved.tensors
-        }
-        if state:
-            optimizer.state[parameter] = state
-    return saved.step
-
-
-def prune_checkpoints(out: Path, keep: int, keep_every: int) -> None:
-    """Delete all but the last `keep` checkpoints and those at multiples of `keep_every`."""
-    for path in sorted((out / "checkpoints").glob("step-*.safetensors"))[:-keep]:
-        step = int(path.stem.removeprefix("step-"))
-        if not (keep_every and step % keep_every == 0):
-            path.unlink()
-
-
-def export_encoder(
-    out: Path, recipe: Recipe, objective: Any, front_end: LogMel, step: int, info: dict[str, Any]
-) -> Path:
-    """The encoder that evaluation uses, with its front end, as one small file."""
-    encoder: nn.Module = getattr(objective, objective.evaluated)
-    tensors = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
-    tensors |= {f"features.{name}": value for name, value in front_end.state_dict().items()}
-    return checkpoint.save(out / "encoder.safetensors", Checkpoint(tensors, recipe.as_dict(), step, info))

@@ -1,0 +1,77 @@
+"""What the makers of tasks read from a data set on disk: tables, folders, and where the listed files are."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .task_folder import TaskError, listed, note
+
+# Copies of a data set are often re-encoded: a listed file may have any of these suffixes, in this order.
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus")
+
+
+def existing_folder(path: str | Path, expected: str) -> Path:
+    if not Path(path).is_dir():
+        raise TaskError(f"{path}: no such folder; expected {expected}")
+    return Path(path)
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV or TSV file that has at least `columns`."""
+    if not path.is_file():
+        raise TaskError(f"{path}: no such file; expected a table with the columns {', '.join(columns)}")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(
+            file, delimiter="\t" if path.suffix == ".tsv" else ",", restval="", restkey="surplus"
+        )
+        rows = list(reader)
+        found = list(reader.fieldnames or [])
+    if missing := [column for column in columns if column not in found]:
+        raise TaskError(f"{path}: no column {listed(missing)}; its columns are {listed(found)}")
+    if not rows:
+        raise TaskError(f"{path}: the table has no rows")
+    return rows
+
+
+def locate(root: Path, name: str) -> Path:
+    """`root`/`name`, or the file of the same stem in another audio format; it may be missing.
+
+    Raises TaskError for a path that leads out of `root`. That is judged by the path as written, so that links
+    inside the data set may lead elsewhere.
+    """
+    name = name.strip()
+    base = os.path.normpath(Path.cwd() / root)
+    path = Path(os.path.normpath(Path(base, name)))
+    if not name or not path.is_relative_to(base):
+        raise TaskError(
+            f"path {name!r} is empty or leads out of {root}; pass the folder that holds all audio"
+        )
+    if path.is_file():
+        return path
+    others = (path.with_suffix(suffix) for suffix in AUDIO_SUFFIXES if path.suffix)
+    return next((other for other in others if other.is_file()), path)
+
+
+def without_missing(located: list[Any], table: Path, skip: bool) -> list[Any]:
+    """The tuples of `located` whose first item is a file; the missing are an error, or a note with `skip`."""
+    missing = [item[0] for item in located if not item[0].is_file()]
+    if not missing:
+        return located
+    message = f"{table}: {len(missing):,} of {len(located):,} listed files are not there: {listed(missing)}"
+    if not skip or len(missing) == len(located):
+        raise TaskError(f"{message}; complete the copy, or pass skip_missing to go on without them")
+    note(message)
+    return [item for item in located if item[0].is_file()]
+
+
+def audio_names(source: Path, folders: Iterable[str]) -> list[str]:
+    return [
+        f"{folder}/{path.name}"
+        for folder in folders
+        for path in sorted((source / folder).iterdir())
+        if path.suffix.lower() in AUDIO_SUFFIXES
+    ]

@@ -1,0 +1,42 @@
+"""What the tests of the HEAR bridge share: an interpreter of its own, with the hook where it is wanted."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ajepa import harness
+
+needs_toolkit = pytest.mark.skipif(
+    importlib.util.find_spec("heareval") is None or importlib.util.find_spec("hearvalidator") is None,
+    reason="the HEAR toolkit is not installed; `ajepa harness enable hear` installs it",
+)
+
+
+def python(*args: str, cwd: Path, path: list[Path], check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter with `path` as PYTHONPATH, on one thread and without a GPU."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, path)),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(
+        [sys.executable, *args], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert not check or done.returncode == 0, f"{args}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    return done
+
+
+def enabled_site(folder: Path) -> Path:
+    """A folder that, on PYTHONPATH, gives an interpreter the hook as site-packages would."""
+    site_dir = folder / "site"
+    site_dir.mkdir()
+    harness.enable("hear", install=False, site_dir=site_dir)
+    (site_dir / "sitecustomize.py").write_text(f"import site\nsite.addsitedir({str(site_dir)!r})\n")
+    return site_dir
