@@ -12,6 +12,7 @@ from torch.nn import functional
 from ajepa import schedules
 from ajepa.masking import MaskingConfig
 from ajepa.objectives.a_jepa import AJEPA, AJEPAConfig, token_spread
+from ajepa.objectives.regularisers import variance_covariance
 from ajepa.predictor import PredictorConfig
 from ajepa.training.health import rankme
 from tests.conftest import TINY
@@ -53,9 +54,9 @@ def test_loss_is_the_mean_over_targets(generator: torch.Generator) -> None:
     for clip in range(4):
         for mask in range(3):
             kept = masks.context_BMK[clip, mask][masks.valid_BMK[clip, mask]][None]
-            prediction = system.predict(
-                patches[clip : clip + 1], kept, torch.ones_like(kept, dtype=torch.bool), grid
-            )[0]
+            valid = torch.ones_like(kept, dtype=torch.bool)
+            context = system.encode_context(patches[clip : clip + 1], kept, valid, grid)
+            prediction = system.predictor(context, kept, valid, grid)[0]
             wanted = masks.target_BMN[clip, mask]
             errors.append((prediction - target[clip]).square().mean(-1)[wanted])
     torch.testing.assert_close(loss.value, torch.cat(errors).mean())
@@ -69,15 +70,15 @@ def test_gradients_reach_context_and_predictor_only(generator: torch.Generator) 
     assert all(p.grad is None for p in system.target_encoder.parameters())
 
 
-def test_hidden_patches_do_not_reach_the_prediction(generator: torch.Generator) -> None:
+def test_hidden_patches_do_not_reach_the_context(generator: torch.Generator) -> None:
     system = objective().eval()
     patches, grid = system.encoder.patchify(spectrograms(2))
     index = torch.tensor([[0, 3, 17], [5, 6, 7]])
     valid = torch.ones_like(index, dtype=torch.bool)
-    before = system.predict(patches, index, valid, grid)
+    before = system.encode_context(patches, index, valid, grid)
     hidden = torch.ones(2, grid.tokens, dtype=torch.bool).scatter(1, index, False)
     patches[hidden] = 7.0
-    assert torch.equal(system.predict(patches, index, valid, grid), before)
+    assert torch.equal(system.encode_context(patches, index, valid, grid), before)
 
 
 def test_moving_average(generator: torch.Generator) -> None:
@@ -105,8 +106,27 @@ def test_targets_are_normalised_per_patch_and_over_the_batch() -> None:
             features.var(-1, correction=0), torch.ones(4, grid.tokens), atol=1e-3, rtol=0
         )
         targets = system.normalise_targets(features)
-        torch.testing.assert_close(targets.mean((0, 1)), torch.zeros(32), atol=1e-5, rtol=0)
+        torch.testing.assert_close(targets.mean(0), torch.zeros(grid.tokens, 32), atol=1e-5, rtol=0)
         torch.testing.assert_close(targets.std((0, 1), correction=0), torch.ones(32), atol=1e-3, rtol=0)
+
+
+def test_variance_and_covariance_terms() -> None:
+    white = torch.randn(20_000, 8, generator=torch.Generator().manual_seed(0))
+    assert [float(term) for term in variance_covariance(white)] == pytest.approx([0.0, 0.0], abs=0.01)
+    shortfall, coupling = variance_covariance(0.25 * white[:, :1].expand(-1, 8))
+    assert float(shortfall) == pytest.approx(0.75, abs=0.01)
+    assert float(coupling) == pytest.approx(7 * 0.25**4, rel=0.05)
+
+
+def test_regulariser_is_part_of_the_loss(generator: torch.Generator) -> None:
+    state = generator.get_state()
+    plain = objective()(spectrograms(), 10, generator)
+    held = objective(replace(CONFIG, variance_weight=2.0, covariance_weight=0.5))(
+        spectrograms(), 10, generator.set_state(state)
+    )
+    assert torch.equal(plain.value, plain.metrics["prediction_error"])
+    assert torch.equal(plain.value, held.metrics["prediction_error"])
+    assert held.value > plain.value
 
 
 def test_gauges_tell_collapse() -> None:

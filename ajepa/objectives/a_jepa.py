@@ -14,6 +14,7 @@ from ajepa.encoder import Encoder, EncoderConfig, gather_tokens
 from ajepa.grid import PatchGrid
 from ajepa.masking import MaskingConfig, sample_masks
 from ajepa.objectives.base import Loss
+from ajepa.objectives.regularisers import variance_covariance
 from ajepa.predictor import Predictor, PredictorConfig
 from ajepa.schedules import linear
 
@@ -28,8 +29,10 @@ class AJEPAConfig:
         target_layers: targets are the mean of the outputs of the last so many blocks (data2vec); 1 is the
             paper's: the encoder's output.
         target_norm: "layer" standardises each patch over its features (the paper's "patch-normalized");
-            "batch" then also standardises each feature over the patches of the batch, which makes a
-            collapse of the targets impossible (data2vec's normalisation, over the batch).
+            "batch" then also takes off the mean over the clips at each place of the grid, which any
+            predictor knows from the position alone, and scales each feature to unit variance.
+        variance_weight, covariance_weight: of VICReg's two terms on the context encoder's output, against
+            a collapse of its dimensions; 0 in the paper.
     """
 
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -37,6 +40,8 @@ class AJEPAConfig:
     momentum: tuple[float, float] = (0.996, 1.0)
     target_layers: int = 1
     target_norm: Literal["layer", "batch"] = "layer"
+    variance_weight: float = 0.0
+    covariance_weight: float = 0.0
 
 
 class AJEPA(nn.Module):
@@ -70,7 +75,8 @@ class AJEPA(nn.Module):
         masks = sample_masks(self.config.masking, grid, len(patches_BNP), step, self.total_steps, generator)
         count = self.config.masking.masks_per_clip
         index_RK, valid_RK = masks.context_BMK.flatten(0, 1), masks.valid_BMK.flatten(0, 1)
-        prediction_RND = self.predict(patches_BNP.repeat_interleave(count, 0), index_RK, valid_RK, grid)
+        context_RKD = self.encode_context(patches_BNP.repeat_interleave(count, 0), index_RK, valid_RK, grid)
+        prediction_RND = self.predictor(context_RKD, index_RK, valid_RK, grid)
 
         error_BMN = functional.mse_loss(
             prediction_RND.unflatten(0, (-1, count)).float(),
@@ -78,15 +84,24 @@ class AJEPA(nn.Module):
             reduction="none",
         ).mean(-1)
         weight_BMN = masks.target_BMN.float()
-        value = (error_BMN * weight_BMN).sum() / weight_BMN.sum()
+        error = (error_BMN * weight_BMN).sum() / weight_BMN.sum()
+        value = error + self._regulariser(context_RKD, valid_RK)
         with torch.no_grad():
             metrics = {
+                "prediction_error": error.detach(),
                 "target_std": token_spread(features_BND),
                 "prediction_std": token_spread(prediction_RND.float()),
                 "visible": valid_RK.float().sum(1).mean() / grid.tokens,
                 "targets": weight_BMN.mean(),
             }
         return Loss(value, metrics, features_BND)
+
+    def _regulariser(self, context_RKD: Tensor, valid_RK: Tensor) -> Tensor | float:
+        config = self.config
+        if config.variance_weight == config.covariance_weight == 0:
+            return 0.0
+        shortfall, coupling = variance_covariance(_standardise(context_RKD)[valid_RK])
+        return config.variance_weight * shortfall + config.covariance_weight * coupling
 
     @torch.no_grad()
     def features(self, patches_BNP: Tensor, grid: PatchGrid) -> Tensor:
@@ -103,17 +118,18 @@ class AJEPA(nn.Module):
         return _standardise(output)
 
     def normalise_targets(self, features_BND: Tensor) -> Tensor:
-        """What the predictor has to match: the features, for "batch" standardised over all patches."""
+        """What the predictor has to match: the features, for "batch" centred and scaled over the clips."""
         if self.config.target_norm == "layer":
             return features_BND
-        mean, variance = features_BND.mean((0, 1)), features_BND.var((0, 1), correction=0)
-        return (features_BND - mean) / (variance + 1e-5).sqrt()
+        centred_BND = features_BND - features_BND.mean(0)
+        return centred_BND / (centred_BND.var((0, 1), correction=0) + 1e-5).sqrt()
 
-    def predict(self, patches_RNP: Tensor, index_RK: Tensor, valid_RK: Tensor, grid: PatchGrid) -> Tensor:
-        """Predictions [R, N, D] from the context tokens alone: no other patch reaches the encoder."""
+    def encode_context(
+        self, patches_RNP: Tensor, index_RK: Tensor, valid_RK: Tensor, grid: PatchGrid
+    ) -> Tensor:
+        """Context tokens [R, K, D]: no other patch reaches the encoder."""
         positions = self.encoder.positions(grid, patches_RNP)[index_RK]
-        context_RKD, _ = self.encoder(gather_tokens(patches_RNP, index_RK), positions, valid_RK)
-        return self.predictor(context_RKD, index_RK, valid_RK, grid)
+        return self.encoder(gather_tokens(patches_RNP, index_RK), positions, valid_RK)[0]
 
     @torch.no_grad()
     def after_step(self, step: int) -> dict[str, float]:
