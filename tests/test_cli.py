@@ -1,0 +1,92 @@
+"""The command line as users call it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ajepa.cli import main
+from ajepa.training.recipe import Recipe, dump_recipe
+
+
+@pytest.fixture
+def recipe_file(tiny_recipe: Recipe, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(dump_recipe(tiny_recipe))
+    return path
+
+
+def test_pretrain_embed_and_go_on(
+    recipe_file: Path, audio_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    options = ["optim.steps=4", "--run.keep", "5", "--run.checkpoint_every=2"]
+    assert main(["pretrain", str(recipe_file), *options]) == 0
+    assert str(out / "encoder.safetensors") in capsys.readouterr().out
+    assert main(["pretrain", str(recipe_file), *options]) == 0, "a finished run is finished again"
+    embeddings = tmp_path / "embeddings.npz"
+    assert main(["embed", str(audio_folder), "--model", str(out), "--out", str(embeddings)]) == 0
+    with np.load(embeddings) as arrays:
+        assert arrays["clip"].shape == (12, 256)
+        assert arrays["files"][0].endswith("00.wav")
+    assert not list(tmp_path.glob(".*npz*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pretrain", "nonsense"], ["no recipe", "ajepa-small-cpu"]),
+        (["pretrain", "ajepa-small-cpu"], ["data.source is empty"]),
+        (["pretrain", "ajepa-small-cpu", "--optim.speed", "3"], ["speed"]),
+        (
+            ["pretrain", "ajepa-small-cpu", "--data.source", "absent", "--run.out", "x"],
+            ["absent", "no such folder"],
+        ),
+        (["embed", "absent.wav", "--out", "e.npz"], ["absent.wav"]),
+        (["evaluate", "--model", "logmel", "--tasks-dir", "absent", "--out", "x"], ["absent", "hear-task"]),
+        (["data", "hear-task", "esc50", "--source", "absent", "--out", "x"], ["absent"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:no model was named")
+def test_bad_input_is_one_clear_line(
+    arguments: list[str],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("ajepa: ")
+    assert all(word in message for word in words), message
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_unknown_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["embed", "a.wav", "--out", "e.npz", "--modle", "x"])
+    assert "--modle" in capsys.readouterr().err
+
+
+def test_recipes_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    names = capsys.readouterr().out.split()
+    assert {"ajepa-demo", "ajepa-small-cpu"} <= set(names)
+    assert main(["recipes", "ajepa-demo"]) == 0
+    assert "masks_per_clip: 1" in capsys.readouterr().out
+
+
+def test_synthetic_audio_becomes_a_hear_task(tmp_path: Path) -> None:
+    audio, tasks = tmp_path / "audio", tmp_path / "tasks"
+    from ajepa.data.synthetic import write_esc50
+
+    write_esc50(audio, clips_per_class=5, classes=3, seconds=0.5)
+    assert main(["data", "hear-task", "esc50", "--source", str(audio), "--out", str(tasks)]) == 0
+    (task,) = tasks.iterdir()
+    metadata = json.loads((task / "task_metadata.json").read_text())
+    assert metadata["split_mode"] == "presplit_kfold"
+    assert len(list(task.glob("16000/*/*.wav"))) == 15

@@ -1,0 +1,77 @@
+"""The HEAR protocol through the stock toolkit: real commands, tiny task."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+import ajepa
+from ajepa.data.synthetic import write_esc50
+from ajepa.eval.hear import Entry, EvaluationError, evaluate, fingerprint, table
+from ajepa.eval.logmel import LogMelStatistics
+from ajepa.hear_module import tasks
+from ajepa.training.recipe import Recipe, RecipeError
+
+needs_heareval = pytest.mark.skipif(
+    importlib.util.find_spec("heareval") is None,
+    reason="heareval is not installed; `ajepa harness enable hear` installs it",
+)
+
+
+def test_entries(tmp_path: Path) -> None:
+    assert Entry.parse("logmel") == Entry("log-mel", "ajepa.eval.logmel", "")
+    weights = tmp_path / "encoder.safetensors"
+    weights.touch()
+    assert Entry.parse(f"mine={weights}") == Entry("mine", "ajepa.hear_module", str(weights))
+    twin = Entry.parse("ajepa-demo")
+    assert twin.name == "ajepa-demo"
+    assert Path(twin.source).is_file(), "heareval wants a path that exists"
+    with pytest.raises(RecipeError, match="nonsense"):
+        Entry.parse("nonsense")
+
+
+def test_fingerprints_follow_the_weights() -> None:
+    first, second = ajepa.load_model("ajepa-demo"), ajepa.load_model("ajepa-demo", seed=1)
+    assert fingerprint(first) == fingerprint(ajepa.load_model("ajepa-demo"))
+    assert fingerprint(first) != fingerprint(second)
+    assert fingerprint(first) != fingerprint(ajepa.load_model("ajepa-demo", chunk_seconds=9.0))
+    assert fingerprint(LogMelStatistics()) == fingerprint(LogMelStatistics())
+
+
+@pytest.mark.slow
+@needs_heareval
+def test_scores_of_two_models(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write_esc50(source, clips_per_class=10, classes=3, seconds=1.0)
+    task = tasks.from_esc50(source, tmp_path / "tasks")
+    run = ajepa.pretrain(tiny_recipe).parent
+    entries = [Entry.parse("logmel"), Entry.parse(f"tiny={run}")]
+    out = tmp_path / "scores"
+    records = evaluate(entries, tmp_path / "tasks", out, grid_points=1)
+    assert [record["model"] for record in records] == ["log-mel", "tiny"]
+    for record in records:
+        assert record["task"] == task.name
+        assert len(record["folds"]) == 5
+        assert 0 <= record["score"] <= 1
+        assert record["score"] == pytest.approx(sum(record["folds"].values()) / 5)
+        assert record["spread"] >= 0
+        assert record["clips"] == 30
+    assert records[0]["score"] > 0.5, "log-mel statistics tell three sounds apart"
+    assert json.loads((out / "records.json").read_text()) == records
+    assert "log-mel" in table(records)
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("record.json")}
+    assert evaluate(entries, tmp_path / "tasks", out, grid_points=1) == records
+    assert stamps == {path: path.stat().st_mtime_ns for path in out.rglob("record.json")}, "run again"
+
+
+@pytest.mark.slow
+@needs_heareval
+def test_a_failing_command_is_named(tmp_path: Path) -> None:
+    write_esc50(tmp_path / "source", clips_per_class=5, classes=2, seconds=0.5)
+    task = tasks.from_esc50(tmp_path / "source", tmp_path / "tasks")
+    next(task.glob("16000/*/*.wav")).unlink()
+    with pytest.raises(EvaluationError, match=r"heareval\.embeddings\.runner.*embeddings\.log"):
+        evaluate([Entry.parse("logmel")], tmp_path / "tasks", tmp_path / "scores", grid_points=1)
