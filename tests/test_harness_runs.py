@@ -139,8 +139,8 @@ def write_events(folder: Path, noise: np.random.Generator) -> None:
 TASKS = {"scene-folds": write_scene_folds, "multilabel": write_multilabel, "events": write_events}
 
 
-@pytest.fixture(scope="module")
-def scores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+@pytest.fixture(scope="module", params=["tiny_encoder", "ajepa.hear_module"])
+def scores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Task -> what heareval's two commands, literal and untouched, wrote to test.predicted-scores.json."""
     folder = tmp_path_factory.mktemp("hear")
     noise = np.random.default_rng(0)
@@ -148,9 +148,9 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         write(folder / "tasks" / name, noise)
     (folder / "tiny_encoder.py").write_text(ENCODER)
     path = [enabled_site(folder), folder, REPOSITORY]
-    embed = ["tiny_encoder", "--tasks-dir", "tasks", "--embeddings-dir", "embeddings"]
+    embed = [request.param, "--tasks-dir", "tasks", "--embeddings-dir", "embeddings"]
     python("-m", "heareval.embeddings.runner", *embed, cwd=folder, path=path)
-    embedded = [f"embeddings/tiny_encoder/{name}" for name in TASKS]
+    embedded = [f"embeddings/{request.param}/{name}" for name in TASKS]
     python(
         *("-m", "heareval.predictions.runner", *embedded, "--grid", "faster", "--grid-points", "1"),
         cwd=folder,
@@ -185,8 +185,9 @@ def test_validator_accepts_a_sound_module_and_refuses_a_broken_one(tmp_path: Pat
     (tmp_path / "tiny_encoder.py").write_text(ENCODER)
     (tmp_path / "wrong_size.py").write_text(ENCODER.replace("_size = 64", "_size = 65"))
     path = [enabled_site(tmp_path), tmp_path, REPOSITORY]
-    done = python("-m", "hearvalidator.validate", "tiny_encoder", cwd=tmp_path, path=path)
-    assert "Looks good!" in done.stdout
+    for module in ("tiny_encoder", "ajepa.hear_module", "ajepa.eval.logmel"):
+        done = python("-m", "hearvalidator.validate", module, cwd=tmp_path, path=path)
+        assert "Looks good!" in done.stdout
     done = python("-m", "hearvalidator.validate", "wrong_size", cwd=tmp_path, path=path, check=False)
     assert done.returncode != 0
     assert "ModelError" in done.stderr
