@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from ajepa.audio import AudioError
     from ajepa.features import LogMel, LogMelConfig
     from ajepa.model import AudioEncoder, Embedding, load_model
+    from ajepa.recipe import Recipe, load_recipe
     from ajepa.training.loop import pretrain
-    from ajepa.training.recipe import Recipe, load_recipe
 
 _HOMES = {
     "AudioEncoder": "ajepa.model",
@@ -22,9 +22,9 @@ _HOMES = {
     "Embedding": "ajepa.model",
     "LogMel": "ajepa.features",
     "LogMelConfig": "ajepa.features",
-    "Recipe": "ajepa.training.recipe",
+    "Recipe": "ajepa.recipe",
     "load_model": "ajepa.model",
-    "load_recipe": "ajepa.training.recipe",
+    "load_recipe": "ajepa.recipe",
     "pretrain": "ajepa.training.loop",
 }
 

@@ -29,12 +29,14 @@ class Checkpoint:
         recipe: the full recipe as nested dictionaries.
         step: optimiser steps done.
         info: package version, git commit, data fingerprint and the like.
+        names: of all tensors in the file, read or not; empty before it is written.
     """
 
     tensors: dict[str, Tensor]
     recipe: dict[str, Any]
     step: int
     info: dict[str, Any]
+    names: tuple[str, ...] = ()
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> Path:
@@ -70,8 +72,8 @@ def save(path: str | Path, checkpoint: Checkpoint) -> Path:
     return path
 
 
-def load(path: str | Path, prefix: str = "") -> Checkpoint:
-    """Read the tensors whose names start with `prefix`, the prefix taken off.
+def load(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> Checkpoint:
+    """Read the header and the tensors whose names start with one of `prefixes`; () reads none.
 
     Raises:
         CheckpointError: not a safetensors file, not one of ours, or of a format this version cannot read.
@@ -87,12 +89,11 @@ def load(path: str | Path, prefix: str = "") -> Checkpoint:
                 raise CheckpointError(
                     f"{path}: {found} in its header, expected {FORMAT}; not a checkpoint of ajepa's"
                 )
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no iterator
-            tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+            names = tuple(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names if name.startswith(prefixes)}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({error}); is the copy complete?"
         ) from error
-    return Checkpoint(
-        tensors, json.loads(header["recipe"]), int(header["step"]), json.loads(header.get("info", "{}"))
-    )
+    recipe, info = json.loads(header["recipe"]), json.loads(header["info"])
+    return Checkpoint(tensors, recipe, int(header["step"]), info, names)

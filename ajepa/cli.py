@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"ajepa: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that may not be written: it names its path itself
+        print(f"ajepa: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stopped:
         print(f"ajepa: {stopped or 'interrupted'}", file=sys.stderr)
         return 130
@@ -62,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument("--model", default=None, help="what ajepa.load_model takes; default: its default")
     embed.add_argument("--out", type=Path, required=True, help="embeddings.npz: arrays `files` and `clip`")
     embed.add_argument("--device", default=None)
+    embed.add_argument("--skip-broken", action="store_true", help="list unreadable files, do not stop")
     embed.set_defaults(run=run_embed)
 
     _add_data(commands)
@@ -140,8 +144,8 @@ def _add_harness(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run_pretrain(options: argparse.Namespace) -> None:
     """`ajepa pretrain`."""
+    from ajepa.recipe import load_recipe
     from ajepa.training.loop import pretrain
-    from ajepa.training.recipe import load_recipe
 
     overrides = options.rest + (["--data.skip_broken=true"] if options.skip_broken else [])
     path = pretrain(load_recipe(options.recipe, overrides))
@@ -150,7 +154,7 @@ def run_pretrain(options: argparse.Namespace) -> None:
 
 def run_recipes(options: argparse.Namespace) -> None:
     """`ajepa recipes`."""
-    from ajepa.training.recipe import dump_recipe, load_recipe, recipe_names
+    from ajepa.recipe import dump_recipe, load_recipe, recipe_names
 
     print(dump_recipe(load_recipe(options.name)) if options.name else "\n".join(recipe_names()))
 
@@ -161,21 +165,30 @@ def run_embed(options: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from ajepa.audio import find_audio, load
+    from ajepa.audio import AudioError, find_audio, load
     from ajepa.model import load_model
 
     files = [f for item in options.audio for f in (find_audio(item) if item.is_dir() else [item])]
     model = load_model(options.model, device=options.device)
-    with torch.no_grad():
-        clips = [
-            model(load(path, sample_rate=model.sample_rate)[None]).clip[0].cpu().numpy()
-            for path in tqdm(files, unit="file", disable=None)
-        ]
+    names, clips = [], []
+    for path in tqdm(files, unit="file", disable=None):
+        try:
+            waveform = load(path, sample_rate=model.sample_rate)
+        except AudioError as error:
+            if not options.skip_broken:
+                raise
+            print(error, file=sys.stderr)
+            continue
+        with torch.no_grad():
+            clips.append(model(waveform[None]).clip[0].cpu().numpy())
+        names.append(str(path))
+    if not clips:
+        raise AudioError("none of the files could be read; their reasons are above")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = options.out.with_name(f".{options.out.name}.npz")
-    np.savez(temporary, files=np.array([str(path) for path in files]), clip=np.stack(clips))
-    temporary.replace(options.out)
-    print(f"{options.out}: {len(files)} embeddings of {model.embedding_size} features")
+    partial = options.out.with_name(f".{options.out.name}.npz")
+    np.savez(partial, files=np.array(names), clip=np.stack(clips))
+    partial.replace(options.out)
+    print(f"{options.out}: {len(names)} embeddings of {model.embedding_size} features")
 
 
 def run_hear_task(options: argparse.Namespace) -> None:

@@ -41,6 +41,16 @@ class EncoderConfig:
     mels: int = 128
     mlp_ratio: float = 4.0
 
+    def __post_init__(self) -> None:
+        width, _, heads = self.dimensions
+        if width % heads or width % 4:
+            raise ValueError(f"encoder width {width} must be a multiple of its {heads} heads and of 4")
+        if min(self.patch) < 1 or self.mels % self.patch[1]:
+            raise ValueError(
+                f"encoder patch {tuple(self.patch)} does not fit {self.mels} mel bands: "
+                "its second member must divide them, both must be at least 1"
+            )
+
     @property
     def dimensions(self) -> tuple[int, int, int]:
         """(width, depth, heads) after the overrides."""
@@ -83,11 +93,6 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         patch_time, patch_freq = config.patch
-        if patch_time < 1 or patch_freq < 1 or config.mels % patch_freq:
-            raise ValueError(
-                f"patch {tuple(config.patch)} does not fit {config.mels} mel bands: "
-                "its second member must divide them, both must be at least 1"
-            )
         self.config = config
         self.width, depth, heads = config.dimensions
         self.freq_patches = config.mels // patch_freq
@@ -137,7 +142,8 @@ class Encoder(nn.Module):
         Returns:
             The last block's output, normed, [B, N, D]; and the kept block outputs, un-normed, first to last.
         """
-        tokens_BND = self.patch_embed(patches_BNP) + positions
+        dtype = self.patch_embed.weight.dtype  # of the weights: a half-precision copy takes any features
+        tokens_BND = self.patch_embed(patches_BNP.to(dtype)) + positions.to(dtype)
         mask = attention_mask(valid_BN)
         first_kept = 0 if keep_layers < 0 else len(self.blocks) - keep_layers
         layers = []

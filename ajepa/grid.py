@@ -29,6 +29,7 @@ def _sincos_1d(positions: int, width: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a table made while serving may be used in training later
 def sincos_positions(grid: PatchGrid, width: int) -> Tensor:
     """Fixed 2-D sine-cosine positions, [N, width] float32: half of the features for each axis.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ajepa import checkpoint
 from ajepa.encoder import Encoder, EncoderConfig
 from ajepa.features import LogMel, LogMelConfig
+from ajepa.recipe import RecipeError, load_recipe, recipe_from_dict
 
 DEFAULT_RECIPE = "ajepa-small-cpu"
 TOKENS_A_PASS = 16_384  # bounds memory: about 0.4 GiB of activations for ViT-B
@@ -108,17 +109,25 @@ class AudioEncoder(nn.Module):
             )
         waveform_BS = waveform_BS.to(self.device)
         samples = waveform_BS.shape[1]
-        lengths_B = torch.as_tensor(samples if lengths is None else lengths, device=self.device)
-        lengths_B = lengths_B.expand(len(waveform_BS))
+        lengths_B = self._lengths(lengths, len(waveform_BS), samples, "samples")
         if lengths is not None:
-            if int(lengths_B.min()) < 1 or int(lengths_B.max()) > samples:
-                raise ValueError(f"lengths {lengths_B.tolist()} must lie within 1 and {samples} samples")
             ended = torch.arange(samples, device=self.device) >= lengths_B[:, None]
             waveform_BS = waveform_BS.masked_fill(ended, 0.0)
         return self.encode(self.features(waveform_BS), self.features.frames(lengths_B), layers=layers)
 
+    def _lengths(self, lengths: Sequence[int] | Tensor | None, batch: int, most: int, unit: str) -> Tensor:
+        """Lengths as a tensor [B] on the model's device, each within 1 and `most`."""
+        if lengths is None:
+            return torch.full((batch,), most, device=self.device)
+        lengths_B = torch.as_tensor(lengths, device=self.device)
+        if lengths_B.shape != (batch,) or int(lengths_B.min()) < 1 or int(lengths_B.max()) > most:
+            raise ValueError(
+                f"lengths {lengths_B.tolist()} must be {batch} numbers within 1 and {most} {unit}"
+            )
+        return lengths_B
+
     def encode(
-        self, spectrogram_BLM: Tensor, frames: Tensor | None = None, *, layers: bool = False
+        self, spectrogram_BLM: Tensor, frames: Sequence[int] | Tensor | None = None, *, layers: bool = False
     ) -> Embedding:
         """Embed normalised log-mel spectrograms [B, frames, mels], such as `self.features` makes.
 
@@ -126,10 +135,13 @@ class AudioEncoder(nn.Module):
             spectrogram_BLM: as `features` gives it.
             frames: valid frames of each clip [B]; None means all.
             layers: also return every block's output.
+
+        Raises:
+            ValueError: `frames` are not B numbers of at least 1, or the mel bands are not the encoder's.
         """
+        spectrogram_BLM = spectrogram_BLM.to(self.device)
         batch, count, _ = spectrogram_BLM.shape
-        if frames is None:
-            frames = torch.full((batch,), count, device=spectrogram_BLM.device)
+        frames = self._lengths(frames, batch, count, "frames")
         # A partial last patch is filled with silence, in a batch just as alone.
         silence = float(self.features.silence)
         ended_BL1 = (torch.arange(count, device=frames.device) >= frames[:, None])[..., None]
@@ -246,14 +258,12 @@ def load_model(
             model = _from_file(path, weights, chunk_seconds)
         else:
             model = _from_recipe(str(source), chunk_seconds, seed)
-    except checkpoint.CheckpointError as error:
+    except (checkpoint.CheckpointError, RecipeError) as error:
         raise ModelError(str(error)) from error
     return model.to(device or "cpu").eval()
 
 
 def _from_recipe(name: str, chunk_seconds: float | None, seed: int) -> AudioEncoder:
-    from ajepa.training.recipe import RecipeError, load_recipe
-
     try:
         recipe = load_recipe(name)
     except RecipeError as error:
@@ -269,23 +279,20 @@ def _from_recipe(name: str, chunk_seconds: float | None, seed: int) -> AudioEnco
 
 
 def _from_file(path: Path, weights: str | None, chunk_seconds: float | None) -> AudioEncoder:
-    from ajepa.training.recipe import recipe_from_dict
-
     if path.is_dir():
         finished = path / "encoder.safetensors"
         checkpoints = sorted((path / "checkpoints").glob("step-*.safetensors"))
-        if not finished.is_file() and not checkpoints:
-            raise ModelError(
-                f"{path}: a folder without encoder.safetensors or checkpoints/step-*.safetensors"
-            )
+        if not checkpoints and (weights or not finished.is_file()):
+            wanted = "" if weights else "encoder.safetensors or "
+            raise ModelError(f"{path}: a folder without {wanted}checkpoints/step-*.safetensors")
         path = finished if finished.is_file() and weights is None else checkpoints[-1]
-    saved = checkpoint.load(path)
+    exported = "encoder.norm.weight" in checkpoint.load(path, prefixes=()).names
+    if exported and weights:
+        raise ModelError(f"{path}: one exported encoder; weights={weights!r} needs a training checkpoint")
+    found = "exported encoder" if exported else weights or "target_encoder"
+    prefix = "encoder." if exported else f"objective.{found}."
+    saved = checkpoint.load(path, prefixes=(prefix, "features."))
     recipe = recipe_from_dict(saved.recipe)
-    if any(name.startswith("encoder.") for name in saved.tensors):
-        prefix, found = "encoder.", "exported encoder"
-    else:
-        found = weights or "target_encoder"
-        prefix = f"objective.{found}."
     state = {f"encoder.{k.removeprefix(prefix)}": v for k, v in saved.tensors.items() if k.startswith(prefix)}
     state |= {name: value for name, value in saved.tensors.items() if name.startswith("features.")}
     source = Source(str(path), recipe.name, saved.step, found)

@@ -21,7 +21,8 @@ class PredictorConfig:
     Args:
         kind: "local" attends within windows, shifted in every second block; "global" over the whole grid.
         window: patches of a local window along time and frequency.
-        shift: how far every second block's windows are shifted along both.
+        shift: how far every second block's windows are shifted along both, by half a window as in Swin
+            (Audio-MAE's code shifts along time alone, (2, 0); the A-JEPA paper does not say).
     """
 
     kind: Literal["local", "global"] = "local"
@@ -31,6 +32,12 @@ class PredictorConfig:
     mlp_ratio: float = 4.0
     window: tuple[int, int] = (4, 4)
     shift: tuple[int, int] = (2, 2)
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"predictor width {self.width} is not a multiple of its {self.heads} heads")
+        if any(not 0 <= shift < window for shift, window in zip(self.shift, self.window, strict=True)):
+            raise ValueError(f"predictor shift {self.shift} must lie within its window {self.window}")
 
 
 class Windows:
@@ -67,6 +74,7 @@ def _axis_windows(size: int, window: int, shift: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # indices made while serving may be used in training later
 def grid_windows(grid: PatchGrid, window: tuple[int, int], shift: tuple[int, int]) -> Windows:
     """The windows of a grid, computed once for each."""
     return Windows(grid, window, shift)

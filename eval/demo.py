@@ -9,8 +9,8 @@ from pathlib import Path
 from ajepa.data import synthetic
 from ajepa.eval.hear import Entry, evaluate, table
 from ajepa.hear_module import tasks
+from ajepa.recipe import load_recipe
 from ajepa.training.loop import pretrain
-from ajepa.training.recipe import load_recipe
 
 RECIPE = "ajepa-demo"
 
@@ -42,17 +42,18 @@ def demo(out: Path, data: Path | None = None) -> None:
         synthetic.write_unlabelled(unlabelled, seed=2)
         (out / "audio" / ".unlabelled.done").touch()
 
+    run = out / (f"pretrain-{data.resolve().name}" if data else "pretrain")
     recipe = load_recipe(RECIPE)
     recipe = replace(
         recipe,
         data=replace(recipe.data, source=str(unlabelled), skip_broken=True),
-        run=replace(recipe.run, out=str(out / "pretrain")),
+        run=replace(recipe.run, out=str(run)),
     )
     _say(f"2/4  pre-training on {unlabelled}")
     encoder = pretrain(recipe)
 
     _say("3/4  HEAR: embeddings and predictions with the stock toolkit, for three models")
-    start = out / "pretrain" / "checkpoints" / "step-00000000.safetensors"
+    start = run / "checkpoints" / "step-00000000.safetensors"
     entries = [
         Entry.parse("log-mel statistics=logmel"),
         Entry.parse(f"random twin={start}"),
@@ -64,7 +65,7 @@ def demo(out: Path, data: Path | None = None) -> None:
     print(table(records))
     print(
         f"\nencoder   {encoder}\n"
-        f"run       {out / 'pretrain'} (recipe.yaml, metrics.jsonl, checkpoints/)\n"
+        f"run       {run} (recipe.yaml, metrics.jsonl, checkpoints/)\n"
         f"tasks     {tasks_dir}\n"
         f"records   {out / 'hear' / 'records.json'}\n"
         f"use it    ajepa embed FILES --model {encoder} --out embeddings.npz"

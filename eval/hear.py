@@ -23,7 +23,7 @@ from typing import Any
 from torch import nn
 
 from ajepa.model import load_model
-from ajepa.training.recipe import recipe_path
+from ajepa.recipe import recipe_path
 
 
 class EvaluationError(RuntimeError):
@@ -95,6 +95,10 @@ def evaluate(
             f"{tasks_dir}: no HEAR task {'' if task == 'all' else task + ' '}in it; "
             "`ajepa data hear-task` makes one"
         )
+    names = [entry.name for entry in entries]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise EvaluationError(f"several models are called {', '.join(twice)}; tell them apart by NAME=SOURCE")
     records = []
     for entry in entries:
         weights = fingerprint(entry.load())
@@ -174,8 +178,10 @@ def _run(module: str, arguments: list[str], cwd: Path) -> float:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Hash of all weights and buffers, by name, and of how long audio is cut."""
-    digest = hashlib.sha256(str(getattr(model, "chunk_patches", "")).encode())
+    """Hash of all weights and buffers, by name, of the settings of every part, and of how audio is cut."""
+    digest = hashlib.sha256()
+    for part in model.modules():
+        digest.update(f"{getattr(part, 'config', '')} {getattr(part, 'chunk_patches', '')}\n".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
@@ -185,10 +191,9 @@ def fingerprint(model: nn.Module) -> str:
 def _task_fingerprint(task: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(task.rglob("*")):
-        if path.suffix in {".json", ".csv"}:
+        if path.is_file():
+            digest.update(f"{path.relative_to(task).as_posix()}\n".encode())
             digest.update(path.read_bytes())
-        elif path.is_file():
-            digest.update(f"{path.relative_to(task).as_posix()} {path.stat().st_size}".encode())
     return digest.hexdigest()[:16]
 
 

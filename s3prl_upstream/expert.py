@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from ajepa.encoder import gather_tokens
 from ajepa.model import load_model
 
 
@@ -16,13 +18,15 @@ class UpstreamExpert(nn.Module):
 
     Args:
         ckpt: any source of `ajepa.load_model`; None for the default.
-        model_config: unused, part of s3prl's signature.
+        model_config, refresh: unused, part of the signature that s3prl calls.
 
     Each hidden state is [batch, ceil(longest / rate), F * D] with the rate of `get_downsample_rates`: the
     frequency patches of a time step side by side (as SSAST and MAE-AST give them to SUPERB).
     """
 
-    def __init__(self, ckpt: str | None = None, model_config: str | None = None) -> None:
+    def __init__(
+        self, ckpt: str | None = None, model_config: str | None = None, refresh: bool = False
+    ) -> None:
         super().__init__()
         self.model = load_model(ckpt)
 
@@ -34,14 +38,10 @@ class UpstreamExpert(nn.Module):
         """Encode 1-D waveforms at 16 kHz, of any lengths from 1 sample on; differentiable."""
         lengths = [len(wav) for wav in wavs]
         embedding = self.model(pad_sequence(list(wavs), batch_first=True), lengths, layers=True)
-        frames = math.ceil(max(lengths) / self.get_downsample_rates("hidden_states"))
+        rate = self.get_downsample_rates("hidden_states")
+        # s3prl counts ceil(length / rate) frames of each clip, at times one more than its patches: the last
+        # valid frame is repeated, for each clip by its own length.
+        frame = torch.arange(math.ceil(max(lengths) / rate), device=embedding.lengths.device)
+        index_BT = torch.minimum(frame, embedding.lengths[:, None] - 1)
         states = [*embedding.layers, embedding.patches]
-        return {"hidden_states": [_fit(state.flatten(2), frames) for state in states]}
-
-
-def _fit(state_BTX: Tensor, frames: int) -> Tensor:
-    """As many frames as s3prl computes from the length: the last one is repeated or left out."""
-    missing = frames - state_BTX.shape[1]
-    if missing <= 0:
-        return state_BTX[:, :frames]
-    return nn.functional.pad(state_BTX.transpose(1, 2), (0, missing), mode="replicate").transpose(1, 2)
+        return {"hidden_states": [gather_tokens(state.flatten(2), index_BT) for state in states]}

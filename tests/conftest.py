@@ -15,7 +15,7 @@ from ajepa.features import LogMelConfig
 from ajepa.masking import MaskingConfig
 from ajepa.objectives.a_jepa import AJEPAConfig
 from ajepa.predictor import PredictorConfig
-from ajepa.training.recipe import DataConfig, OptimConfig, Recipe, RunConfig
+from ajepa.recipe import DataConfig, OptimConfig, Recipe, RunConfig
 
 pytest.register_assert_rewrite("tests.hear_tasks", "tests.hear_toolkit")  # failures show their values
 

@@ -100,7 +100,8 @@ def test_targets_are_normalised_per_patch_and_over_the_batch() -> None:
     for layers in (1, 2):
         system = objective(replace(CONFIG, target_layers=layers, target_norm="batch"))
         patches, grid = system.encoder.patchify(batch)
-        features = system.features(patches, grid)
+        features, output = system.features(patches, grid)
+        assert torch.equal(features, output) == (layers == 1)
         torch.testing.assert_close(features.mean(-1), torch.zeros(4, grid.tokens), atol=1e-5, rtol=0)
         torch.testing.assert_close(
             features.var(-1, correction=0), torch.ones(4, grid.tokens), atol=1e-3, rtol=0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ajepa.cli import main
-from ajepa.training.recipe import Recipe, dump_recipe
+from ajepa.recipe import Recipe, dump_recipe
 
 
 @pytest.fixture
@@ -33,6 +33,12 @@ def test_pretrain_embed_and_go_on(
         assert arrays["clip"].shape == (12, 256)
         assert arrays["files"][0].endswith("00.wav")
     assert not list(tmp_path.glob(".*npz*"))
+    (audio_folder / "05.wav").write_bytes(b"")
+    again = ["embed", str(audio_folder), "--model", str(out), "--out", str(embeddings)]
+    assert main(again) == 2
+    assert main([*again, "--skip-broken"]) == 0
+    with np.load(embeddings) as arrays:
+        assert len(arrays["files"]) == 11
 
 
 @pytest.mark.parametrize(

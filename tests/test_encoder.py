@@ -59,7 +59,7 @@ def test_sizes_have_the_published_parameters() -> None:
 
 def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="divide"):
-        Encoder(EncoderConfig(size="ti", patch=(16, 48)))
+        EncoderConfig(size="ti", patch=(16, 48))
     with pytest.raises(ValueError, match="80 mel bands"):
         Encoder(TINY).patchify(torch.zeros(1, 16, 80))
 

@@ -12,8 +12,9 @@ import ajepa
 from ajepa.data.synthetic import write_esc50
 from ajepa.eval.hear import Entry, EvaluationError, evaluate, fingerprint, table
 from ajepa.eval.logmel import LogMelStatistics
+from ajepa.features import LogMelConfig
 from ajepa.hear_module import tasks
-from ajepa.training.recipe import Recipe, RecipeError
+from ajepa.recipe import Recipe, RecipeError
 
 needs_heareval = pytest.mark.skipif(
     importlib.util.find_spec("heareval") is None,
@@ -38,7 +39,16 @@ def test_fingerprints_follow_the_weights() -> None:
     assert fingerprint(first) == fingerprint(ajepa.load_model("ajepa-demo"))
     assert fingerprint(first) != fingerprint(second)
     assert fingerprint(first) != fingerprint(ajepa.load_model("ajepa-demo", chunk_seconds=9.0))
+    other_bands = LogMelStatistics(LogMelConfig(low_hz=300.0))
+    assert fingerprint(LogMelStatistics()) != fingerprint(other_bands), "the front end is part of it"
     assert fingerprint(LogMelStatistics()) == fingerprint(LogMelStatistics())
+
+
+def test_rows_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "tasks" / "a").mkdir(parents=True)
+    (tmp_path / "tasks" / "a" / "task_metadata.json").touch()
+    with pytest.raises(EvaluationError, match="NAME=SOURCE"):
+        evaluate([Entry.parse("logmel"), Entry.parse("logmel")], tmp_path / "tasks", tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +20,9 @@ from ajepa.audio import AudioError
 from ajepa.checkpoint import Checkpoint, CheckpointError
 from ajepa.data.crops import CropDataset, StepSampler
 from ajepa.features import LogMel, LogMelConfig
+from ajepa.recipe import Recipe, RecipeError, dump_recipe, load_recipe, recipe_names
 from ajepa.training import loop
 from ajepa.training.loop import TrainingError, pretrain, whole_patch_seconds
-from ajepa.training.recipe import Recipe, RecipeError, dump_recipe, load_recipe, recipe_names
 
 
 def losses(out: str | Path) -> list[float]:
@@ -50,7 +52,16 @@ def test_overrides_in_either_form() -> None:
 
 @pytest.mark.parametrize(
     ("override", "named"),
-    [("optim.learning_rate=1", "learning_rate"), ("optim.lr=fast", "lr"), ("encoder.size=huge", "size")],
+    [
+        ("optim.learning_rate=1", "learning_rate"),
+        ("optim.lr=fast", "lr"),
+        ("encoder.size=huge", "size"),
+        ("encoder.heads=5", "5 heads"),
+        ("encoder.patch=[16,48]", "16, 48"),
+        ("front_end.mels=64", r"front_end\.mels is 64"),
+        ("front_end.hop_seconds=0", "hop_seconds"),
+        ("run.log_every=0", r"run\.log_every is 0"),
+    ],
 )
 def test_wrong_keys_and_values_are_named(override: str, named: str) -> None:
     with pytest.raises(RecipeError, match=named):
@@ -81,17 +92,20 @@ def test_the_memory_cache_changes_nothing(audio_folder: Path) -> None:
     files = sorted(audio_folder.glob("*.wav"))
     soundfile.write(files[0], np.random.default_rng(1).uniform(-0.5, 0.5, (44_100, 2)), 44_100)
     draws = [draw for batch in StepSampler(len(files), 4, 0, 9, seed=0) for draw in batch]
-    small = CropDataset(files, 0.5, 16_000, 6.0, cache_megabytes=1)
-    small._cache_size = 100_000  # room for a few files only
-    roomy = CropDataset(files, 0.5, 16_000, 6.0, cache_megabytes=64)
+    none = CropDataset(files, 0.5, 16_000, 6.0)
+    some = CropDataset(files, 0.5, 16_000, 6.0, cache_megabytes=1)
+    assert 0 < len(some._cache) < len(files), "room for a few files only"
     for draw in [*draws, *reversed(draws)]:
-        assert torch.equal(small[draw][0], roomy[draw][0])
+        torch.testing.assert_close(some[draw].waveform_S, none[draw].waveform_S, atol=1e-5, rtol=0)
+        assert torch.equal(some[draw].waveform_S, some[draw].waveform_S)
 
 
-def test_broken_files_stop_or_are_listed(tiny_recipe: Recipe, audio_folder: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_files_stop_or_are_listed(tiny_recipe: Recipe, audio_folder: Path, workers: int) -> None:
+    tiny_recipe = replace(tiny_recipe, data=replace(tiny_recipe.data, workers=workers))
     (audio_folder / "03.wav").write_bytes(b"")
     soundfile.write(audio_folder / "04.wav", np.zeros(16_000), 16_000)
-    with pytest.raises(AudioError, match=r"0[34]\.wav"):
+    with pytest.raises(AudioError, match=rf"^{audio_folder}/0[34]\.wav"):
         pretrain(tiny_recipe)
     skipping = replace(tiny_recipe, data=replace(tiny_recipe.data, skip_broken=True))
     out = pretrain(skipping).parent
@@ -119,14 +133,20 @@ def test_a_run_leaves_what_it_promises(tiny_recipe: Recipe) -> None:
     out = pretrain(tiny_recipe).parent
     assert load_recipe(str(out / "recipe.yaml")) == tiny_recipe
     info = json.loads((out / "run.json").read_text())
-    assert info["ajepa"]
-    assert info["data"]["files"] == 12
+    assert [start["step"] for start in info] == [0]
+    assert info[0]["ajepa"]
+    assert info[0]["data"]["files"] == 12
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
     for key in ("loss", "lr", "momentum", "target_std", "prediction_std", "rankme", "clips_per_s", "visible"):
         assert all(np.isfinite(record[key]) for record in records), key
     kept = sorted(path.name for path in (out / "checkpoints").iterdir())
-    assert kept == ["step-00000004.safetensors", "step-00000006.safetensors"]
+    assert kept == [f"step-{step:08d}.safetensors" for step in (0, 4, 6)]
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    pretrain(tiny_recipe)
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}, (
+        "a finished run stays as it is"
+    )
 
 
 @pytest.mark.parametrize("stop", [2, 4])
@@ -160,6 +180,42 @@ def test_another_recipe_does_not_go_on_with_a_run(tiny_recipe: Recipe) -> None:
     changed = replace(tiny_recipe, optim=replace(tiny_recipe.optim, lr=0.5))
     with pytest.raises(RecipeError, match=r"optim\.lr \(0\.001, now 0\.5\)"):
         pretrain(changed)
+    with pytest.raises(RecipeError, match=r"run\.seed \(0, now 7\)"):
+        pretrain(replace(tiny_recipe, run=replace(tiny_recipe.run, seed=7)))
+    next(Path(tiny_recipe.data.source).iterdir()).unlink()
+    with pytest.raises(RecipeError, match="data \\(12 files, now 11 files, not the same\\)"):
+        pretrain(tiny_recipe)
+
+
+def test_a_cut_last_line_of_the_metrics_does_no_harm(tiny_recipe: Recipe) -> None:
+    whole = pretrain(tiny_recipe).parent
+    expected = losses(whole)
+    (whole / "checkpoints" / "step-00000006.safetensors").unlink()
+    text = (whole / "metrics.jsonl").read_text()
+    (whole / "metrics.jsonl").write_text(text[:-20])
+    assert losses(pretrain(tiny_recipe).parent) == expected
+    assert [start["step"] for start in json.loads((whole / "run.json").read_text())] == [0, 4]
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
+    tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finite loss can have a NaN gradient."""
+    original = loop.AJEPA.forward
+
+    def poisoned(
+        self: loop.AJEPA, spectrogram: torch.Tensor, step: int, generator: torch.Generator
+    ) -> object:
+        loss = original(self, spectrogram, step, generator)
+        if step == 3:
+            loss.value.register_hook(lambda gradient: gradient * float("nan"))
+        return loss
+
+    monkeypatch.setattr(loop.AJEPA, "forward", poisoned)
+    with pytest.raises(TrainingError, match="step 3: the gradient's norm is nan"):
+        pretrain(tiny_recipe)
+    saved = checkpoint.load(max(Path(tiny_recipe.run.out, "checkpoints").iterdir()))
+    assert all(tensor.isfinite().all() for tensor in saved.tensors.values())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_recipe: Recipe) -> None:
@@ -174,6 +230,31 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_recipe: Recipe) -> None:
 def test_epochs_become_steps(tiny_recipe: Recipe) -> None:
     recipe = replace(tiny_recipe, optim=replace(tiny_recipe.optim, epochs=1.5, warmup_steps=1))
     assert len(losses(pretrain(recipe).parent)) == 5  # 18 clips in batches of 4
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_training(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    recipe = replace(tiny_recipe, run=replace(tiny_recipe.run, out=str(tmp_path / "file" / "run")))
+    with pytest.raises(RecipeError, match="cannot be written"):
+        pretrain(recipe)
+
+
+def test_interrupted_runs_say_how_to_go_on(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C: the step is finished, a checkpoint written, and the same call goes on where it stood."""
+    other = replace(tiny_recipe, run=replace(tiny_recipe.run, out=tiny_recipe.run.out + "-whole"))
+    whole = losses(pretrain(other).parent)
+    original = loop.set_schedules
+
+    def interrupt(optimizer: object, recipe: Recipe, step: int) -> float:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(optimizer, recipe, step)
+
+    monkeypatch.setattr(loop, "set_schedules", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="after step 3; the same command goes on"):
+        pretrain(tiny_recipe)
+    monkeypatch.undo()
+    assert losses(pretrain(tiny_recipe).parent) == whole
 
 
 @pytest.mark.parametrize(("part", "key"), [("data", "source"), ("run", "out")])

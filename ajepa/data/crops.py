@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -30,11 +30,18 @@ class Batch:
         waveform_BS: float32 mono crops.
         files: the path each crop was cut from.
         broken: (path, reason) of every unreadable file that was met and replaced.
+        failure: why there is no batch, where a file could not be used or replaced; else empty. Told, not
+            raised, so that it reaches the training process without a worker's traceback around it.
     """
 
     waveform_BS: Tensor
     files: list[str]
     broken: list[tuple[str, str]]
+    failure: str = ""
+
+    def pin_memory(self) -> Batch:
+        """Called by the DataLoader, so that the copy to a GPU need not wait."""
+        return replace(self, waveform_BS=self.waveform_BS.pin_memory())
 
 
 def mix_seed(*parts: int) -> int:
@@ -84,18 +91,27 @@ def _permutation(files: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(files, generator=generator).tolist()
 
 
-class CropDataset(Dataset[tuple[Tensor, str, list[tuple[str, str]]]]):
+class Crop(NamedTuple):
+    """One item of a `CropDataset`; see `Batch` for the fields."""
+
+    waveform_S: Tensor
+    file: str
+    broken: list[tuple[str, str]]
+    failure: str = ""
+
+
+class CropDataset(Dataset[Crop]):
     """Files to crops; indexed by `Draw`, so that it holds no random state.
 
     Args:
         files: audio files.
         seconds, sample_rate, gain_db: see `ajepa.audio.random_crop`.
-        cache_megabytes: memory for decoded files of up to `LONG_SECONDS`, first come first served.
+        cache_megabytes: memory for decoded files. Which files it takes is settled at the start, in the
+            order given: resampled piece by piece a file differs in the last bits, a resumed run must not.
         skip_broken: replace unreadable files by others (chosen by the draw's seed) and report them.
     """
 
     ATTEMPTS = 16
-    LONG_SECONDS = 120.0
 
     def __init__(
         self,
@@ -109,59 +125,61 @@ class CropDataset(Dataset[tuple[Tensor, str, list[tuple[str, str]]]]):
         self.files = [str(path) for path in files]
         self.seconds, self.sample_rate, self.gain_db = seconds, sample_rate, gain_db
         self.skip_broken = skip_broken
-        self._cache: dict[int, Tensor] = {}
-        self._cache_size, self._cached = cache_megabytes * 2**20, 0
-        self._long: set[int] = set()
+        self._cache: dict[int, Tensor | None] = self._plan_cache(cache_megabytes * 2**20)
+
+    def _plan_cache(self, size: int) -> dict[int, Tensor | None]:
+        """Places for the files that fit, still empty."""
+        places: dict[int, Tensor | None] = {}
+        for file, path in enumerate(self.files):
+            if size <= 0:
+                break
+            try:
+                size -= round(info(path).seconds * self.sample_rate) * torch.float32.itemsize
+            except AudioError:
+                continue  # told when it is drawn
+            if size >= 0:
+                places[file] = None
+        return places
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, str, list[tuple[str, str]]]:
+    def __getitem__(self, draw: Draw) -> Crop:
         broken: list[tuple[str, str]] = []
         file, generator = draw.file, torch.Generator().manual_seed(draw.seed)
         for _ in range(self.ATTEMPTS):
             try:
-                return self._crop(file, generator), self.files[file], broken
+                return Crop(self._crop(file, generator), self.files[file], broken)
             except AudioError as error:
-                if not self.skip_broken:
-                    raise
                 broken.append((self.files[file], str(error)))
+                if not self.skip_broken:
+                    return Crop(torch.empty(0), self.files[file], broken, str(error))
                 file = int(torch.randint(len(self.files), (), generator=generator))
-        raise AudioError(f"{self.ATTEMPTS} files in a row cannot be used, the last of them: {broken[-1][1]}")
+        failure = f"{self.ATTEMPTS} files in a row cannot be used, the last of them: {broken[-1][1]}"
+        return Crop(torch.empty(0), self.files[file], broken, failure)
 
     def _crop(self, file: int, generator: torch.Generator) -> Tensor:
-        source = self._source(file)
+        path = self.files[file]
+        if file not in self._cache:
+            return random_crop(
+                path, self.seconds, generator, sample_rate=self.sample_rate, gain_db=self.gain_db
+            )
+        waveform = self._cache[file]
+        if waveform is None:
+            waveform = self._cache[file] = load(path, sample_rate=self.sample_rate)
         try:
             return random_crop(
-                source, self.seconds, generator, sample_rate=self.sample_rate, gain_db=self.gain_db
+                waveform, self.seconds, generator, sample_rate=self.sample_rate, gain_db=self.gain_db
             )
         except AudioError as error:
-            if isinstance(source, str):
-                raise
-            raise AudioError(f"{self.files[file]}: {error}") from error
-
-    def _source(self, file: int) -> str | Tensor:
-        """The decoded file, or its path where it is to be decoded piece by piece.
-
-        Which of the two depends on the file and the settings alone, never on what the memory already
-        holds: resampled piece by piece a file differs in the last bits, and a resumed run must not.
-        """
-        path = self.files[file]
-        if self._cache_size == 0 or file in self._long:
-            return path
-        waveform = self._cache.get(file)
-        if waveform is None:
-            if info(path).seconds > self.LONG_SECONDS:
-                self._long.add(file)
-                return path
-            waveform = load(path, sample_rate=self.sample_rate)
-            if waveform.nbytes <= self._cache_size - self._cached:
-                self._cache[file] = waveform
-                self._cached += waveform.nbytes
-        return waveform
+            raise AudioError(f"{path}: {error}") from error
 
 
-def collate(items: list[tuple[Tensor, str, list[tuple[str, str]]]]) -> Batch:
-    """Stack crops of equal length."""
-    waveforms, files, broken = zip(*items, strict=True)
-    return Batch(torch.stack(waveforms), list(files), [entry for entries in broken for entry in entries])
+def collate(crops: list[Crop]) -> Batch:
+    """Stack crops of equal length, or tell the first failure."""
+    files = [crop.file for crop in crops]
+    broken = [entry for crop in crops for entry in crop.broken]
+    failure = next((crop.failure for crop in crops if crop.failure), "")
+    if failure:
+        return Batch(torch.empty(0), files, broken, failure)
+    return Batch(torch.stack([crop.waveform_S for crop in crops]), files, broken)

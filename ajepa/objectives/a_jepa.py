@@ -70,7 +70,7 @@ class AJEPA(nn.Module):
             generator: source of the masks, on the spectrogram's device.
         """
         patches_BNP, grid = self.encoder.patchify(spectrogram_BLM)
-        features_BND = self.features(patches_BNP, grid)
+        features_BND, output_BND = self.features(patches_BNP, grid)
         target_BND = self.normalise_targets(features_BND)
         masks = sample_masks(self.config.masking, grid, len(patches_BNP), step, self.total_steps, generator)
         count = self.config.masking.masks_per_clip
@@ -94,7 +94,7 @@ class AJEPA(nn.Module):
                 "visible": valid_RK.float().sum(1).mean() / grid.tokens,
                 "targets": weight_BMN.mean(),
             }
-        return Loss(value, metrics, features_BND)
+        return Loss(value, metrics, output_BND)
 
     def _regulariser(self, context_RKD: Tensor, valid_RK: Tensor) -> Tensor | float:
         config = self.config
@@ -104,8 +104,8 @@ class AJEPA(nn.Module):
         return config.variance_weight * shortfall + config.covariance_weight * coupling
 
     @torch.no_grad()
-    def features(self, patches_BNP: Tensor, grid: PatchGrid) -> Tensor:
-        """Features of the target encoder on the whole spectrogram, [B, N, D] float32.
+    def features(self, patches_BNP: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
+        """What the target encoder says of the whole spectrogram: targets and output, each [B, N, D] float32.
 
         Normalised per patch without affine, as I-JEPA's code does before it gathers the target places.
         """
@@ -113,9 +113,10 @@ class AJEPA(nn.Module):
         positions = encoder.positions(grid, patches_BNP)
         last = self.config.target_layers
         output, layers = encoder(patches_BNP, positions, keep_layers=last if last > 1 else 0)
-        if last > 1:
-            output = torch.stack([_standardise(layer) for layer in layers]).mean(0)
-        return _standardise(output)
+        output = _standardise(output)
+        if last == 1:
+            return output, output
+        return _standardise(torch.stack([_standardise(layer) for layer in layers]).mean(0)), output
 
     def normalise_targets(self, features_BND: Tensor) -> Tensor:
         """What the predictor has to match: the features, for "batch" centred and scaled over the clips."""

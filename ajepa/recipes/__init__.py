@@ -1,1 +1,1 @@
-"""Recipes for pre-training, one YAML file each; `ajepa.training.recipe` reads them."""
+"""Recipes for pre-training, one YAML file each; `ajepa.recipe` reads them."""

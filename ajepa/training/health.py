@@ -17,8 +17,8 @@ def rankme(features: Tensor, sample: int = 4096) -> float:
         features: [..., D]; at most `sample` rows, evenly spaced, are used.
     """
     rows = features.flatten(0, -2)
-    stride = max(1, rows.shape[0] // sample)
-    rows = rows[::stride].double()
+    stride = max(1, -(-rows.shape[0] // sample))
+    rows = rows[::stride].cpu().double()  # some accelerators have no float64
     if not rows.isfinite().all():
         return float("nan")
     singular = torch.linalg.eigvalsh(rows.T @ rows).clamp_min(0).sqrt()

@@ -2,22 +2,21 @@
 
 A run's folder holds
     recipe.yaml          the full recipe, which `ajepa pretrain` reads again
-    run.json             versions, git commit, data fingerprint, hardware
+    run.json             versions, git commit, data fingerprint, hardware; one entry for each start
     metrics.jsonl        one JSON line every `log_every` steps
-    broken.txt           files that could not be used, with the reason (with --data.skip_broken true)
+    broken.txt           files that could not be used, with the reason (with --skip-broken)
     checkpoints/         step-00000500.safetensors, ...: everything that resuming needs
     encoder.safetensors  the finished encoder with its front end, for `ajepa.load_model`
 """
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ajepa import checkpoint
-from ajepa.audio import find_audio
+from ajepa.audio import AudioError
 from ajepa.data.crops import Batch, CropDataset, StepSampler, collate, mix_seed
 from ajepa.encoder import parameter_count
 from ajepa.features import LogMel
 from ajepa.objectives.a_jepa import AJEPA
+from ajepa.recipe import Recipe, RecipeError
 from ajepa.schedules import cosine, warmup_cosine
 from ajepa.training.health import rankme
 from ajepa.training.metrics import MetricsLog
-from ajepa.training.provenance import data_fingerprint, describe_run
-from ajepa.training.recipe import Recipe, RecipeError, dump_recipe
+from ajepa.training.prepare import prepare, record_start
 from ajepa.training.state import (
+    checkpoint_path,
     export_encoder,
     latest_checkpoint,
     prune_checkpoints,
@@ -58,12 +57,16 @@ def pretrain(recipe: Recipe) -> Path:
         The path of the finished encoder.
 
     Raises:
-        RecipeError: the recipe lacks what a run needs, or the folder holds a run of another recipe.
+        RecipeError: the recipe lacks what a run needs, or the folder holds a run of another recipe or on
+            other data.
         AudioError: no audio is found, or a file cannot be used and `data.skip_broken` is off.
-        TrainingError: the loss is not finite.
+        TrainingError: a loss or a gradient is not finite.
     """
-    files, recipe = _prepare(recipe)
+    files, recipe, info = prepare(recipe)
     out, optim, run = Path(recipe.run.out), recipe.optim, recipe.run
+    last = latest_checkpoint(out)
+    if last == checkpoint_path(out, optim.steps) and (out / "encoder.safetensors").is_file():
+        return out / "encoder.safetensors"
 
     fabric = Fabric(
         accelerator=run.accelerator,
@@ -73,37 +76,38 @@ def pretrain(recipe: Recipe) -> Path:
         precision=run.precision,
     )
     fabric.launch()
+    if optim.batch_size % fabric.world_size:
+        raise RecipeError(
+            f"optim.batch_size {optim.batch_size} cannot be shared by {fabric.world_size} processes"
+        )
     torch.manual_seed(run.seed)  # the initial weights; every later draw has a generator of its own
     front_end = LogMel(recipe.front_end).to(fabric.device)
-    objective = AJEPA(recipe.objective, recipe.encoder, optim.steps)
+    objective = AJEPA(recipe.objective, recipe.encoder, optim.steps).to(fabric.device)
     optimizer = make_optimizer(objective, recipe)
-    last = latest_checkpoint(out)
     start = resume(last, objective, optimizer) if last else 0
     model, wrapped_optimizer = fabric.setup(objective, optimizer)
 
+    dataset = CropDataset(
+        files,
+        whole_patch_seconds(recipe),
+        recipe.front_end.sample_rate,
+        recipe.data.gain_db,
+        recipe.data.cache_megabytes,
+        recipe.data.skip_broken,
+    )
     sampler = StepSampler(
         len(files), optim.batch_size, start, optim.steps, run.seed, fabric.global_rank, fabric.world_size
     )
     loader = DataLoader(
-        CropDataset(
-            files,
-            whole_patch_seconds(recipe),
-            recipe.front_end.sample_rate,
-            recipe.data.gain_db,
-            recipe.data.cache_megabytes,
-            recipe.data.skip_broken,
-        ),
+        dataset,
         batch_sampler=sampler,
         num_workers=recipe.data.workers,
         collate_fn=collate,
         pin_memory=fabric.device.type == "cuda",
     )
 
-    info = describe_run(fabric.device) | {"data": data_fingerprint(files, Path(recipe.data.source))}
     if fabric.is_global_zero:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.yaml").write_text(dump_recipe(recipe))
-        (out / "run.json").write_text(json.dumps(info, indent=1) + "\n")
+        record_start(recipe, info, fabric.device, start)
         print(
             f"{recipe.name}: {parameter_count(objective.encoder) / 1e6:.1f} M encoder parameters, "
             f"{len(files)} files, steps {start} to {optim.steps} of {optim.batch_size} clips, "
@@ -111,78 +115,62 @@ def pretrain(recipe: Recipe) -> Path:
             file=sys.stderr,
         )
         if start == 0:
-            write_checkpoint(out, recipe, objective, optimizer, front_end, 0, info)
+            write_checkpoint(recipe, objective, optimizer, front_end, 0, info)
 
-    log = MetricsLog(out / "metrics.jsonl", start, enabled=fabric.is_global_zero)
+    log = MetricsLog(out, start, enabled=fabric.is_global_zero)
     bar = tqdm(total=optim.steps, initial=start, unit="step", disable=None if fabric.is_global_zero else True)
     with interrupts() as interrupted:
         for step, batch in enumerate(loader, start=start):
+            if batch.failure:
+                raise AudioError(batch.failure)
             rate = set_schedules(wrapped_optimizer, recipe, step)
-            generator = torch.Generator(fabric.device).manual_seed(
-                mix_seed(run.seed, step, fabric.global_rank)
-            )
+            seed = mix_seed(run.seed, step, fabric.global_rank)
+            generator = torch.Generator(fabric.device).manual_seed(seed)
             with torch.no_grad():
                 spectrogram_BLM = front_end(batch.waveform_BS.to(fabric.device, non_blocking=True))
             loss = model(spectrogram_BLM, step, generator)
-            check_finite(loss.value, step, batch)
             fabric.backward(loss.value)
-            metrics: dict[str, Any] = {"loss": loss.value.detach(), "lr": rate, **loss.metrics}
-            if optim.clip_norm > 0:
-                metrics["grad_norm"] = fabric.clip_gradients(
-                    model, wrapped_optimizer, max_norm=optim.clip_norm, error_if_nonfinite=False
-                )
+            norm = fabric.clip_gradients(
+                model, wrapped_optimizer, max_norm=optim.clip_norm or math.inf, error_if_nonfinite=False
+            )
+            # Before the optimiser's step: once in the weights, a NaN would be in every later checkpoint.
+            check_finite(loss.value, norm, step, batch)
             wrapped_optimizer.step()
             wrapped_optimizer.zero_grad(set_to_none=True)
-            metrics |= objective.after_step(step)
+            momenta = objective.after_step(step)
 
             done = step + 1
             log.count(len(batch.files) * fabric.world_size, batch.broken)
             if done % run.log_every == 0 or done == optim.steps:
-                metrics["rankme"] = rankme(loss.features)
+                metrics: dict[str, Any] = {"loss": loss.value.detach(), "lr": rate, "grad_norm": norm}
+                metrics |= loss.metrics | momenta | {"rankme": rankme(loss.features)}
                 record = log.write(done, metrics)
                 bar.set_postfix_str(f"loss {record['loss']:.3f}, {record['clips_per_s']:.0f} clips/s")
             bar.update()
-            stop = bool(interrupted)
+            stop = bool(interrupted) and done < optim.steps
             if fabric.is_global_zero and (done % run.checkpoint_every == 0 or done == optim.steps or stop):
-                path = write_checkpoint(out, recipe, objective, optimizer, front_end, done, info)
+                path = write_checkpoint(recipe, objective, optimizer, front_end, done, info)
                 prune_checkpoints(out, run.keep, run.keep_every)
-            if stop and done < optim.steps:
+                if bar.disable:  # not on a terminal: a line for each checkpoint instead of the bar
+                    print(f"step {done} of {optim.steps}: {path}", file=sys.stderr)
+            if stop:
                 bar.close()
-                raise KeyboardInterrupt(f"stopped after step {done}; the same command goes on from {path}")
+                raise KeyboardInterrupt(
+                    f"stopped after step {done}; the same command goes on from {checkpoint_path(out, done)}"
+                )
     bar.close()
     log.report_broken()
-    return export_encoder(out, recipe, objective, front_end, optim.steps, info)
-
-
-def _prepare(recipe: Recipe) -> tuple[list[Path], Recipe]:
-    """The run's files, and the recipe with `epochs` turned into steps and the folder checked."""
-    if not recipe.data.source:
-        raise RecipeError("data.source is empty: name a folder of audio, such as --data.source my_audio/")
-    if not recipe.run.out:
-        raise RecipeError("run.out is empty: name the run's folder, such as --run.out runs/first")
-    files = find_audio(recipe.data.source)
-    if recipe.optim.epochs is not None:
-        steps = math.ceil(recipe.optim.epochs * len(files) / recipe.optim.batch_size)
-        recipe = replace(recipe, optim=replace(recipe.optim, steps=steps))
-    existing = latest_checkpoint(Path(recipe.run.out))
-    if existing:
-        saved = checkpoint.load(existing, prefix="none of the tensors").recipe
-        for part in ("front_end", "encoder", "objective", "optim"):
-            ours = json.loads(json.dumps(recipe.as_dict()[part]))
-            changed = [key for key in ours if ours[key] != saved[part].get(key)]
-            if changed:
-                raise RecipeError(
-                    f"{recipe.run.out}: holds a run with other values of {part}.{changed[0]} "
-                    f"({saved[part].get(changed[0])!r}, now {ours[changed[0]]!r}); "
-                    "take its recipe.yaml to go on with it, or another --run.out"
-                )
-    return files, recipe
+    if fabric.is_global_zero:
+        export_encoder(recipe, objective, front_end, optim.steps, info)
+    fabric.barrier()
+    return out / "encoder.safetensors"
 
 
 def whole_patch_seconds(recipe: Recipe) -> float:
     """The crop's length, lengthened until its frames fill whole patches: no step sees padding."""
     front_end, patch = recipe.front_end, recipe.encoder.patch[0]
-    frames = LogMel(front_end).frames(round(recipe.data.crop_seconds * front_end.sample_rate))
+    samples = round(recipe.data.crop_seconds * front_end.sample_rate)
+    frames = 1 + max(0, samples - front_end.window) // front_end.hop
     frames = -(-frames // patch) * patch
     return ((frames - 1) * front_end.hop + front_end.window) / front_end.sample_rate
 
@@ -209,23 +197,41 @@ def set_schedules(optimizer: Any, recipe: Recipe, step: int) -> float:
     return rate
 
 
-def check_finite(loss: Tensor, step: int, batch: Batch) -> None:
-    """Stop before a loss that is not finite reaches the weights."""
-    if not torch.isfinite(loss):
-        names = "\n  ".join(sorted(set(batch.files)))
-        raise TrainingError(
-            f"step {step}: the loss is {loss.item()}. The last checkpoint is whole. Look at this batch's "
-            "files for damaged audio, and try a lower optim.lr, a longer optim.warmup_steps or "
-            f"--run.precision 32-true:\n  {names}"
-        )
+def check_finite(loss: Tensor, norm: Tensor | None, step: int, batch: Batch) -> None:
+    """Stop where the loss or the gradients' norm is not finite."""
+    wrong = {"loss": loss.item(), "gradient's norm": 0.0 if norm is None else norm.item()}
+    for name, value in wrong.items():
+        if not math.isfinite(value):
+            names = "\n  ".join(sorted(set(batch.files)))
+            raise TrainingError(
+                f"step {step}: the {name} is {value}. The last checkpoint is whole. Look at this batch's "
+                "files for damaged audio, and try a lower optim.lr, a longer optim.warmup_steps or "
+                f"--run.precision 32-true:\n  {names}"
+            )
 
 
 @contextmanager
 def interrupts() -> Iterator[list[int]]:
-    """Collect Ctrl-C in a list, so that the step in hand is finished and a checkpoint written."""
+    """Collect Ctrl-C and SIGTERM in a list, so that the step in hand is finished and a checkpoint written.
+
+    The second signal acts as usual: a process that hangs can still be stopped.
+    """
     received: list[int] = []
-    previous = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # signals reach the main thread only
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.getsignal(number) for number in numbers}
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        for each in numbers:
+            signal.signal(each, previous[each])
+
+    for number in numbers:
+        signal.signal(number, note)
     try:
         yield received
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number in numbers:
+            signal.signal(number, previous[number])

@@ -57,5 +57,6 @@ def data_fingerprint(files: Sequence[Path], root: Path) -> dict[str, Any]:
     """Number of files, and a hash over their relative paths and sizes."""
     digest = hashlib.sha256()
     for path in files:
-        digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\n".encode())
+        size = path.stat().st_size if path.exists() else "dangling link"
+        digest.update(f"{path.relative_to(root).as_posix()}\0{size}\n".encode())
     return {"files": len(files), "sha256": digest.hexdigest()}

@@ -19,6 +19,11 @@ from ajepa.features import LogMelConfig
 from ajepa.objectives.a_jepa import AJEPAConfig
 
 
+def _at_least(key: str, value: float, least: float) -> None:
+    if value < least:
+        raise ValueError(f"{key} is {value}, must be at least {least:g}")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where clips come from and how they are cut (A-JEPA section 4.1).
@@ -39,6 +44,12 @@ class DataConfig:
     workers: int = 0
     cache_megabytes: int = 1024
     skip_broken: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least("data.workers", self.workers, 0)
+        _at_least("data.cache_megabytes", self.cache_megabytes, 0)
+        _at_least("data.gain_db", self.gain_db, 0)
+        _at_least("data.crop_seconds", self.crop_seconds, 1e-3)
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,12 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float = 1.0
 
+    def __post_init__(self) -> None:
+        _at_least("optim.steps", self.steps, 1)
+        _at_least("optim.batch_size", self.batch_size, 1)
+        _at_least("optim.warmup_steps", self.warmup_steps, 0)
+        _at_least("optim.clip_norm", self.clip_norm, 0)
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -72,8 +89,8 @@ class RunConfig:
     Args:
         accelerator, devices, nodes, strategy, precision: passed to Lightning Fabric.
         log_every: steps between lines of metrics.jsonl.
-        checkpoint_every: steps between checkpoints; the last `keep` stay, and every one whose step is a
-            multiple of `keep_every` (0 for none).
+        checkpoint_every: steps between checkpoints; the first (the random twin) and the last `keep` stay,
+            and every one whose step is a multiple of `keep_every` (0 for none).
     """
 
     out: str = ""
@@ -81,12 +98,18 @@ class RunConfig:
     accelerator: str = "auto"
     devices: int = 1
     nodes: int = 1
-    strategy: str = "auto"
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    strategy: Literal["auto", "ddp"] = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     log_every: int = 10
     checkpoint_every: int = 500
     keep: int = 2
     keep_every: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least("run.log_every", self.log_every, 1)
+        _at_least("run.checkpoint_every", self.checkpoint_every, 1)
+        _at_least("run.keep", self.keep, 1)
+        _at_least("run.keep_every", self.keep_every, 0)
 
 
 @dataclass(frozen=True)
@@ -100,6 +123,12 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.front_end.mels != self.encoder.mels:
+            raise ValueError(
+                f"front_end.mels is {self.front_end.mels}, encoder.mels {self.encoder.mels}: they must agree"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, for YAML and JSON."""
@@ -174,7 +203,7 @@ def _as_options(overrides: Sequence[str]) -> list[str]:
 
 
 def _parser() -> Any:
-    # Imported here: `import ajepa` and embedding need no command-line library.
+    # Imported here: recipes built in Python need no command-line library.
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(prog="ajepa pretrain RECIPE", exit_on_error=False)
@@ -188,10 +217,9 @@ def _build(parser: Any, parse: Any) -> Recipe:
 
     try:
         config = parser.instantiate(parse())
-    except (ArgumentError, TypeError) as error:
+        return Recipe(**{key: value for key, value in vars(config).items() if key != "recipe"})
+    except (ArgumentError, TypeError, ValueError) as error:
         raise RecipeError(str(error)) from error
-    values = {key: value for key, value in vars(config).items() if key != "recipe"}
-    return Recipe(**values)
 
 
 def _parse(arguments: list[str]) -> Recipe:

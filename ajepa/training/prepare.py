@@ -1,0 +1,86 @@
+"""What is checked before a run starts or goes on, and what is written of each start."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ajepa import checkpoint
+from ajepa.audio import find_audio
+from ajepa.recipe import Recipe, RecipeError, dump_recipe
+from ajepa.training.provenance import data_fingerprint, describe_run
+from ajepa.training.state import latest_checkpoint
+
+# What a run must keep to be one run; the rest (devices, logging, workers) may change from start to start.
+FIXED_PARTS = ("front_end", "encoder", "objective", "optim")
+FIXED_KEYS = {"data": ("crop_seconds", "gain_db"), "run": ("seed", "precision")}
+
+
+def prepare(recipe: Recipe) -> tuple[list[Path], Recipe, dict[str, Any]]:
+    """The run's files, the recipe with `epochs` turned into steps, and the data's fingerprint.
+
+    Raises:
+        RecipeError: source or folder are not named, the folder cannot be written, or it holds a run of
+            another recipe or on other data.
+        AudioError: there is no audio.
+    """
+    if not recipe.data.source:
+        raise RecipeError("data.source is empty: name a folder of audio, such as --data.source my_audio/")
+    if not recipe.run.out:
+        raise RecipeError("run.out is empty: name the run's folder, such as --run.out runs/first")
+    files = find_audio(recipe.data.source)
+    if recipe.optim.epochs is not None:
+        steps = math.ceil(recipe.optim.epochs * len(files) / recipe.optim.batch_size)
+        recipe = replace(recipe, optim=replace(recipe.optim, steps=steps))
+    info = {"data": data_fingerprint(files, Path(recipe.data.source))}
+    out = Path(recipe.run.out)
+    existing = latest_checkpoint(out)
+    if existing:
+        _check_same_run(recipe, info, checkpoint.load(existing, prefixes=()))
+    try:
+        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise RecipeError(f"run.out {out} cannot be written: {error}") from error
+    for leftover in (out / "checkpoints").glob(".step-*"):  # of a process that was killed while it wrote
+        leftover.unlink(missing_ok=True)
+    return files, recipe, info
+
+
+def _check_same_run(recipe: Recipe, info: dict[str, Any], saved: checkpoint.Checkpoint) -> None:
+    ours = json.loads(json.dumps(recipe.as_dict()))
+    keys = {part: tuple(ours[part]) for part in FIXED_PARTS} | FIXED_KEYS
+    changed = [
+        f"{part}.{key} ({saved.recipe[part].get(key)!r}, now {ours[part][key]!r})"
+        for part in keys
+        for key in keys[part]
+        if ours[part][key] != saved.recipe[part].get(key)
+    ]
+    if info["data"] != saved.info.get("data"):
+        changed.append(f"data ({_count(saved.info.get('data'))}, now {_count(info['data'])}, not the same)")
+    if changed:
+        raise RecipeError(
+            f"{recipe.run.out}: holds a run with other values of {', '.join(changed)}; "
+            "take its recipe.yaml and its data to go on with it, or another --run.out"
+        )
+
+
+def _count(data: dict[str, Any] | None) -> str:
+    return f"{data['files']} files" if data else "unknown"
+
+
+def record_start(recipe: Recipe, info: dict[str, Any], device: torch.device, step: int) -> None:
+    """Write recipe.yaml, and add this start to run.json; `info` gains software and hardware."""
+    out = Path(recipe.run.out)
+    info.update(describe_run(device))
+    (out / "recipe.yaml").write_text(dump_recipe(recipe))
+    record = out / "run.json"
+    starts = json.loads(record.read_text()) if step and record.is_file() else []
+    record.write_text(json.dumps([*starts, {"step": step} | info], indent=1) + "\n")
