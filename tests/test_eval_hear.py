@@ -57,6 +57,10 @@ def test_scores_of_two_models(tiny_recipe: Recipe, tmp_path: Path) -> None:
     source = tmp_path / "source"
     write_esc50(source, clips_per_class=10, classes=3, seconds=1.0)
     task = tasks.from_esc50(source, tmp_path / "tasks")
+    metadata = json.loads((task / "task_metadata.json").read_text())
+    grid = {"lr": [0.01], "max_epochs": [30], "patience": [20], "check_val_every_n_epoch": [3]}  # quick
+    metadata["evaluation_params"] = {"task_specific_param_grid": grid}
+    (task / "task_metadata.json").write_text(json.dumps(metadata))
     run = ajepa.pretrain(tiny_recipe).parent
     entries = [Entry.parse("logmel"), Entry.parse(f"tiny={run}")]
     out = tmp_path / "scores"
