@@ -113,7 +113,8 @@ class AudioEncoder(nn.Module):
         if lengths is not None:
             ended = torch.arange(samples, device=self.device) >= lengths_B[:, None]
             waveform_BS = waveform_BS.masked_fill(ended, 0.0)
-        return self.encode(self.features(waveform_BS), self.features.frames(lengths_B), layers=layers)
+        spectrogram_BLM = self.features(waveform_BS, lengths_B)
+        return self.encode(spectrogram_BLM, self.features.frames(lengths_B), layers=layers)
 
     def _lengths(self, lengths: Sequence[int] | Tensor | None, batch: int, most: int, unit: str) -> Tensor:
         """Lengths as a tensor [B] on the model's device, each within 1 and `most`."""

@@ -1,9 +1,7 @@
-"""LogMel against torchaudio's Kaldi filter banks, in single and in double precision.
+"""LogMel against torchaudio's Kaldi filter banks, called as Audio-MAE calls them.
 
-torchaudio in double precision is taken as the truth. Single precision leaves an error of about 1e-7 of a
-frame's amplitude in every frequency bin, in torchaudio as here, so far below the level of its frame a band
-is known to no more than 1e-2. The tests ask for 1e-3 in the log where a band lies within 60 dB of its
-frame, and over all bands for a root-mean-square error of at most three times torchaudio's own.
+The steps and their order are the same, so that even bands far below the level of their frame, which hold
+little but rounding, agree.
 """
 
 from pathlib import Path
@@ -43,27 +41,11 @@ def reference(waveform_S: Tensor, config: LogMelConfig | None = None) -> Tensor:
     )
 
 
-def frame_energy(waveform_S: Tensor) -> Tensor:
-    """Energy [T, 1] of each emphasised and windowed frame, in double precision."""
-    frames_TL = waveform_S.double().unfold(0, 400, 160)
-    frames_TL = frames_TL - frames_TL.mean(1, keepdim=True)
-    frames_TL = frames_TL[:, 1:] - 0.97 * frames_TL[:, :-1]
-    window_L = torch.hann_window(400, periodic=False, dtype=torch.float64)[1:]
-    return (frames_TL * window_L).square().sum(1, keepdim=True)
-
-
 def assert_true(waveform_S: Tensor, log_mel_TM: Tensor) -> None:
-    """Hold a log-mel spectrogram to the accuracy that the file's docstring states."""
-    truth_TM = reference(waveform_S.double())
-    assert log_mel_TM.shape == truth_TM.shape and log_mel_TM.dtype == torch.float32
-    assert log_mel_TM.isfinite().all()
-    energy_T1 = frame_energy(waveform_S)
-    audible = truth_TM.exp() > 1e-6 * energy_T1
-    assert audible.any()
-    assert (log_mel_TM - truth_TM)[audible].abs().max() < 1e-3
-    ours = (log_mel_TM - truth_TM).square().mean().sqrt()
-    theirs = (reference(waveform_S) - truth_TM).square().mean().sqrt()
-    assert ours < 3 * theirs + 1e-5
+    """Within 1e-3 in the log of every band (1e-6 was seen; other FFT libraries round otherwise)."""
+    expected_TM = reference(waveform_S)
+    assert log_mel_TM.shape == expected_TM.shape and log_mel_TM.dtype == torch.float32
+    assert (log_mel_TM - expected_TM).abs().max() < 1e-3
 
 
 def noise(*shape: int, seed: int = 0, level: float = 0.1) -> Tensor:
@@ -114,15 +96,11 @@ def test_equals_kaldi_on_recordings(shared: Path) -> None:
     if not paths:
         pytest.skip(f"no recordings under {shared / 'data'}; set AJEPA_SHARED to the folder that holds data/")
     log_mel = LogMel()
-    against_torchaudio = []
     for path in paths:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         waveform_S = torch.from_numpy(soxr.resample(samples.mean(1), rate, RATE))
         log_mel_TM = log_mel.fbank(waveform_S[None])[0]
         assert_true(waveform_S, log_mel_TM)
-        against_torchaudio.append((log_mel_TM - reference(waveform_S)).abs().flatten())
-    difference = torch.cat(against_torchaudio)
-    assert (difference > 1e-3).float().mean() < 1e-3  # weak bands, where both carry rounding noise
 
 
 @settings(max_examples=40, deadline=None)
@@ -183,9 +161,9 @@ def test_padding_and_company_change_nothing(lengths: list[int], seed: int) -> No
     for row_S, clip_S in zip(batch_BS, clips, strict=True):
         row_S[: len(clip_S)] = clip_S
     log_mel = LogMel()
-    for together_TM, clip_S in zip(log_mel(batch_BS), clips, strict=True):
+    for together_TM, clip_S in zip(log_mel(batch_BS, torch.tensor(lengths)), clips, strict=True):
         alone_TM = log_mel(clip_S[None])[0]
-        assert (together_TM[: len(alone_TM)] - alone_TM).abs().max() < 1e-6
+        assert (together_TM[: len(alone_TM)] - alone_TM).abs().max() < 1e-5
 
 
 def test_steps_leave_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
