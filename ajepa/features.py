@@ -36,6 +36,7 @@ ENERGY_FLOOR = torch.finfo(torch.float32).eps
 FRAMES_PER_STEP_CPU = 1024
 FRAMES_PER_STEP = 32 * 1024
 MEL_BLOCKS = 8
+SUM_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -165,10 +166,8 @@ class LogMel(nn.Module):
             waveform_BS = pad(waveform_BS, (0, window - samples))
         frames = self.frames(samples)
         # Each frame loses its mean later; the clip's is taken off for the reference's sake, to the last bit.
-        if lengths is None:
-            offset_B1 = waveform_BS.float().mean(1, keepdim=True)
-        else:
-            offset_B1 = waveform_BS.float().sum(1, keepdim=True) / lengths.clamp_min(window)[:, None]
+        count = max(samples, window) if lengths is None else lengths.clamp_min(window)[:, None]
+        offset_B1 = (_sum(waveform_BS) / count).float()
         step = max(1, (FRAMES_PER_STEP_CPU if waveform_BS.device.type == "cpu" else FRAMES_PER_STEP) // clips)
         with torch.autocast(waveform_BS.device.type, enabled=False):
             # A backward pass needs every step's intermediates anyway; a traced loop would fix the length.
@@ -218,6 +217,22 @@ class LogMel(nn.Module):
             self.mean, self.std = mean.to(device), std.to(device)
         self.window, self.filters = (constant.to(device) for constant in _constants(self.config))
         return self
+
+
+def _sum(waveform_BS: Tensor) -> Tensor:
+    """Sums [B, 1] that zeros after a clip's end leave as they are.
+
+    Blocks of fixed places are summed first: a longer row only adds blocks of zeros.
+    """
+    if torch.compiler.is_compiling():  # a traced loop would fix the number of blocks
+        return waveform_BS.float().sum(1, keepdim=True)
+    whole = waveform_BS.shape[1] // SUM_BLOCK * SUM_BLOCK
+    rest_BS = waveform_BS[:, whole:].float()
+    rest_BS = pad(rest_BS, (0, SUM_BLOCK - rest_BS.shape[1]))
+    blocks_BN = waveform_BS[:, :whole].float().unflatten(1, (-1, SUM_BLOCK)).sum(2)
+    blocks_BN = torch.cat([blocks_BN, rest_BS.sum(1, keepdim=True)], dim=1)
+    exact = torch.float32 if waveform_BS.device.type == "mps" else torch.float64  # which MPS lacks
+    return blocks_BN.to(exact).sum(1, keepdim=True)
 
 
 def _constants(config: LogMelConfig) -> tuple[Tensor, Tensor]:
