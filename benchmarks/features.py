@@ -10,7 +10,6 @@ folder named by AJEPA_SHARED (default: ../shared beside the repository), or nois
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -29,6 +28,7 @@ import torchaudio
 from torch import Tensor
 
 from ajepa.features import LogMel
+from ajepa.training.provenance import cpu_name
 
 RATE = 16_000
 SHARED = Path(os.environ.get("AJEPA_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -157,13 +157,6 @@ def measure_hour(threads: int) -> dict[str, float]:
         return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
-
-
 def show(report: dict[str, Any]) -> None:
     print(f"{report['cpu']}, {report['cpus']} CPUs, {report['threads']} threads")
     print(f"torch {report['torch']}, torchaudio {report['torchaudio']}; {report['audio']}")
@@ -203,7 +196,7 @@ def main() -> None:
     hour = measure_hour(options.threads)
     speed, source = compare(options.repeats)
     report = {
-        "cpu": cpu_model(),
+        "cpu": cpu_name(),
         "cpus": os.cpu_count(),
         "threads": options.threads,
         "torch": torch.__version__,
