@@ -50,7 +50,7 @@ def test_core_knows_no_benchmark() -> None:
     """Arrows run one way: only the command line reaches into the plug-ins."""
     forbidden = ("ajepa.hear_module", "ajepa.s3prl_upstream", "ajepa.eval")
     for path in (ROOT / "ajepa").rglob("*.py"):
-        if path.name != "cli.py":
+        if "cli" not in path.parts:
             imports = [
                 line for line in path.read_text().splitlines() if line.lstrip().startswith(("import", "from"))
             ]

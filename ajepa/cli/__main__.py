@@ -1,0 +1,7 @@
+"""`python -m ajepa.cli`."""
+
+import sys
+
+from ajepa.cli import main
+
+sys.exit(main())

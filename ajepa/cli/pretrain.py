@@ -1,0 +1,44 @@
+"""`ajepa pretrain` and `ajepa recipes`."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands to the parser."""
+    pretrain = commands.add_parser(
+        "pretrain",
+        help="train an encoder on a folder of audio, or go on with a run",
+        description="Example: ajepa pretrain ajepa-small-cpu --data.source my_audio --run.out runs/first. "
+        "Any key of the recipe is an option, written --optim.lr 1e-3 or optim.lr=1e-3. The same command "
+        "goes on with a run that was stopped.",
+    )
+    pretrain.add_argument(
+        "recipe", help="a packaged recipe's name or a .yaml file; `ajepa recipes` lists them"
+    )
+    pretrain.add_argument(
+        "--skip-broken", action="store_true", help="list unreadable files instead of stopping"
+    )
+    pretrain.set_defaults(run=run_pretrain, takes_rest=True)
+
+    recipes = commands.add_parser("recipes", help="list the packaged recipes, or print one")
+    recipes.add_argument("name", nargs="?", help="print this recipe with all its values")
+    recipes.set_defaults(run=run_recipes)
+
+
+def run_pretrain(options: argparse.Namespace) -> None:
+    """`ajepa pretrain`."""
+    from ajepa.recipe import load_recipe
+    from ajepa.training.loop import pretrain
+
+    overrides = options.rest + (["--data.skip_broken=true"] if options.skip_broken else [])
+    path = pretrain(load_recipe(options.recipe, overrides))
+    print(f"{path}: the finished encoder; load it with ajepa.load_model({str(path.parent)!r})")
+
+
+def run_recipes(options: argparse.Namespace) -> None:
+    """`ajepa recipes`."""
+    from ajepa.recipe import dump_recipe, load_recipe, recipe_names
+
+    print(dump_recipe(load_recipe(options.name)) if options.name else "\n".join(recipe_names()))
