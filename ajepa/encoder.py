@@ -126,7 +126,7 @@ class Encoder(nn.Module):
 
     def positions(self, grid: PatchGrid, like: Tensor) -> Tensor:
         """Position code [N, D] on `like`'s device."""
-        return sincos_positions(grid, self.width).to(like.device)
+        return sincos_positions(grid, self.width, like.device)
 
     def forward(
         self, patches_BNP: Tensor, positions: Tensor, valid_BN: Tensor | None = None, keep_layers: int = 0

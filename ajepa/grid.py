@@ -30,8 +30,10 @@ def _sincos_1d(positions: int, width: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # a table made while serving may be used in training later
-def sincos_positions(grid: PatchGrid, width: int) -> Tensor:
+def sincos_positions(grid: PatchGrid, width: int, device: torch.device | None = None) -> Tensor:
     """Fixed 2-D sine-cosine positions, [N, width] float32: half of the features for each axis.
+
+    Made once for each grid and device; not to be written to.
 
     The same (t, f) has the same position in every grid, so that clips of any length share one code
     (A-JEPA section 3, "fixed sinusoidal positional encoding"; the form is that of MAE, appendix A).
@@ -50,4 +52,4 @@ def sincos_positions(grid: PatchGrid, width: int) -> Tensor:
         ],
         dim=-1,
     )
-    return table_TFD.reshape(grid.tokens, width).float()
+    return table_TFD.reshape(grid.tokens, width).float().to(device)

@@ -7,7 +7,6 @@ import torch
 
 from ajepa.encoder import Encoder, EncoderConfig, gather_tokens, parameter_count
 from ajepa.grid import PatchGrid, sincos_positions
-from ajepa.predictor import Predictor, PredictorConfig, Windows
 from tests.conftest import TINY
 
 
@@ -84,49 +83,3 @@ def test_context_sees_only_its_tokens() -> None:
     others = torch.ones(2, grid.tokens, dtype=torch.bool).scatter(1, index, False)
     patches[others] = 0
     assert torch.equal(encoder(gather_tokens(patches, index), positions)[0], before)
-
-
-@pytest.mark.parametrize("grid", [PatchGrid(64, 8), PatchGrid(13, 8), PatchGrid(3, 2), PatchGrid(9, 1)])
-@pytest.mark.parametrize("shift", [(0, 0), (2, 2), (2, 0)])
-def test_windows_partition_the_grid(grid: PatchGrid, shift: tuple[int, int]) -> None:
-    windows = Windows(grid, (4, 4), shift)
-    members = windows.index_WA[windows.valid_WA]
-    assert sorted(members.tolist()) == list(range(grid.tokens))
-    assert torch.equal(windows.index_WA.flatten()[windows.slot_N], torch.arange(grid.tokens))
-    times, freqs = windows.index_WA // grid.freq, windows.index_WA % grid.freq
-    for time, freq, valid in zip(times, freqs, windows.valid_WA, strict=True):
-        assert time[valid].max() - time[valid].min() < 4
-        assert freq[valid].max() - freq[valid].min() < 4
-
-
-@pytest.mark.parametrize("kind", ["local", "global"])
-def test_predictor_ignores_padding_and_keeps_order(kind: str) -> None:
-    torch.manual_seed(0)
-    grid = PatchGrid(13, 8)
-    predictor = Predictor(PredictorConfig(kind=kind, depth=4, width=32, heads=2), 16).eval()
-    context = torch.randn(2, 5, 16)
-    index = torch.tensor([[3, 40, 77, 0, 0], [8, 9, 10, 11, 12]])
-    valid = torch.tensor([[True, True, True, False, False], [True] * 5])
-    prediction = predictor(context, index, valid, grid)
-    assert prediction.shape == (2, grid.tokens, 16)
-    changed = context.clone()
-    changed[0, 3:] = 99.0
-    torch.testing.assert_close(predictor(changed, index, valid, grid), prediction)
-    order = torch.tensor([4, 2, 0, 1, 3])
-    shuffled = predictor(context[:, order], index[:, order], valid[:, order], grid)
-    torch.testing.assert_close(shuffled, prediction, atol=1e-5, rtol=1e-5)
-
-
-def test_local_predictor_reaches_only_neighbours() -> None:
-    """One block within windows of 4 x 4: a context token changes its own window and no other."""
-    torch.manual_seed(0)
-    grid = PatchGrid(8, 8)
-    predictor = Predictor(PredictorConfig(depth=1, width=32, heads=2), 16).eval()
-    index, valid = torch.tensor([[0]]), torch.tensor([[True]])
-    change = predictor(torch.randn(1, 1, 16), index, valid, grid) - predictor(
-        torch.randn(1, 1, 16), index, valid, grid
-    )
-    reached = (change.abs().sum(-1) > 1e-6).view(8, 8)
-    expected = torch.zeros(8, 8, dtype=torch.bool)
-    expected[:4, :4] = True
-    assert torch.equal(reached, expected)
