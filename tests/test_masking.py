@@ -1,20 +1,43 @@
-"""Masks: what the paper says, on every grid."""
+"""Masks: what the papers say, on every grid."""
 
 from __future__ import annotations
+
+import argparse
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from ajepa.cli import masks as masks_command
 from ajepa.grid import PatchGrid
-from ajepa.masking import MaskingConfig, Masks, context_tokens, hard_share, sample_masks
+from ajepa.mask_pictures import MaskCase, cases_by_kind, mask_fractions
+from ajepa.masking import (
+    PROGRESS,
+    MaskingConfig,
+    MaskingError,
+    Masks,
+    RegionConfig,
+    context_tokens,
+    hard_share,
+    sample_masks,
+    target_budget,
+)
+from ajepa.masking.config import Kind, Progress
+from ajepa.recipe import RecipeError, load_recipe
 
-KINDS = ["block", "time-frequency", "curriculum", "random"]
+KINDS = get_args(Kind)
+PURE_KINDS: list[Any] = ["block", "time-frequency", "random", "time+frequency"]
 PAPER_GRID = PatchGrid(64, 8)
 
 
-def draw(kind: str, grid: PatchGrid, batch: int = 64, seed: int = 0, **options: object) -> Masks:
+def draw(kind: Any, grid: PatchGrid, batch: int = 64, seed: int = 0, **options: Any) -> Masks:
     config = MaskingConfig(kind=kind, **options)
     return sample_masks(config, grid, batch, 50, 100, torch.Generator().manual_seed(seed))
 
@@ -27,48 +50,81 @@ def context_of(masks: Masks, grid: PatchGrid) -> torch.Tensor:
     return counts > 0
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.sampled_from(KINDS),
-    st.integers(1, 12),
-    st.integers(1, 12),
-    st.integers(1, 3),
-    st.sampled_from(["per-axis", "literal"]),
-    st.integers(0, 2**31),
+def grids(most: int = 12) -> st.SearchStrategy[PatchGrid]:
+    sides = st.integers(1, most)
+    return st.builds(PatchGrid, sides, sides).filter(lambda grid: grid.tokens > 1)
+
+
+def ranges(low: float, high: float) -> st.SearchStrategy[tuple[float, float]]:
+    ends = st.floats(low, high)
+    return st.tuples(ends, ends).map(lambda pair: (min(pair), max(pair)))
+
+
+regions = st.builds(RegionConfig, st.integers(1, 6), ranges(0.01, 1.0), ranges(0.2, 5.0))
+configs = st.builds(
+    MaskingConfig,
+    kind=st.sampled_from(KINDS),
+    geometry=st.sampled_from(["per-axis", "literal"]),
+    block=regions,
+    time_frequency=regions,
+    context_scale=ranges(0.05, 1.0),
+    context_share=st.floats(0.01, 1.0),
+    masks_per_clip=st.integers(1, 3),
+    random_targets=ranges(0.01, 0.99),
+    hidden_time=st.floats(0.0, 0.99),
+    hidden_freq=st.floats(0.01, 0.99),
 )
-def test_never_empty_never_overlapping(
-    kind: str, time: int, freq: int, count: int, geometry: str, seed: int
+
+
+@settings(max_examples=150, deadline=None)
+@given(configs, grids(), st.integers(0, 2**31))
+def test_never_empty_never_overlapping_on_any_setting(
+    config: MaskingConfig, grid: PatchGrid, seed: int
 ) -> None:
-    grid = PatchGrid(time, freq)
-    if grid.tokens < 2:
-        grid = PatchGrid(2, freq)
-    masks = draw(kind, grid, 32, seed, masks_per_clip=count, geometry=geometry)
-    assert masks.target_BMN.shape == (32, count, grid.tokens)
-    assert masks.context_BMK.shape == (32, count, context_tokens(MaskingConfig(), grid))
+    masks = sample_masks(config, grid, 24, 50, 100, torch.Generator().manual_seed(seed))
+    budget = context_tokens(config, grid)
+    assert masks.target_BMN.shape == (24, config.masks_per_clip, grid.tokens)
+    assert masks.context_BMK.shape == masks.valid_BMK.shape == (24, config.masks_per_clip, budget)
     assert masks.target_BMN.any(-1).all()
     assert masks.valid_BMK.any(-1).all()
     assert not (context_of(masks, grid) & masks.target_BMN.flatten(0, 1)).any()
+    # Ascending, then padding.
+    assert (masks.valid_BMK.int().diff(dim=-1) <= 0).all()
+    assert (masks.context_BMK.diff(dim=-1)[masks.valid_BMK[..., 1:]] > 0).all()
+    assert masks.target_BMN.sum(-1).max() <= target_budget(config, grid)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("grid", [PAPER_GRID, PatchGrid(13, 8), PatchGrid(5, 3), PatchGrid(9, 1)])
-def test_every_cell_can_be_context_and_target(kind: str, grid: PatchGrid) -> None:
-    masks = draw(kind, grid, 6000)
-    assert masks.target_BMN.flatten(0, 1).any(0).all()
-    assert context_of(masks, grid).any(0).all()
+@pytest.mark.parametrize("kind", [*PURE_KINDS, "curriculum"])
+def test_every_cell_of_every_grid_can_be_context_and_target(kind: str) -> None:
+    sides = range(1, 8)
+    small = [PatchGrid(time, freq) for time in sides for freq in sides if time * freq > 1]
+    for grid in [*small, PAPER_GRID, PatchGrid(13, 8), PatchGrid(9, 1), PatchGrid(1, 8)]:
+        masks = draw(kind, grid, 4000)
+        assert masks.target_BMN.flatten(0, 1).any(0).all(), f"{grid}: a cell is never a target"
+        assert context_of(masks, grid).any(0).all(), f"{grid}: a cell is never context"
 
 
-@pytest.mark.parametrize("grid", [PAPER_GRID, PatchGrid(13, 8), PatchGrid(3, 3)])
-def test_time_frequency_removal_is_complete(grid: PatchGrid) -> None:
-    masks = draw("time-frequency", grid, 512)
+@settings(max_examples=60, deadline=None)
+@given(grids(), st.sampled_from(["per-axis", "literal"]), st.integers(0, 2**31))
+def test_time_frequency_removal_is_complete(grid: PatchGrid, geometry: str, seed: int) -> None:
+    masks = draw("time-frequency", grid, 128, seed, geometry=geometry, context_share=1.0)
     context = context_of(masks, grid).view(-1, *grid)
     target = masks.target_BMN.view(-1, *grid)
-    assert not (context.any(2) & target.any(2)).any(), "context shares a time step with a target"
-    assert not (context.any(1) & target.any(1)).any(), "context shares a band with a target"
+    if grid.time > 1:
+        assert not (context.any(2) & target.any(2)).any(), "context shares a time step with a target"
+    if grid.freq > 1:
+        assert not (context.any(1) & target.any(1)).any(), "context shares a band with a target"
+
+
+def test_block_targets_leave_their_steps_and_bands_to_the_context() -> None:
+    masks = draw("block", PAPER_GRID, 64)
+    context = context_of(masks, PAPER_GRID).view(-1, *PAPER_GRID)
+    target = masks.target_BMN.view(-1, *PAPER_GRID)
+    assert (context.any(2) & target.any(2)).any(1).all()
 
 
 def test_shares_of_the_paper_grid() -> None:
-    """Per-axis extents give 47 % and 16 % visible, 48 % and 18 % targets (independent count: docs)."""
+    """Per-axis extents give 47 % and 16 % visible, 48 % and 18 % targets (counted independently)."""
     expected = {"block": (0.466, 0.481), "time-frequency": (0.164, 0.181)}
     for kind, (visible, targets) in expected.items():
         masks = draw(kind, PAPER_GRID, 4096, context_share=1.0)
@@ -76,51 +132,288 @@ def test_shares_of_the_paper_grid() -> None:
         assert masks.target_BMN.float().mean() == pytest.approx(targets, abs=0.01)
 
 
-def test_budget_is_filled_without_bias() -> None:
-    """Where more is visible than the budget takes, every cell is dropped alike."""
-    grid = PatchGrid(64, 8)
-    full = context_of(draw("random", grid, 8000, context_share=1.0), grid).float().mean(0)
-    cut = context_of(draw("random", grid, 8000), grid).float().mean(0)
-    assert cut.sum() == pytest.approx(context_tokens(MaskingConfig(), grid))
-    ratio = cut / full
-    assert ratio.std() / ratio.mean() < 0.05
+@pytest.mark.parametrize("geometry", ["per-axis", "literal"])
+def test_extents_are_those_of_the_geometry(geometry: str) -> None:
+    """One target of one size on 20 x 10: every mask is a full rectangle of it, at every place."""
+    grid, scale, aspect = PatchGrid(20, 10), 0.1, 1.2
+    config: Any = {"block": RegionConfig(1, (scale, scale), (aspect, aspect)), "geometry": geometry}
+    target = draw("block", grid, 2000, **config).target_BMN.view(-1, *grid)
+    if geometry == "literal":
+        height, width = round(math.sqrt(200 * scale * aspect)), round(math.sqrt(200 * scale / aspect))
+    else:
+        height, width = round(math.sqrt(scale * aspect) * 20), round(math.sqrt(scale / aspect) * 10)
+    steps, bands = target.any(2), target.any(1)
+    assert (steps.sum(1) == height).all()
+    assert (bands.sum(1) == width).all()
+    assert (target.sum((1, 2)) == height * width).all()
+    first = torch.stack([steps.int().argmax(1), bands.int().argmax(1)], 1).unique(dim=0)
+    assert len(first) == (20 - height + 1) * (10 - width + 1), "some places are never drawn"
+
+
+def test_a_target_that_would_leave_no_context_is_dropped() -> None:
+    """Two halves of the grid: the second may only stand where the first one does."""
+    halves = RegionConfig(2, (0.5, 0.5), (2.0, 2.0))  # half of the bands, all time steps but one
+    target = draw("block", PatchGrid(10, 2), 500, block=halves).target_BMN.view(-1, 10, 2)
+    assert target.any(1).any(1).all()
+    assert (target.sum((1, 2)) >= 9).all(), "a first target was dropped"
+    wide = RegionConfig(3, (1.0, 1.0), (1.0, 1.0))  # T - 1 steps, all bands
+    target = draw("block", PatchGrid(6, 3), 500, block=wide).target_BMN
+    assert (target.sum(-1) == 15).all()
+
+
+def test_subsampling_is_unbiased() -> None:
+    """Given what is visible, each visible token is kept with probability K / n: chi-square over tokens."""
+    clips, budget = 8000, context_tokens(MaskingConfig(), PAPER_GRID)
+    visible = context_of(draw("block", PAPER_GRID, clips, context_share=1.0), PAPER_GRID)
+    kept = context_of(draw("block", PAPER_GRID, clips), PAPER_GRID)
+    assert not (kept & ~visible).any()
+    count = visible.sum(1, keepdim=True)
+    assert (kept.sum(1, keepdim=True) == count.clamp(max=budget)).all()
+
+    def chi_square(chosen: torch.Tensor) -> float:
+        cut = (count > budget).flatten()
+        seen, chance = visible[cut].double(), (budget / count[cut].double())
+        surplus = (chosen[cut].double() - chance * seen).sum(0)
+        variance = (chance * (1 - chance) * seen).sum(0)
+        return (surplus**2 / variance).sum().item()
+
+    # 512 degrees of freedom: mean 512, standard deviation 32.
+    bound = PAPER_GRID.tokens + 6 * math.sqrt(2 * PAPER_GRID.tokens)
+    assert chi_square(kept) < bound
+    tail_cut = visible & (visible.cumsum(1) <= budget)
+    assert chi_square(tail_cut) > 100 * bound, "the measure would not see I-JEPA's bias"
+
+
+def test_time_plus_frequency_is_audio_maes() -> None:
+    """Whole steps and bands: 19 and 5 of 64 x 8 stay with its script's shares, 25 and 4 with its class's."""
+    cases: Any = [({}, (19, 5)), ({"hidden_time": 0.6, "hidden_freq": 0.5}, (25, 4))]
+    for hidden, kept in cases:
+        masks = draw("time+frequency", PAPER_GRID, 4000, context_share=1.0, **hidden)
+        context = context_of(masks, PAPER_GRID).view(-1, *PAPER_GRID)
+        steps, bands = context.any(2), context.any(1)
+        assert (steps.sum(1) == kept[0]).all()
+        assert (bands.sum(1) == kept[1]).all()
+        assert torch.equal(context, steps[:, :, None] & bands[:, None, :])
+        assert torch.equal(~context.flatten(1), masks.target_BMN[:, 0])
+        assert steps.float().mean(0).sub(kept[0] / 64).abs().max() < 0.04
+        assert bands.float().mean(0).sub(kept[1] / 8).abs().max() < 0.04
+    time_only = draw("time+frequency", PAPER_GRID, 8, hidden_freq=0.0, context_share=1.0)
+    assert context_of(time_only, PAPER_GRID).view(-1, *PAPER_GRID).any(1).all()
+
+
+def test_random_targets_are_a_number_or_a_range() -> None:
+    fixed = draw("random", PAPER_GRID, 64).target_BMN.sum(-1)
+    assert (fixed == round(0.6 * 512)).all()
+    ranged = draw("random", PAPER_GRID, 4000, random_targets=(0.4, 0.6)).target_BMN.sum(-1)
+    assert ranged.min() == round(0.4 * 512)
+    assert ranged.max() == round(0.6 * 512)
+    assert ranged.float().mean() == pytest.approx(256, abs=4)
+    # Not only their number: each token is as often a target as any other.
+    often = draw("random", PatchGrid(5, 4), 6000, random_targets=(0.2, 0.6)).target_BMN.float().mean((0, 1))
+    assert often.sub(0.4).abs().max() < 0.03
 
 
 def test_the_generator_decides_everything() -> None:
-    torch.manual_seed(1)
-    first = draw("curriculum", PAPER_GRID, seed=7)
-    torch.manual_seed(2)
-    second = draw("curriculum", PAPER_GRID, seed=7)
-    other = draw("curriculum", PAPER_GRID, seed=8)
-    assert torch.equal(first.context_BMK, second.context_BMK)
-    assert torch.equal(first.target_BMN, second.target_BMN)
-    assert not torch.equal(first.target_BMN, other.target_BMN)
+    for kind in KINDS:
+        torch.manual_seed(1)
+        first = draw(kind, PAPER_GRID, seed=7)
+        torch.manual_seed(2)
+        second = draw(kind, PAPER_GRID, seed=7)
+        other = draw(kind, PAPER_GRID, seed=8)
+        assert torch.equal(first.context_BMK, second.context_BMK)
+        assert torch.equal(first.target_BMN, second.target_BMN)
+        assert not torch.equal(first.target_BMN, other.target_BMN)
+        assert not torch.equal(first.context_BMK, other.context_BMK)
 
 
-def test_clips_and_masks_differ() -> None:
-    target = draw("block", PAPER_GRID, 8, masks_per_clip=2).target_BMN.flatten(0, 1)
-    assert len(target.unique(dim=0)) == 16
+@pytest.mark.parametrize("kind", KINDS)
+def test_clips_and_masks_differ(kind: str) -> None:
+    masks = draw(kind, PAPER_GRID, 8, masks_per_clip=4)
+    assert len(masks.target_BMN.flatten(0, 1).unique(dim=0)) == 32
+    assert len(masks.context_BMK.flatten(0, 1).unique(dim=0)) == 32
+
+
+class _NoWaiting(TorchDispatchMode):
+    """Refuses what makes a GPU's host wait: a value read back, or a shape that depends on values."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.__name__.split(".")[0]
+        by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        assert name not in self.WAITS and not by_mask, f"{function} makes the host wait"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_waits_for_the_device(kind: str) -> None:
+    with _NoWaiting():
+        masks = draw(kind, PAPER_GRID, 4, random_targets=(0.4, 0.6), masks_per_clip=2)
+        masks.rows(1, 2).target_indices(300)
+    with pytest.raises(AssertionError, match="wait"), _NoWaiting():
+        masks.target_BMN.any().item()
+
+
+def test_rows_are_the_masks_of_some_clips() -> None:
+    masks = draw("curriculum", PAPER_GRID, 10, masks_per_clip=2)
+    parts = [masks.rows(0, 3), masks.rows(3, 4), masks.rows(7, 3)]
+    for name in ("context_BMK", "valid_BMK", "target_BMN"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(masks, name))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_target_indices_are_the_targets_in_order(kind: Any) -> None:
+    grid = PatchGrid(13, 8)
+    masks = draw(kind, grid, 50, masks_per_clip=2)
+    budget = target_budget(MaskingConfig(kind=kind), grid)
+    index, valid = masks.target_indices(budget)
+    assert index.shape == valid.shape == (50, 2, budget)
+    for target, places, real in zip(
+        masks.target_BMN.flatten(0, 1), index.flatten(0, 1), valid.flatten(0, 1), strict=True
+    ):
+        wanted = target.nonzero()[:, 0]
+        assert torch.equal(places[: len(wanted)], wanted)
+        assert real.sum() == len(wanted) and real[: len(wanted)].all()
+        assert (places[len(wanted) :] == 0).all()
+    short_index, short_valid = masks.target_indices(5)
+    assert torch.equal(short_index, index[..., :5]) and torch.equal(short_valid, valid[..., :5])
+
+
+@pytest.mark.parametrize("geometry", ["per-axis", "literal"])
+@pytest.mark.parametrize("grid", [PAPER_GRID, PatchGrid(13, 8), PatchGrid(7, 5)])
+def test_target_budget_is_reached(geometry: str, grid: PatchGrid) -> None:
+    """The bound of one rectangle is its largest size, of unstructured masks their number."""
+    one = RegionConfig(1, (0.15, 0.2), (0.75, 1.5))
+    for kind in PURE_KINDS:
+        options: Any = {"block": one, "time_frequency": one, "geometry": geometry}
+        most = draw(kind, grid, 6000, **options).target_BMN.sum(-1).max()
+        assert most == target_budget(MaskingConfig(kind=kind, **options), grid), kind
 
 
 def test_curriculum_goes_from_block_to_time_frequency() -> None:
     config = MaskingConfig()
-    shares = [hard_share(config, step, 1000) for step in range(0, 1001, 100)]
-    assert shares[0] == pytest.approx(0.01)
-    assert shares[-1] == 1.0
-    assert shares == sorted(shares)
+    assert hard_share(config, 0, 1000) == pytest.approx(0.01)
+    assert hard_share(config, 1000, 1000) == 1.0
     assert hard_share(config, 250, 1000) == pytest.approx((0.25 * (1 - 1e-4) + 1e-4) ** 0.5)
-    inverse = MaskingConfig(kind="inverse")
-    assert [hard_share(inverse, step, 1000) for step in (0, 1000)] == pytest.approx([0.99, 0.0])
+    assert hard_share(MaskingConfig(kind="block"), 1000, 1000) == 0.0
+    assert hard_share(MaskingConfig(kind="time-frequency"), 0, 1000) == 1.0
+
+
+@given(
+    st.sampled_from(get_args(Progress)), st.floats(0, 1), st.lists(st.floats(0, 1), min_size=2, max_size=6)
+)
+def test_progress_never_falls_and_the_inverse_is_its_complement(
+    name: Any, c0: float, places: list[float]
+) -> None:
+    steps = sorted(round(1000 * place) for place in places)
+    config = MaskingConfig(progress=name, c0=c0)
+    shares = [hard_share(config, step, 1000) for step in steps]
+    assert all(0 <= share <= 1 for share in shares)
+    assert all(late >= early - 1e-12 for early, late in pairwise(shares))
+    inverse = MaskingConfig(kind="inverse", progress=name, c0=c0)
+    assert [hard_share(inverse, step, 1000) for step in steps] == pytest.approx([1 - s for s in shares])
+
+
+def test_progress_functions_are_their_formulas() -> None:
+    assert set(PROGRESS) == set(get_args(Progress))
+    c0, place = 0.01, 0.3
+    expected = {f"root-{p}": (place * (1 - c0**p) + c0**p) ** (1 / p) for p in (3, 5, 10)}
+    expected |= {
+        "linear": place * (1 - c0) + c0,
+        "sqrt": math.sqrt(place * (1 - c0**2) + c0**2),
+        "geometric": c0 * (1 / c0) ** place,
+        "step": c0,
+        "constant-0": 0.0,
+        "constant-1": 1.0,
+    }
+    assert {name: function(place, c0) for name, function in PROGRESS.items()} == pytest.approx(expected)
+    for name, function in PROGRESS.items():
+        if not name.startswith("constant"):
+            assert (function(0.0, c0), function(1.0, c0)) == pytest.approx((c0, 1.0)), name
+    assert PROGRESS["step"](0.5, c0) == 1.0
 
 
 def test_curriculum_draws_its_share() -> None:
     """At a quarter of the way half of the masks are time-frequency: their targets are far smaller."""
-    config = MaskingConfig()
-    masks = sample_masks(config, PAPER_GRID, 4000, 250, 1000, torch.Generator().manual_seed(0))
+    masks = sample_masks(MaskingConfig(), PAPER_GRID, 4000, 250, 1000, torch.Generator().manual_seed(0))
     hard = (masks.target_BMN.float().mean(-1) < 0.3).float().mean()
     assert hard == pytest.approx(0.5, abs=0.08)
 
 
 def test_a_grid_of_one_patch_is_refused() -> None:
-    with pytest.raises(ValueError, match="1 patch"):
+    with pytest.raises(MaskingError, match="1 patch"):
         draw("block", PatchGrid(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "blocks"}, "masking.kind is 'blocks', must be one of curriculum"),
+        ({"progress": "cubic"}, "masking.progress is 'cubic'"),
+        ({"geometry": "square"}, "masking.geometry is 'square'"),
+        ({"c0": 1.5}, "masking.c0 is 1.5"),
+        ({"context_share": 0.0}, "masking.context_share is 0.0"),
+        ({"context_scale": (1.0, 0.85)}, r"masking.context_scale is \(1.0, 0.85\), .* ascending"),
+        ({"masks_per_clip": 0}, "masking.masks_per_clip is 0"),
+        ({"random_targets": 0.6}, "masking.random_targets is 0.6, must be two"),
+        ({"random_targets": (0.5, 1.0)}, r"masking.random_targets is \(0.5, 1.0\), .* below 1"),
+        ({"hidden_time": 1.0}, "masking.hidden_time is 1.0"),
+        ({"hidden_time": 0.0, "hidden_freq": 0.0}, "both 0"),
+        ({"block": RegionConfig(0, (0.1, 0.2), (1, 1))}, "masking.block.targets is 0"),
+        ({"block": RegionConfig(1, (0.1, 1.2), (1, 1))}, "masking.block.scale"),
+        ({"time_frequency": RegionConfig(1, (0.1, 0.2), (0, 1))}, "masking.time_frequency.aspect"),
+        ({"block": RegionConfig(1, (0.1, 0.2), (1, math.inf))}, "masking.block.aspect .* finite"),
+    ],
+)
+def test_wrong_values_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(MaskingError, match=message):
+        MaskingConfig(**options)
+
+
+def test_recipes_take_masking_keys() -> None:
+    overrides = ["objective.masking.kind=random", "objective.masking.random_targets=[0.4, 0.6]"]
+    assert load_recipe("ajepa-demo", overrides).objective.masking.random_targets == (0.4, 0.6)
+    with pytest.raises(RecipeError, match=r"masking.context_share is 2.0"):
+        load_recipe("ajepa-demo", ["objective.masking.context_share=2.0"])
+
+
+def test_fractions_are_what_they_say() -> None:
+    cases = {case.title: case for case in cases_by_kind(MaskingConfig())}
+    assert list(cases) == PURE_KINDS
+    fractions = mask_fractions(cases["time+frequency"], PAPER_GRID, clips=16)
+    assert fractions["visible"]["min"] == fractions["visible"]["max"] == pytest.approx(95 / 512)
+    assert fractions["targets"]["mean"] == pytest.approx(417 / 512)
+    assert fractions["budget used"]["mean"] == pytest.approx(95 / 128)
+    whole = mask_fractions(cases["random"], PAPER_GRID, clips=16)
+    assert whole["context"]["mean"] == 0.25
+    assert whole["budget used"]["min"] == 1.0
+    # Half of the masks have some 47 % visible, the others some 16 %.
+    middle = mask_fractions(MaskCase("", MaskingConfig(), 0.25), PAPER_GRID)
+    assert middle["visible"]["mean"] == pytest.approx(0.315, abs=0.02)
+    assert middle["visible"]["5 %"] < 0.12 < 0.5 < middle["visible"]["95 %"]
+
+
+def run_masks(*arguments: str) -> None:
+    parser = argparse.ArgumentParser()
+    masks_command.add(parser.add_subparsers())
+    options, rest = parser.parse_known_args(["masks", *arguments])
+    options.rest = rest
+    options.run(options)
+
+
+def test_command_draws_and_tabulates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    picture, numbers = tmp_path / "masks.png", tmp_path / "masks.json"
+    run_masks("ajepa-demo", "--out", str(picture), "--json", str(numbers), "--clips", "2", "--draws", "200")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    report = json.loads(numbers.read_text())
+    assert report["grid"] == {"time": 13, "freq": 8}
+    assert len(report["fractions"]) == 5
+    first, *_, last = report["fractions"].values()
+    assert first["targets"]["mean"] > 2 * last["targets"]["mean"]
+    printed = capsys.readouterr().out
+    assert "13 x 8 patches" in printed and f"| {100 * first['visible']['mean']:.1f} |" in printed
+    run_masks("ajepa-demo", "--kinds", "--draws", "20", "data.crop_seconds=10.24")
+    assert "64 x 8 patches" in (printed := capsys.readouterr().out) and "| time+frequency |" in printed
+    with pytest.raises(MaskingError, match="--clips is 0"):
+        run_masks("ajepa-demo", "--clips", "0")

@@ -1,0 +1,63 @@
+"""The curriculum: how likely a time-frequency mask is at a step (A-JEPA, section 3, equation 2, figure 3).
+
+The paper names only the square root in its text; figure 3 draws others without formulas. The roots, the
+linear function among them, are those of competence-based curricula (Platanios et al., 2019, section 3,
+arXiv 1903.09848), which the paper cites for f: c(s) = (s (1 - c0^p) / S + c0^p)^(1/p), with p = 1 linear and
+p = 2 the paper's. The others are the usual forms: geometric growth from c0 to 1, one jump from c0 to 1 at
+half of the steps, and no curriculum at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ajepa.masking.config import MaskingConfig
+
+ProgressFunction = Callable[[float, float], float]
+
+
+def _root(power: int) -> ProgressFunction:
+    def share(progress: float, c0: float) -> float:
+        return (progress * (1 - c0**power) + c0**power) ** (1 / power)
+
+    return share
+
+
+def _geometric(progress: float, c0: float) -> float:
+    return c0 ** (1 - progress)
+
+
+def _step(progress: float, c0: float) -> float:
+    return c0 if progress < 0.5 else 1.0
+
+
+def _constant(value: float) -> ProgressFunction:
+    return lambda progress, c0: value
+
+
+# f(s / S, c0) in [0, 1], never falling.
+PROGRESS: dict[str, ProgressFunction] = {
+    "linear": _root(1),
+    "sqrt": _root(2),
+    "root-3": _root(3),
+    "root-5": _root(5),
+    "root-10": _root(10),
+    "geometric": _geometric,
+    "step": _step,
+    "constant-0": _constant(0.0),
+    "constant-1": _constant(1.0),
+}
+
+
+def hard_share(config: MaskingConfig, step: int, total: int) -> float:
+    """Probability that a mask at this step is time-frequency (the harder kind), section 3, equation 2.
+
+    The paper prints s^((1 - c0^2) / S), a slip of typesetting: only s (1 - c0^2) / S starts at c0 and
+    ends at 1, as in its source on competence-based curricula (Platanios et al., 2019, section 3).
+    The paper draws once a step (algorithm 1); here each mask draws for itself, so that the share of hard
+    masks in a batch is f(s) and not 0 or 1.
+    """
+    if config.kind not in ("curriculum", "inverse"):
+        return 1.0 if config.kind == "time-frequency" else 0.0
+    share = min(1.0, PROGRESS[config.progress](min(1.0, step / max(1, total)), config.c0))
+    return 1.0 - share if config.kind == "inverse" else share
