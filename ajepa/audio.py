@@ -18,6 +18,7 @@ import soxr
 import torch
 from torch import Tensor
 
+from ajepa.audio_bytes import AudioSource
 from ajepa.audio_file import REMOVE, AudioError, AudioFile, inspect_file, resampled_length
 
 SAMPLE_RATE = 16_000
@@ -42,7 +43,7 @@ class AudioInfo:
     samples: int
 
 
-def info(path: str | os.PathLike[str]) -> AudioInfo:
+def info(path: AudioSource) -> AudioInfo:
     """Length, rate and channels from the header (by decoding, where the header does not know the length).
 
     Raises AudioError for a file that is missing, unreadable, empty or known to be truncated.
@@ -57,7 +58,7 @@ def info(path: str | os.PathLike[str]) -> AudioInfo:
 
 
 def load(
-    path: str | os.PathLike[str],
+    path: AudioSource,
     *,
     start: float = 0.0,
     seconds: float | None = None,
@@ -76,8 +77,7 @@ def load(
     """
     if not start >= 0 or (seconds is not None and not seconds > 0):
         raise ValueError(f"start must be >= 0 and seconds > 0, got start={start} and seconds={seconds}")
-    first = round(start * sample_rate)
-    stop = None if seconds is None else first + max(1, round(seconds * sample_rate))
+    first, stop = _span(start, seconds, sample_rate)
     file = inspect_file(path)
     length = file.length(sample_rate)
     if length is None or (first == 0 and stop is None):
@@ -92,6 +92,17 @@ def load(
             path, f"nothing to decode from {start:g} s on, it ends at {end:g} s; start earlier"
         )
     return torch.from_numpy(part_S)
+
+
+def _span(start: float, seconds: float | None, sample_rate: int) -> tuple[int, int | None]:
+    """Times as samples [first, stop), halves up as the resampler has it: the seconds of a whole file, in
+    double precision, give the very length of that file at `sample_rate`."""
+
+    def to_samples(time: float) -> int:
+        return math.floor(time * sample_rate + 0.5001)
+
+    first = to_samples(start)
+    return first, None if seconds is None else first + max(1, to_samples(seconds))
 
 
 def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
@@ -159,12 +170,14 @@ def jitter_level(waveform_S: Tensor, generator: torch.Generator, gain_db: float)
 
 
 def random_crop(
-    source: str | os.PathLike[str] | Tensor,
+    source: AudioSource | Tensor,
     seconds: float,
     generator: torch.Generator,
     *,
     sample_rate: int = SAMPLE_RATE,
     gain_db: float = 6.0,
+    start: float = 0.0,
+    duration: float | None = None,
 ) -> Tensor:
     """The A-JEPA training crop (arXiv 2311.15830, section 4.1) -> [round(seconds * sample_rate)] float32.
 
@@ -177,7 +190,8 @@ def random_crop(
     `sample_rate`. Both use the same random numbers in the same order, so a memory cache of `load(path)`
     gives the same crops, as closely as a part equals the whole in `load`. (An MP3 whose tag declares a wrong
     length may differ; one without a tag, and a FLAC of undeclared length, are decoded whole for each crop.)
-    The crop never shares memory with `source`.
+    The crop never shares memory with `source`. With `start` and `duration`, in seconds, that part of the
+    source is all there is: crops begin in it and go round at its end.
 
     Raises AudioError as `load` does, and for a source that is silent from end to end.
     """
@@ -188,19 +202,34 @@ def random_crop(
         name = f"waveform {list(source.shape)}"
         if source.dim() != 1 or source.numel() == 0:
             raise AudioError.of(name, "random_crop needs one axis with at least one sample")
-        crop_S = _draw_from_waveform(source, samples, generator, name)
+        first, stop = _part(start, duration, sample_rate, len(source), name)
+        crop_S = _draw_from_waveform(source[first:stop], samples, generator, name)
         return jitter_level(crop_S, generator, gain_db)
     file = inspect_file(source)
     length = file.length(sample_rate)
-    if length is None or length <= samples:
-        crop_S = _draw_from_waveform(torch.from_numpy(file.whole(sample_rate)), samples, generator, source)
+    if length is None:
+        whole_S = torch.from_numpy(file.whole(sample_rate))
+        first, stop = _part(start, duration, sample_rate, len(whole_S), source)
+        crop_S = _draw_from_waveform(whole_S[first:stop], samples, generator, source)
     else:
-        crop_S = _draw_from_file(file, length, samples, generator, sample_rate)
+        first, stop = _part(start, duration, sample_rate, length, source)
+        crop_S = _draw_from_file(file, first, stop, samples, generator, sample_rate)
     return jitter_level(crop_S, generator, gain_db)
 
 
+def _part(
+    start: float, seconds: float | None, sample_rate: int, length: int, name: AudioSource
+) -> tuple[int, int]:
+    """The part of a file of `length` samples that `start` and `seconds` name, within its end."""
+    first, stop = _span(start, seconds, sample_rate)
+    if first >= max(1, length):
+        end = length / sample_rate
+        raise AudioError.of(name, f"its part starts at {start:g} s, it ends at {end:g} s; correct the start")
+    return first, length if stop is None else min(stop, length)
+
+
 def _draw_from_waveform(
-    waveform_S: Tensor, samples: int, generator: torch.Generator, name: str | os.PathLike[str]
+    waveform_S: Tensor, samples: int, generator: torch.Generator, name: AudioSource
 ) -> Tensor:
     return _draw_sounding(
         waveform_S.numel(),
@@ -213,19 +242,26 @@ def _draw_from_waveform(
 
 
 def _draw_from_file(
-    file: AudioFile, length: int, samples: int, generator: torch.Generator, sample_rate: int
+    file: AudioFile, first: int, stop: int, samples: int, generator: torch.Generator, sample_rate: int
 ) -> Tensor:
+    length = stop - first
+
     def whole() -> Tensor:
-        return torch.from_numpy(file.whole(sample_rate))
+        waveform_S = file.read(first, stop, sample_rate)
+        if len(waveform_S) == 0:
+            raise AudioError.of(file.path, f"0 samples after decoding; {REMOVE}")
+        return torch.from_numpy(waveform_S)
 
     def crop(start: int) -> Tensor:
-        crop_S = torch.from_numpy(file.read(start, min(start + samples, length), sample_rate))
+        crop_S = torch.from_numpy(file.read(first + start, first + min(start + samples, length), sample_rate))
         if start + samples > length:
-            head_S = file.read(0, start + samples - length, sample_rate)
+            head_S = file.read(first, first + start + samples - length, sample_rate)
             crop_S = torch.cat((crop_S, torch.from_numpy(head_S)))
         # Only an MP3 whose tag declares too much comes out short.
         return crop_S if crop_S.numel() == samples else cyclic(whole(), samples, start)
 
+    if length <= samples:
+        return _draw_from_waveform(whole(), samples, generator, file.path)
     return _draw_sounding(length, crop, whole, samples, generator, file.path)
 
 
@@ -235,7 +271,7 @@ def _draw_sounding(
     whole: Callable[[], Tensor],
     samples: int,
     generator: torch.Generator,
-    name: str | os.PathLike[str],
+    name: AudioSource,
 ) -> Tensor:
     """Draw starts in [0, length) until `crop(start)` is not silent; then place it on what sounds."""
 

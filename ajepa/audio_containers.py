@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import soundfile
+
+from ajepa.audio_bytes import AudioSource, byte_size, open_bytes
 
 # Sizes in the logs of libsndfile's header readers. W64 spells "riff" small, RF64 writes "Riff size".
 _SIZE_CUT = re.compile(
@@ -51,19 +52,19 @@ class Findings:
     seek_limit: int | None = None  # the last sample to which seeking is exact; None where it always is
 
 
-def examine(path: Path, file: soundfile.SoundFile) -> Findings:
-    """Look through the container of `path`, which is open as `file`."""
+def examine(source: AudioSource, file: soundfile.SoundFile) -> Findings:
+    """Look through the container of `source`, which is open as `file`."""
     if file.format == "MP3":
-        return _examine_mp3(path)
+        return _examine_mp3(source)
     if file.format == "OGG":
-        missing, last_page_start = _examine_ogg(path)
+        missing, last_page_start = _examine_ogg(source)
         if file.subtype == "VORBIS":
             # In the last page, which is cut to the length of the audio, seeking is off by the samples cut.
             return Findings(missing, seek_limit=last_page_start)
         is_short = file.frames <= _OPUS_EXACT_SECONDS * file.samplerate
         return Findings(missing, seek_limit=0 if is_short else None)
     is_open_ended = file.frames == 0 and file.format in ("WAV", "WAVEX")
-    return Findings(_missing_data(file.extra_info), _open_ended_wav(path) if is_open_ended else None)
+    return Findings(_missing_data(file.extra_info), _open_ended_wav(source) if is_open_ended else None)
 
 
 def _missing_data(log: str) -> str | None:
@@ -74,12 +75,12 @@ def _missing_data(log: str) -> str | None:
     return None
 
 
-def _examine_ogg(path: Path) -> tuple[str | None, int]:
+def _examine_ogg(source: AudioSource) -> tuple[str | None, int]:
     """(what is missing, the sample at which the last page begins), from the page headers (RFC 3533): "OggS",
     the position of the page's last sample at byte 6, at byte 26 the length of a table of segment sizes, the
     table, the segments."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 2 * _LARGEST_OGG_PAGE))
+    with open_bytes(source) as file:
+        file.seek(max(0, byte_size(source) - 2 * _LARGEST_OGG_PAGE))
         tail = file.read()
     pages = [match.start() for match in re.finditer(b"OggS", tail)]
     if not pages:
@@ -91,11 +92,11 @@ def _examine_ogg(path: Path) -> tuple[str | None, int]:
     return None, max([0, *ends])
 
 
-def _examine_mp3(path: Path) -> Findings:
+def _examine_mp3(source: AudioSource) -> Findings:
     """Without a tag the decoder extrapolates the length from the first frame's bit rate. With a variable rate
     that is far off, and libsndfile would stop there; through a pipe it reads on to the end.
     """
-    with path.open("rb") as file:
+    with open_bytes(source) as file:
         id3 = file.read(10)
         offset = 0
         if id3[:3] == b"ID3":  # its size comes in four bytes of seven bits; a footer repeats the header
@@ -109,19 +110,19 @@ def _examine_mp3(path: Path) -> Findings:
     flags, frames, declared = (int.from_bytes(field, "big") for field in tag.groups()) if tag else (0, 0, 0)
     if not flags & 1 or frames == 0:
         return Findings(rewrite=Rewrite(b"", offset))
-    present = path.stat().st_size - offset
+    present = byte_size(source) - offset
     if flags & 2 and present < 0.99 * declared:
         return Findings(missing=f"its tag declares {declared} bytes, {present} are there")
     return Findings()
 
 
-def _open_ended_wav(path: Path) -> Rewrite | None:
+def _open_ended_wav(source: AudioSource) -> Rewrite | None:
     """For a WAV whose data chunk declares 0 bytes but is followed by samples, not by another chunk."""
-    with path.open("rb") as file:
+    with open_bytes(source) as file:
         head = file.read(_WAV_HEADER_BYTES)
     at = head.find(b"data\0\0\0\0")
     follows = head[at + 8 : at + 16]
-    left = path.stat().st_size - (at + 16)
+    left = byte_size(source) - (at + 16)
     is_chunk = re.match(rb"[ -~]{4}", follows) and int.from_bytes(follows[4:], "little") <= left
     if at < 0 or not follows or is_chunk:
         return None

@@ -15,11 +15,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
 
+from ajepa.audio_bytes import AudioBytes, AudioSource, byte_size, open_bytes
 from ajepa.audio_containers import Rewrite, examine
 
 REMOVE = "remove it or pass --skip-broken"  # the remedy for a file that cannot be used
@@ -42,8 +44,8 @@ class AudioError(ValueError):
         self.path = path
 
     @classmethod
-    def of(cls, path: str | os.PathLike[str], problem: str) -> AudioError:
-        return cls(f"{path}: {problem}", path=path)
+    def of(cls, path: AudioSource, problem: str) -> AudioError:
+        return cls(f"{path}: {problem}", path=path.name if isinstance(path, AudioBytes) else path)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class AudioFile:
     """A file that was looked at. Each reading opens it anew: libsndfile's Vorbis decoder keeps state over a
     seek, so that a second part read through one handle can be that of another place."""
 
-    path: str | os.PathLike[str]
+    path: AudioSource
     rate: int
     channels: int
     samples: int | None  # None where only decoding to the end can tell
@@ -93,11 +95,11 @@ class AudioFile:
     @contextmanager
     def _decoder(self) -> Iterator[soundfile.SoundFile]:
         if self.rewrite is not None:
-            with _piped(Path(self.path), self.rewrite) as pipe, _Sequential(pipe, closefd=False) as file:
+            with _piped(self.path, self.rewrite) as pipe, _Sequential(pipe, closefd=False) as file:
                 yield file
         else:
             kind = _Sequential if self.samples is None else soundfile.SoundFile
-            with kind(self.path) as file:
+            with _decodable(self.path) as data, kind(data) as file:
                 yield file
 
     def _cut(self, position: int, reason: str) -> AudioError:
@@ -141,18 +143,18 @@ class AudioFile:
         return out_S[: max(position, 0)]
 
 
-def inspect_file(path: str | os.PathLike[str]) -> AudioFile:
+def inspect_file(path: AudioSource) -> AudioFile:
     """Read a file's header and look for missing data; AudioError says why it cannot be used."""
-    file_path = Path(path)
-    if not file_path.exists():
-        raise AudioError.of(path, "no such file; check the path")
-    if file_path.is_dir():
-        raise AudioError.of(path, "is a folder, not a file; find_audio lists the files in it")
-    if file_path.stat().st_size == 0:
+    if not isinstance(path, AudioBytes):
+        if not Path(path).exists():
+            raise AudioError.of(path, "no such file; check the path")
+        if Path(path).is_dir():
+            raise AudioError.of(path, "is a folder, not a file; find_audio lists the files in it")
+    if byte_size(path) == 0:
         raise AudioError.of(path, f"0 bytes; {REMOVE}")
     try:
-        with soundfile.SoundFile(path) as file:
-            findings = examine(file_path, file)
+        with _decodable(path) as data, soundfile.SoundFile(data) as file:
+            findings = examine(path, file)
     except soundfile.LibsndfileError as error:
         raise AudioError.of(path, f"not readable as audio ({error.error_string}); {REMOVE}") from error
     if findings.missing:
@@ -204,13 +206,23 @@ class _Sequential(soundfile.SoundFile):
 
 
 @contextmanager
-def _piped(path: Path, rewrite: Rewrite) -> Iterator[int]:
+def _decodable(source: AudioSource) -> Iterator[str | os.PathLike[str] | BinaryIO]:
+    """What soundfile opens: a path, which libsndfile reads by itself, or a file in Python."""
+    if isinstance(source, AudioBytes):
+        with source.open() as data:
+            yield data
+    else:
+        yield source
+
+
+@contextmanager
+def _piped(source: AudioSource, rewrite: Rewrite) -> Iterator[int]:
     """The reading end of a pipe that a thread fills with the rewritten file."""
     reading, writing = os.pipe()
 
     def feed() -> None:
         # The reader may have enough before the end.
-        with suppress(BrokenPipeError), os.fdopen(writing, "wb") as pipe, path.open("rb") as file:
+        with suppress(BrokenPipeError), os.fdopen(writing, "wb") as pipe, open_bytes(source) as file:
             pipe.write(rewrite.head)
             file.seek(rewrite.offset)
             shutil.copyfileobj(file, pipe)

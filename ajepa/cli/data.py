@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ajepa.data.shards import Listing
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,11 +36,108 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     task.add_argument("--force", action="store_true", help="replace a task folder that exists")
     task.set_defaults(run=run_hear_task)
 
+    manifest = data.add_parser("manifest", help="list a folder's audio, with durations, in a table")
+    manifest.add_argument("source", type=Path, metavar="FOLDER")
+    manifest.add_argument("out", type=Path, metavar="OUT.csv|.parquet")
+    _add_scanning(manifest)
+    manifest.set_defaults(run=run_manifest)
+
+    shard = data.add_parser(
+        "shard",
+        help="write a folder or a manifest as WebDataset tars with an index",
+        description="The same command goes on with shards that were not finished.",
+    )
+    shard.add_argument("source", help="a folder of audio or a manifest")
+    shard.add_argument("out", type=Path, metavar="OUT", help="the folder of the shards")
+    shard.add_argument(
+        "--format",
+        choices=["wav", "flac", "opus", "copy"],
+        default="flac",
+        help="wav and flac have 16 bits; copy keeps the files' bytes; default: flac",
+    )
+    shard.add_argument("--sample-rate", type=int, default=16_000, help="not for copy; default: 16000")
+    shard.add_argument("--shard-megabytes", type=int, default=256, help="default: 256")
+    _add_scanning(shard)
+    shard.set_defaults(run=run_shard)
+
+    index = data.add_parser("index", help="index the tars that a folder has, made by others")
+    index.add_argument("source", type=Path, metavar="FOLDER")
+    _add_scanning(index)
+    index.set_defaults(run=run_index)
+
     synthetic = data.add_parser("synthetic", help="write synthetic audio in the layout of a real data set")
     synthetic.add_argument("layout", choices=["esc50", "speech_commands", "voxceleb1", "unlabelled"])
     synthetic.add_argument("--out", type=Path, required=True)
     synthetic.add_argument("--seed", type=int, default=0)
     synthetic.set_defaults(run=run_synthetic)
+
+
+def _add_scanning(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="default: one a core")
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="leave out and list unreadable files instead of stopping"
+    )
+
+
+def run_manifest(options: argparse.Namespace) -> None:
+    """`ajepa data manifest`."""
+    from tqdm import tqdm
+
+    from ajepa.data.scan import scan_folder
+
+    with tqdm(unit="file", disable=None) as bar:
+        count, seconds, broken = scan_folder(
+            options.source,
+            options.out,
+            workers=max(1, options.workers),
+            skip_broken=options.skip_broken,
+            report=lambda done: bar.update(done - bar.n),
+        )
+    for reason in broken:
+        print(f"left out: {reason}", file=sys.stderr)
+    print(f"{options.out}: {count} files, {seconds / 3600:.2f} h, {len(broken)} left out")
+
+
+def run_shard(options: argparse.Namespace) -> None:
+    """`ajepa data shard`."""
+    from tqdm import tqdm
+
+    from ajepa.data import open_clips
+    from ajepa.data.encode import Packing
+    from ajepa.data.pack import write_shards
+
+    packing = Packing(options.format, options.sample_rate, options.shard_megabytes)
+    clips = open_clips(options.source, labels=True)
+    with tqdm(total=len(clips), unit="clip", disable=None) as bar:
+        listing = write_shards(
+            clips,
+            options.out,
+            packing,
+            workers=max(1, options.workers),
+            skip_broken=options.skip_broken,
+            report=lambda done: bar.update(done - bar.n),
+        )
+    _print_listing(options.out, listing)
+    broken = options.out / "broken.txt"
+    if broken.is_file():
+        print(f"{broken}: what was left out, and why")
+
+
+def run_index(options: argparse.Namespace) -> None:
+    """`ajepa data index`."""
+    from ajepa.data.tars import index_tars
+
+    listing = index_tars(options.source, workers=max(1, options.workers), skip_broken=options.skip_broken)
+    _print_listing(options.source, listing)
+
+
+def _print_listing(folder: Path, listing: Listing) -> None:
+    seconds = sum(shard.seconds for shard in listing.shards)
+    size = sum(shard.size for shard in listing.shards)
+    print(
+        f"{folder}: {listing.fingerprint()['files']} clips, {seconds / 3600:.2f} h, "
+        f"{size / 2**20:.1f} MiB in {len(listing.shards)} shards"
+    )
 
 
 def run_hear_task(options: argparse.Namespace) -> None:

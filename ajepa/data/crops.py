@@ -1,25 +1,18 @@
-"""Random crops of audio files as an endless, resumable stream of batches."""
+"""Random crops of clips, and batches of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from ajepa.audio import AudioError, info, load, random_crop
-
-
-class Draw(NamedTuple):
-    """One crop to make: which file, and the seed of its randomness."""
-
-    file: int
-    seed: int
+from ajepa.data.clips import Clip, Clips, DataError
+from ajepa.data.order import Draw
 
 
 @dataclass(frozen=True)
@@ -28,7 +21,7 @@ class Batch:
 
     Attributes:
         waveform_BS: float32 mono crops.
-        files: the path each crop was cut from.
+        files: the path each crop was cut from, or its shard and member.
         broken: (path, reason) of every unreadable file that was met and replaced.
         failure: why there is no batch, where a file could not be used or replaced; else empty. Told, not
             raised, so that it reaches the training process without a worker's traceback around it.
@@ -44,53 +37,6 @@ class Batch:
         return replace(self, waveform_BS=self.waveform_BS.pin_memory())
 
 
-def mix_seed(*parts: int) -> int:
-    """One 63-bit seed from several integers (the mixing function of SplitMix64, applied part by part)."""
-    state = 0
-    for part in parts:
-        state = (state + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
-    return state >> 1
-
-
-class StepSampler(Sampler[list[Draw]]):
-    """Batches of draws from step `start` on: a pure function of (files, batch size, seed, step).
-
-    Files run through one random permutation after another, so that each is drawn once an epoch, and an
-    epoch's last files share a batch with the next one's first. Each rank takes its slice of every batch.
-    """
-
-    def __init__(
-        self, files: int, batch_size: int, start: int, stop: int, seed: int, rank: int = 0, ranks: int = 1
-    ) -> None:
-        if batch_size % ranks:
-            raise ValueError(f"batch size {batch_size} cannot be divided over {ranks} processes")
-        self.files, self.batch_size, self.seed = files, batch_size, seed
-        self.start, self.stop, self.rank, self.ranks = start, stop, rank, ranks
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        share = self.batch_size // self.ranks
-        for step in range(self.start, self.stop):
-            first = step * self.batch_size + self.rank * share
-            yield [self.draw(position) for position in range(first, first + share)]
-
-    def draw(self, position: int) -> Draw:
-        """The draw at a place of the endless stream."""
-        epoch, place = divmod(position, self.files)
-        return Draw(_permutation(self.files, self.seed, epoch)[place], mix_seed(self.seed, position))
-
-
-@lru_cache(maxsize=2)
-def _permutation(files: int, seed: int, epoch: int) -> list[int]:
-    generator = torch.Generator().manual_seed(mix_seed(seed, epoch, files))
-    return torch.randperm(files, generator=generator).tolist()
-
-
 class Crop(NamedTuple):
     """One item of a `CropDataset`; see `Batch` for the fields."""
 
@@ -101,78 +47,94 @@ class Crop(NamedTuple):
 
 
 class CropDataset(Dataset[Crop]):
-    """Files to crops; indexed by `Draw`, so that it holds no random state.
+    """Clips to crops; indexed by `Draw`, so that it holds no random state.
 
     Args:
-        files: audio files.
+        clips: the set, see `ajepa.data.open_clips`.
         seconds, sample_rate, gain_db: see `ajepa.audio.random_crop`.
-        cache_megabytes: memory for decoded files. Which files it takes is settled at the start, in the
+        cache_megabytes: memory for decoded clips. Which clips it takes is settled at the start, in the
             order given: resampled piece by piece a file differs in the last bits, a resumed run must not.
-        skip_broken: replace unreadable files by others (chosen by the draw's seed) and report them.
+            Headers are opened for clips of unknown length only, and only until the memory is full.
+        skip_broken: replace unreadable clips by others (chosen by the draw's seed) and report them.
     """
 
     ATTEMPTS = 16
 
     def __init__(
         self,
-        files: Sequence[Path],
+        clips: Clips,
         seconds: float,
         sample_rate: int,
         gain_db: float,
         cache_megabytes: int = 0,
         skip_broken: bool = False,
     ) -> None:
-        self.files = [str(path) for path in files]
+        self.clips = clips
         self.seconds, self.sample_rate, self.gain_db = seconds, sample_rate, gain_db
         self.skip_broken = skip_broken
         self._cache: dict[int, Tensor | None] = self._plan_cache(cache_megabytes * 2**20)
 
     def _plan_cache(self, size: int) -> dict[int, Tensor | None]:
-        """Places for the files that fit, still empty."""
+        """Places for the clips that fit, still empty."""
         places: dict[int, Tensor | None] = {}
-        for file, path in enumerate(self.files):
+        for index in range(len(self.clips)):
             if size <= 0:
                 break
+            clip = self.clips.clip(index)
             try:
-                size -= round(info(path).seconds * self.sample_rate) * torch.float32.itemsize
+                seconds = info(clip.audio).seconds - clip.start if clip.seconds is None else clip.seconds
             except AudioError:
-                continue  # told when it is drawn
+                # Told when it is drawn. It costs as much as a crop, lest a missing disk be searched through.
+                size -= round(self.seconds * self.sample_rate) * torch.float32.itemsize
+                continue
+            size -= round(max(0.0, seconds) * self.sample_rate) * torch.float32.itemsize
             if size >= 0:
-                places[file] = None
+                places[index] = None
         return places
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.clips)
 
     def __getitem__(self, draw: Draw) -> Crop:
         broken: list[tuple[str, str]] = []
-        file, generator = draw.file, torch.Generator().manual_seed(draw.seed)
+        index, generator = draw.clip, torch.Generator().manual_seed(draw.seed)
         for _ in range(self.ATTEMPTS):
+            clip = self.clips.clip(index)
+            file = str(clip.audio)
             try:
-                return Crop(self._crop(file, generator), self.files[file], broken)
+                return Crop(self._crop(index, clip, generator), file, broken)
             except AudioError as error:
-                broken.append((self.files[file], str(error)))
+                reason = f"{error} ({clip.origin})" if clip.origin else str(error)
+                broken.append((file, reason))
                 if not self.skip_broken:
-                    return Crop(torch.empty(0), self.files[file], broken, str(error))
-                file = int(torch.randint(len(self.files), (), generator=generator))
+                    return Crop(torch.empty(0), file, broken, reason)
+            except DataError as error:
+                return Crop(torch.empty(0), file, broken, str(error))
+            siblings = self.clips.siblings(index)
+            index = siblings[int(torch.randint(len(siblings), (), generator=generator))]
         failure = f"{self.ATTEMPTS} files in a row cannot be used, the last of them: {broken[-1][1]}"
-        return Crop(torch.empty(0), self.files[file], broken, failure)
+        return Crop(torch.empty(0), file, broken, failure)
 
-    def _crop(self, file: int, generator: torch.Generator) -> Tensor:
-        path = self.files[file]
-        if file not in self._cache:
-            return random_crop(
-                path, self.seconds, generator, sample_rate=self.sample_rate, gain_db=self.gain_db
+    def _crop(self, index: int, clip: Clip, generator: torch.Generator) -> Tensor:
+        cut = partial(
+            random_crop,
+            seconds=self.seconds,
+            generator=generator,
+            sample_rate=self.sample_rate,
+            gain_db=self.gain_db,
+        )
+        if index not in self._cache:
+            return cut(clip.audio, start=clip.start, duration=clip.seconds)
+        waveform_S = self._cache[index]
+        if waveform_S is None:
+            waveform_S = load(
+                clip.audio, start=clip.start, seconds=clip.seconds, sample_rate=self.sample_rate
             )
-        waveform = self._cache[file]
-        if waveform is None:
-            waveform = self._cache[file] = load(path, sample_rate=self.sample_rate)
+            self._cache[index] = waveform_S
         try:
-            return random_crop(
-                waveform, self.seconds, generator, sample_rate=self.sample_rate, gain_db=self.gain_db
-            )
+            return cut(waveform_S)
         except AudioError as error:
-            raise AudioError(f"{path}: {error}") from error
+            raise AudioError(f"{clip.audio}: {error}") from error
 
 
 def collate(crops: list[Crop]) -> Batch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Any
 import torch
 
 from ajepa import checkpoint
-from ajepa.audio import find_audio
+from ajepa.data import open_clips
+from ajepa.data.clips import Clips
 from ajepa.recipe import Recipe, RecipeError, dump_recipe
-from ajepa.training.provenance import data_fingerprint, describe_run
+from ajepa.training.provenance import describe_run
 from ajepa.training.state import latest_checkpoint
 
 # What a run must keep to be one run; the rest (devices, logging, workers) may change from start to start.
@@ -22,23 +22,28 @@ FIXED_PARTS = ("front_end", "encoder", "objective", "optim")
 FIXED_KEYS = {"data": ("crop_seconds", "gain_db"), "run": ("seed", "precision")}
 
 
-def prepare(recipe: Recipe) -> tuple[list[Path], Recipe, dict[str, Any]]:
-    """The run's files, the recipe with `epochs` turned into steps, and the data's fingerprint.
+def prepare(recipe: Recipe) -> tuple[Clips, Recipe, dict[str, Any]]:
+    """The run's clips, the recipe with `epochs` turned into steps, and the data's fingerprint.
 
     Raises:
         RecipeError: source or folder are not named, the folder cannot be written, or it holds a run of
             another recipe or on other data.
         AudioError: there is no audio.
+        DataError: a manifest or the index of shards cannot be used or fetched.
     """
     if not recipe.data.source:
         raise RecipeError("data.source is empty: name a folder of audio, such as --data.source my_audio/")
     if not recipe.run.out:
         raise RecipeError("run.out is empty: name the run's folder, such as --run.out runs/first")
-    files = find_audio(recipe.data.source)
-    if recipe.optim.epochs is not None:
-        steps = math.ceil(recipe.optim.epochs * len(files) / recipe.optim.batch_size)
-        recipe = replace(recipe, optim=replace(recipe.optim, steps=steps))
-    info = {"data": data_fingerprint(files, Path(recipe.data.source))}
+    data = recipe.data
+    clips = open_clips(
+        data.source,
+        shard_window=data.shard_window,
+        shard_cache=data.shard_cache,
+        shard_cache_megabytes=data.shard_cache_megabytes,
+    )
+    recipe = replace(recipe, optim=recipe.optim.in_steps(len(clips)))
+    info = {"data": clips.fingerprint()}
     out = Path(recipe.run.out)
     existing = latest_checkpoint(out)
     if existing:
@@ -51,7 +56,7 @@ def prepare(recipe: Recipe) -> tuple[list[Path], Recipe, dict[str, Any]]:
         raise RecipeError(f"run.out {out} cannot be written: {error}") from error
     for leftover in (out / "checkpoints").glob(".step-*"):  # of a process that was killed while it wrote
         leftover.unlink(missing_ok=True)
-    return files, recipe, info
+    return clips, recipe, info
 
 
 def _check_same_run(recipe: Recipe, info: dict[str, Any], saved: checkpoint.Checkpoint) -> None:
@@ -73,7 +78,10 @@ def _check_same_run(recipe: Recipe, info: dict[str, Any], saved: checkpoint.Chec
 
 
 def _count(data: dict[str, Any] | None) -> str:
-    return f"{data['files']} files" if data else "unknown"
+    if not data:
+        return "unknown"
+    window = f" in windows of {data['shard_window']} shards" if "shard_window" in data else ""
+    return f"{data['files']} files{window}"
 
 
 def record_start(recipe: Recipe, info: dict[str, Any], device: torch.device, step: int) -> None:

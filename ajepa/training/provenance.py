@@ -1,11 +1,9 @@
-"""What a run was made of: versions, commit, hardware, data."""
+"""What a run was made of: versions, commit, hardware."""
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import subprocess
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,12 +49,3 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def data_fingerprint(files: Sequence[Path], root: Path) -> dict[str, Any]:
-    """Number of files, and a hash over their relative paths and sizes."""
-    digest = hashlib.sha256()
-    for path in files:
-        size = path.stat().st_size if path.exists() else "dangling link"
-        digest.update(f"{path.relative_to(root).as_posix()}\0{size}\n".encode())
-    return {"files": len(files), "sha256": digest.hexdigest()}

@@ -1,0 +1,76 @@
+"""Audio that is no file of its own: bytes at a place of another file, such as a member of a tar."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, cast
+
+# One read of so much costs less than several small ones. Of longer audio only what the decoder asks for is
+# read, so that a crop of an hour's WAV does not read the hour.
+_READ_AT_ONCE = 4 * 2**20
+_READ_AHEAD = 256 * 2**10
+
+
+@dataclass(frozen=True)
+class AudioBytes:
+    """An encoded audio file of `size` bytes that `read(offset, count)` reads; `name` is for messages.
+
+    Up to 4 MiB are read once and kept as long as this object; longer audio is read in pieces.
+    """
+
+    name: str
+    size: int
+    read: Callable[[int, int], bytes]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def open(self) -> BinaryIO:
+        """A seekable file of the bytes."""
+        if self.size <= _READ_AT_ONCE:
+            return io.BytesIO(self._all)
+        return cast(BinaryIO, io.BufferedReader(_Reader(self), _READ_AHEAD))
+
+    @cached_property
+    def _all(self) -> bytes:
+        return self.read(0, self.size)
+
+
+AudioSource = str | os.PathLike[str] | AudioBytes
+
+
+def open_bytes(source: AudioSource) -> BinaryIO:
+    """The encoded bytes of a file or of an `AudioBytes`, to read."""
+    return source.open() if isinstance(source, AudioBytes) else Path(source).open("rb")
+
+
+def byte_size(source: AudioSource) -> int:
+    """Number of encoded bytes."""
+    return source.size if isinstance(source, AudioBytes) else Path(source).stat().st_size
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, audio: AudioBytes) -> None:
+        self.audio, self.position = audio, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.audio.size}[whence]
+        self.position = max(0, base + offset)
+        return self.position
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]  # any writable buffer
+        count = max(0, min(len(buffer), self.audio.size - self.position))
+        buffer[:count] = self.audio.read(self.position, count) if count else b""
+        self.position += count
+        return count

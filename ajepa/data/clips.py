@@ -1,0 +1,93 @@
+"""What a training set is to the rest of the package: numbered clips, and where the bytes of each one are."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
+
+from ajepa.audio import find_audio
+from ajepa.audio_bytes import AudioBytes
+
+
+class DataError(ValueError):
+    """A manifest, a shard or its index cannot be used, or a server does not give it. The message says what
+    to do. Never a reason to go on with other clips, unlike `AudioError`."""
+
+
+class Clip(NamedTuple):
+    """One clip of a set.
+
+    Attributes:
+        name: as the set has it, such as a path inside its folder.
+        audio: a file's path, or bytes within a shard. Nothing is opened or fetched before it is read.
+        start: seconds into the audio.
+        seconds: length of the clip; None for all that follows.
+        origin: where the clip is listed, for messages; may be empty.
+        labels: as the manifest has them, where they were asked for.
+    """
+
+    name: str
+    audio: str | AudioBytes
+    start: float = 0.0
+    seconds: float | None = None
+    origin: str = ""
+    labels: str | None = None
+
+
+class Clips(Protocol):
+    """A set of clips, numbered from 0. Looking one up costs microseconds, whatever the size of the set."""
+
+    shard_sizes: tuple[int, ...]
+    """Clips in each shard, in order; empty for files that stand alone."""
+
+    def __len__(self) -> int: ...
+
+    def clip(self, index: int) -> Clip:
+        """The clip of this number."""
+
+    def siblings(self, index: int) -> range:
+        """Numbers of the clips that are as cheap to read as this one: those of its shard, or all."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Number of clips (`files`) and a hash (`sha256`) that changes with the set."""
+
+
+class Folder:
+    """The audio files in a folder and below it, in the order of `find_audio`.
+
+    Raises AudioError if the folder is missing or holds no audio.
+    """
+
+    shard_sizes: tuple[int, ...] = ()
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        names = (path.relative_to(self.root).as_posix() for path in find_audio(self.root))
+        try:
+            # Arrow keeps them in one block of memory, which forked loader processes share untouched.
+            self._names = pa.array(names, pa.large_string())
+        except UnicodeEncodeError as error:
+            raise DataError(f"{root}: a file's name is not UTF-8 ({error}); rename it") from error
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def clip(self, index: int) -> Clip:
+        name = self._names[index].as_py()
+        return Clip(name, str(self.root / name))
+
+    def siblings(self, index: int) -> range:
+        return range(len(self))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """A hash over relative paths and sizes."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            name = self._names[index].as_py()
+            path = self.root / name
+            size = path.stat().st_size if path.exists() else "dangling link"
+            digest.update(f"{name}\0{size}\n".encode())
+        return {"files": len(self), "sha256": digest.hexdigest()}

@@ -1,0 +1,222 @@
+"""Manifests: tables of clips, CSV or Parquet, for sets that are too large or too selective for a folder.
+
+Columns: `path` (relative to the manifest's folder, or absolute), and optionally `start` and `duration` in
+seconds (a part of the file; empty for all of it) and `labels` (text, carried along). Others are left alone.
+A path may come in several rows, as several parts of one recording do.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from ajepa.data.clips import Clip, DataError
+
+SUFFIXES = (".csv", ".parquet")
+COLUMNS = {"path": pa.string(), "start": pa.float64(), "duration": pa.float64()}
+_ROWS = 65_536  # at a time; a change of it changes every fingerprint
+_LOOKED_AT = 8  # files that are looked for at the start, so that a wrong folder is told before training
+
+
+class Manifest:
+    """The clips of a manifest. Only the columns are in memory: no file is opened, none is counted.
+
+    Args:
+        path: the manifest.
+        labels: keep the column `labels` too.
+
+    Raises:
+        DataError: it is missing or not readable, a column or a value is wrong (the message has the row's
+            number, from 1 on), or it has no rows, or none of the files that were looked for is there.
+    """
+
+    shard_sizes: tuple[int, ...] = ()
+
+    def __init__(self, path: str | Path, *, labels: bool = False) -> None:
+        self.path = Path(path)
+        self.root = self.path.parent
+        table = read_manifest(self.path, labels=labels)
+        self._paths = table["path"]
+        self._labels = table["labels"] if "labels" in table.column_names else None
+        # NaN where the manifest says nothing. NumPy and Arrow arrays are single blocks of memory, which
+        # forked loader processes share untouched.
+        self._starts, self._durations = (
+            table[name].to_numpy() if name in table.column_names else None for name in ("start", "duration")
+        )
+        self._check_files()
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def clip(self, index: int) -> Clip:
+        name = self._paths[index].as_py()
+        start = 0.0 if self._starts is None else float(np.nan_to_num(self._starts[index]))
+        duration = np.nan if self._durations is None else self._durations[index]
+        return Clip(
+            name,
+            str(self.root / name),
+            start,
+            None if np.isnan(duration) else float(duration),
+            f"row {index + 1} of {self.path}",
+            None if self._labels is None else self._labels[index].as_py(),
+        )
+
+    def siblings(self, index: int) -> range:
+        return range(len(self))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """A hash over the contents that matter: paths, starts and durations. CSV and Parquet agree."""
+        digest = hashlib.sha256()
+        for first in range(0, len(self), _ROWS):
+            rows = slice(first, first + _ROWS)
+            digest.update("\0".join(self._paths[rows].to_pylist()).encode())
+            for times in (self._starts, self._durations):
+                if times is not None:
+                    digest.update(np.ascontiguousarray(times[rows], dtype="<f8").tobytes())
+                digest.update(b"\n")
+        return {"files": len(self), "sha256": digest.hexdigest()}
+
+    def _check_files(self) -> None:
+        places = np.linspace(0, len(self) - 1, num=min(_LOOKED_AT, len(self)), dtype=int)
+        files = [self.clip(int(place)).audio for place in places]
+        if not any(Path(str(file)).exists() for file in files):
+            raise DataError(
+                f"{self.path}: of {len(files)} files that it names, none is there, the first of them "
+                f"{files[0]}; paths are relative to the manifest's folder"
+            )
+
+
+def read_manifest(path: Path, *, labels: bool = False) -> pa.Table:
+    """The columns of COLUMNS that a manifest has, checked; NaN for times that are not given."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such manifest; `ajepa data manifest FOLDER {path}` makes one")
+    types = COLUMNS | ({"labels": pa.string()} if labels else {})
+    try:
+        table = _read_csv(path, types) if path.suffix.lower() == ".csv" else _read_parquet(path, types)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not readable as a manifest: {error}") from error
+    if len(table) == 0:
+        raise DataError(f"{path}: the manifest has no rows; list at least one file")
+    absent = pc.or_kleene(pc.is_null(table["path"]), pc.equal(table["path"], ""))
+    _refuse_rows(path, absent.to_numpy(), "path is empty, name a file or remove the row")
+    for name, least in (("start", "at least 0"), ("duration", "more than 0")):
+        if name in table.column_names:
+            values = table[name].to_numpy()
+            right = values >= 0 if name == "start" else values > 0
+            wrong = table[name].is_valid().to_numpy() & ~(np.isfinite(values) & right)
+            _refuse_rows(path, wrong, f"{name} must be a number of seconds, {least}, or empty")
+    return table
+
+
+def write_manifest(path: Path, rows: Iterable[dict[str, Any]], types: dict[str, pa.DataType]) -> int:
+    """Write rows as CSV or Parquet, as the suffix says, whole or not at all; returns their number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, schema, count = path.with_name(f".{path.name}.partial"), pa.schema(types.items()), 0
+    kind = pa.csv.CSVWriter if path.suffix.lower() == ".csv" else pa.parquet.ParquetWriter
+    iterator = iter(rows)
+    try:
+        with kind(str(partial), schema) as writer:
+            while batch := list(islice(iterator, _ROWS)):
+                writer.write_table(pa.Table.from_pylist(batch, schema))
+                count += len(batch)
+        if count == 0:
+            raise DataError(f"{path}: not written, it would have no rows: no file can be used")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def relative_path(file: Path, manifest: Path) -> str:
+    """How a manifest names a file: from its own folder on where the file is below it, else in full."""
+    file, folder = Path(os.path.abspath(file)), Path(os.path.abspath(manifest.parent))  # noqa: PTH100  # keeps links
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.as_posix()
+
+
+def _read_csv(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        header = next(csv.reader(file), [])
+    wanted = _wanted(path, header, types)
+
+    def read(types: dict[str, pa.DataType]) -> pa.Table:
+        convert = pa.csv.ConvertOptions(
+            column_types=types,
+            include_columns=wanted,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=True,
+        )
+        # One thread: it takes a second for two million rows, and more would each hold blocks of the file.
+        serial = pa.csv.ReadOptions(use_threads=False)
+        return pa.csv.read_csv(
+            path, read_options=serial, convert_options=convert, memory_pool=pa.system_memory_pool()
+        )
+
+    try:
+        return read(types)
+    except pa.ArrowInvalid:
+        _name_bad_number(path, read(dict.fromkeys(types, pa.string())))
+        raise
+
+
+def _read_parquet(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
+    wanted = _wanted(path, pa.parquet.read_schema(path).names, types)
+    schema = pa.schema([(name, types[name]) for name in wanted])
+    # Batch by batch: two thirds of the peak of reading the table at once.
+    with pa.parquet.ParquetFile(path, pre_buffer=False) as file:
+        batches = [
+            pa.record_batch([_cast(batch[name], types[name]) for name in wanted], schema=schema)
+            for batch in file.iter_batches(_ROWS, columns=wanted, use_threads=False)
+        ]
+    pa.default_memory_pool().release_unused()
+    return pa.Table.from_batches(batches, schema)
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):  # labels as lists
+        return pc.binary_join(column, ";").cast(kind)
+    return column.cast(kind)
+
+
+def _wanted(path: Path, names: list[str], types: dict[str, pa.DataType]) -> list[str]:
+    if "path" not in names:
+        listed = ", ".join(names) or "none"
+        raise DataError(
+            f"{path}: no column is called path (there are: {listed}); name the column of the files so"
+        )
+    doubled = [name for name in types if names.count(name) > 1]
+    if doubled:
+        raise DataError(f"{path}: two columns are called {doubled[0]}; rename one")
+    return [name for name in types if name in names]
+
+
+def _name_bad_number(path: Path, texts: pa.Table) -> None:
+    """Raise for the first value that is no number; nothing where all are."""
+    for name in ("start", "duration"):
+        if name not in texts.column_names:
+            continue
+        for row, text in enumerate(texts[name].to_pylist(), start=1):
+            try:
+                float(text or 0)
+            except ValueError as error:
+                raise DataError(
+                    f"{path}: row {row}: {name} is {text!r}, must be a number of seconds or empty"
+                ) from error
+
+
+def _refuse_rows(path: Path, wrong: np.ndarray, rule: str) -> None:
+    rows = np.flatnonzero(wrong)
+    if len(rows):
+        more = f" (and {len(rows) - 1} more rows)" if len(rows) > 1 else ""
+        raise DataError(f"{path}: row {rows[0] + 1}{more}: {rule}")

@@ -1,0 +1,168 @@
+"""Shards on a web server: fetched whole as they are needed, into a bounded folder on this machine.
+
+Cached shards are called after their checksum. Any number of processes may share the folder: each shard is
+fetched by one of them while the others wait, and the least recently used make room. A process that still
+reads a shard which another one removes keeps reading it (`_OpenShard`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import random
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote, urljoin, urlsplit
+
+from filelock import FileLock, Timeout
+
+from ajepa.data.clips import DataError
+from ajepa.data.shards import INDEX, LISTING, MAKE_AGAIN, Shard, Shards, parse_listing
+
+ATTEMPTS = 6
+TIMEOUT_SECONDS = 30  # without a byte
+BACKOFF_SECONDS = 0.5  # doubles with each attempt, times 0.5 to 1.5 so that ranks do not come back at once
+_BLOCK = 2**20
+_LARGEST_LISTING = 256 * 2**20
+_Result = TypeVar("_Result")
+
+
+def open_url(url: str, window: int, cache: Path, megabytes: int) -> Shards:
+    """The shards at an http(s) address: of their folder, or of its shards.json.
+
+    Args:
+        cache: a folder of this machine for fetched shards.
+        megabytes: how much of it they may fill; must hold window + 1 shards.
+    """
+    base = url.removesuffix(LISTING)
+    parts = urlsplit(base)
+    base = parts._replace(path=parts.path.rstrip("/") + "/").geturl()
+    address = urljoin(base, LISTING)
+    listing = parse_listing(_retry(address, partial(_get, address)).decode("utf-8", "replace"), address)
+    least = sum(sorted((shard.size for shard in listing.shards), reverse=True)[: window + 1])
+    if least > megabytes * 2**20:
+        raise DataError(
+            f"data.shard_cache_megabytes is {megabytes}, too little for {window + 1} shards of {url}: "
+            f"raise it to {-(-least // 2**20)}, or lower data.shard_window"
+        )
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{cache}: cannot be made ({error}); name another data.shard_cache") from error
+    store = ShardCache(base, cache, megabytes * 2**20)
+    index = store.fetch(INDEX, listing.index_sha256, suffix=".parquet")
+    return Shards(listing, index, store.locate, window)
+
+
+class ShardCache:
+    """A bounded folder of fetched shards.
+
+    Args:
+        base: address of the remote folder, with the final slash.
+        folder: where they go.
+        limit: bytes that shards may take, unfinished ones included.
+    """
+
+    def __init__(self, base: str, folder: Path, limit: int) -> None:
+        self.base, self.folder, self.limit = base, folder, limit
+
+    def locate(self, shard: Shard) -> Path:
+        """The shard's path here, after fetching it if it is not there."""
+        return self.fetch(shard.name, shard.sha256, suffix=".tar", size=shard.size)
+
+    def fetch(self, name: str, sha256: str, *, suffix: str, size: int = 0) -> Path:
+        """The path of a remote file of this checksum, fetched if it is not there.
+
+        Raises DataError where the server does not give it, or gives other bytes, time after time.
+        """
+        path = self.folder / f"{sha256}{suffix}"
+        try:
+            with self._lock(sha256):
+                if not path.is_file():
+                    partial_file = self.folder / f"{sha256}.partial"
+                    self._make_room(partial_file, size)
+                    address = urljoin(self.base, quote(name))
+                    _retry(address, partial(_download, address, partial_file, sha256, size))
+                    with self._lock("room"):  # who makes room counts what is there
+                        partial_file.replace(path)
+                os.utime(path)
+        except OSError as error:
+            raise DataError(
+                f"{self.folder}: cannot be written ({error}); free space there or name another "
+                "data.shard_cache"
+            ) from error
+        return path
+
+    def _lock(self, name: str, timeout: float = -1) -> FileLock:
+        return FileLock(self.folder / f"{name}.lock", timeout=timeout)
+
+    def _make_room(self, partial_file: Path, size: int) -> None:
+        """Remove the least recently used shards until `size` bytes fit, and reserve them."""
+        with self._lock("room"):
+            partial_file.unlink(missing_ok=True)
+            for other in self.folder.glob("*.partial"):
+                try:
+                    with self._lock(other.stem, timeout=0):  # free: its process was killed
+                        other.unlink(missing_ok=True)
+                except Timeout:
+                    continue
+            shards = sorted(self.folder.glob("*.tar"), key=lambda path: path.stat().st_mtime_ns)
+            total = size + sum(path.stat().st_size for path in [*shards, *self.folder.glob("*.partial")])
+            for path in shards:
+                if total <= self.limit:
+                    break
+                total -= path.stat().st_size
+                path.unlink()
+            with partial_file.open("wb") as file:
+                file.truncate(size)  # takes no blocks, but counts
+
+
+def _retry(address: str, attempt: Callable[[], _Result]) -> _Result:
+    """What `attempt` gives, tried again after failures that may pass, each time after a longer pause."""
+    for number in range(1, ATTEMPTS + 1):
+        try:
+            return attempt()
+        except urllib.error.HTTPError as error:
+            if error.code < 500 and error.code not in (408, 429):
+                raise DataError(
+                    f"{address}: the server answers {error.code} {error.reason}; check the address"
+                ) from error
+            failure: Exception = error
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            failure = error
+        except _WrongBytesError as error:
+            failure = error
+        if number < ATTEMPTS:
+            time.sleep(BACKOFF_SECONDS * 2 ** (number - 1) * random.uniform(0.5, 1.5))
+    raise DataError(f"{address}: not fetched in {ATTEMPTS} attempts, the last: {failure}") from failure
+
+
+class _WrongBytesError(Exception):
+    """The server's bytes are not those of the checksum."""
+
+
+def _get(address: str) -> bytes:
+    with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as answer:
+        return answer.read(_LARGEST_LISTING)
+
+
+def _download(address: str, path: Path, sha256: str, size: int) -> None:
+    digest, position = hashlib.sha256(), 0
+    with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as answer, path.open("r+b") as file:
+        while block := answer.read(_BLOCK):
+            digest.update(block)
+            position += file.write(block)
+            if 0 < size < position:
+                break
+        file.truncate()
+    if digest.hexdigest() != sha256:
+        raise _WrongBytesError(
+            f"{position} bytes came, not those of the index (by their checksum); copy the shards there "
+            f"again, or {MAKE_AGAIN}"
+        )

@@ -1,0 +1,263 @@
+"""Tar shards with an index beside them: any clip is read by its place, nothing is unpacked.
+
+A folder of shards holds
+    shard-000000.tar ...   WebDataset tars; those of others may have other names
+    index.parquet          one row a clip: shard, name, offset, size (bytes), seconds
+    shards.json            for each shard its name, size, sha256, clips and seconds; written last
+The stock webdataset library reads the tars, which need no index for that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from ajepa.audio_bytes import AudioBytes
+from ajepa.data.clips import Clip, DataError
+
+LISTING, INDEX = "shards.json", "index.parquet"
+VERSION = 1
+SCHEMA = pa.schema(
+    {
+        "shard": pa.int32(),
+        "name": pa.large_string(),
+        "offset": pa.int64(),
+        "size": pa.int64(),
+        "seconds": pa.float64(),
+    }
+)
+MAKE_AGAIN = "make the index again with `ajepa data index`"
+# A listing may come from a server: its names become file names here.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\.tar")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar: `size` in bytes, `clips` of `seconds` altogether."""
+
+    name: str
+    size: int
+    sha256: str
+    clips: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What shards.json says. `made_from`: source and options of `ajepa data shard`; empty for other tars."""
+
+    shards: tuple[Shard, ...]
+    index_sha256: str
+    made_from: dict[str, Any]
+
+    def fingerprint(self) -> dict[str, Any]:
+        digest = hashlib.sha256(self.index_sha256.encode())
+        for shard in self.shards:
+            digest.update(f"{shard.sha256}\n".encode())
+        return {"files": sum(shard.clips for shard in self.shards), "sha256": digest.hexdigest()}
+
+
+class Shards:
+    """The clips of a folder of shards.
+
+    Args:
+        listing: from `read_listing`.
+        index: the path of index.parquet.
+        locate: gives a shard's path on this machine; asked when a clip of it is read.
+        window: shards that the order of draws mixes at a time (`StepSampler`): it is part of the
+            fingerprint, and so many shards are held open.
+
+    Raises DataError where index and listing disagree.
+    """
+
+    def __init__(
+        self, listing: Listing, index: Path, locate: Callable[[Shard], Path], window: int = 8
+    ) -> None:
+        self.listing, self.window = listing, window
+        self.shard_sizes: tuple[int, ...] = tuple(shard.clips for shard in listing.shards)
+        self._starts = [0, *accumulate(self.shard_sizes)]
+        table = read_index(index, listing)
+        self._names = table["name"]
+        self._shard, self._offset, self._size, self._seconds = (
+            table[name].to_numpy() for name in ("shard", "offset", "size", "seconds")
+        )
+        self._open = _OpenShards(locate, limit=window + 1)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def clip(self, index: int) -> Clip:
+        shard = self.listing.shards[self._shard[index]]
+        name = f"{shard.name}/{self._names[index].as_py()}"
+        read = partial(self._read, shard, int(self._offset[index]))
+        return Clip(name, AudioBytes(name, int(self._size[index]), read), seconds=float(self._seconds[index]))
+
+    def siblings(self, index: int) -> range:
+        shard = self._shard[index]
+        return range(self._starts[shard], self._starts[shard + 1])
+
+    def fingerprint(self) -> dict[str, Any]:
+        return self.listing.fingerprint() | {"shard_window": self.window}
+
+    def _read(self, shard: Shard, member: int, offset: int, count: int) -> bytes:
+        data = self._open[shard].read(member + offset, count)
+        if len(data) != count:
+            raise DataError(f"{shard.name}: ends before byte {member + offset + count}; {MAKE_AGAIN}")
+        return data
+
+
+def open_folder(folder: Path, window: int = 8) -> Shards:
+    """Shards on a disk of this machine.
+
+    Raises DataError for a missing or unreadable index, and for a shard that is missing or of another size.
+    """
+    path = folder / LISTING
+    try:
+        listing = parse_listing(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not readable ({error}); {MAKE_AGAIN}") from error
+    for shard in listing.shards:
+        file = folder / shard.name
+        size = file.stat().st_size if file.is_file() else None
+        if size != shard.size:
+            found = "is not there" if size is None else f"has {size} bytes, the index says {shard.size}"
+            raise DataError(f"{file}: {found}; copy it again, or {MAKE_AGAIN}")
+    return Shards(listing, folder / INDEX, partial(_in_folder, folder), window)
+
+
+def _in_folder(folder: Path, shard: Shard) -> Path:
+    return folder / shard.name
+
+
+def parse_listing(text: str, name: str) -> Listing:
+    """The contents of a shards.json, checked: `name` is for messages."""
+    try:
+        values = json.loads(text)
+        if values["format"] != "ajepa shards" or values["version"] != VERSION:
+            raise DataError(
+                f"{name}: is {values['format']!r} of version {values['version']!r}, "
+                f"this release reads version {VERSION} of 'ajepa shards'; {MAKE_AGAIN}"
+            )
+        shards = tuple(
+            Shard(**{field.name: shard[field.name] for field in fields(Shard)}) for shard in values["shards"]
+        )
+        listing = Listing(shards, values["index_sha256"], values["made_from"])
+        right = all(_PLAIN_NAME.fullmatch(s.name) and _SHA256.fullmatch(s.sha256) for s in shards)
+        right = right and all(s.clips > 0 and s.size > 0 for s in shards)
+        if not (right and shards and _SHA256.fullmatch(listing.index_sha256)):
+            raise TypeError("a shard's name, checksum or size")
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{name}: not a list of shards ({error}); {MAKE_AGAIN}") from error
+    return listing
+
+
+def read_index(path: Path, listing: Listing) -> pa.Table:
+    """index.parquet, checked against the listing: every clip lies within its shard, shards are in order."""
+    try:
+        table = pa.parquet.read_table(path, columns=SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: not readable ({error}); {MAKE_AGAIN}") from error
+    shard, offset, size = (table[name].to_numpy() for name in ("shard", "offset", "size"))
+    expected = np.repeat(np.arange(len(listing.shards)), [entry.clips for entry in listing.shards])
+    sizes = np.array([entry.size for entry in listing.shards])
+    agrees = len(shard) == len(expected) and not table["name"].null_count and bool((shard == expected).all())
+    if not agrees or not ((offset >= 0) & (size >= 0) & (offset + size <= sizes[shard])).all():
+        raise DataError(f"{path}: does not fit {LISTING}; {MAKE_AGAIN}")
+    return table
+
+
+def write_index(
+    folder: Path, shards: Sequence[Shard], table: pa.Table, made_from: dict[str, Any] | None = None
+) -> Listing:
+    """Write index.parquet, then shards.json, each whole or not at all."""
+    partial_index = folder / f".{INDEX}.partial"
+    pa.parquet.write_table(table.cast(SCHEMA), partial_index)
+    listing = Listing(tuple(shards), file_sha256(partial_index), made_from or {})
+    partial_index.replace(folder / INDEX)
+    values = {
+        "format": "ajepa shards",
+        "version": VERSION,
+        **listing.fingerprint(),
+        "seconds": float(pc.sum(table["seconds"]).as_py()),
+        "index_sha256": listing.index_sha256,
+        "made_from": listing.made_from,
+        "shards": [asdict(shard) for shard in shards],
+    }
+    write_text(folder / LISTING, json.dumps(values, indent=1) + "\n")
+    return listing
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial_file = path.with_name(f".{path.name}.partial")
+    partial_file.write_text(text, encoding="utf-8")
+    partial_file.replace(path)
+
+
+def file_sha256(path: Path) -> str:
+    """The checksum of a file's bytes."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class _OpenShard:
+    """Read by position: threads and forked processes do not disturb each other. Closed with the last use,
+    so that a shard may be deleted, or dropped here, while another thread reads it."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def read(self, offset: int, count: int) -> bytes:
+        return os.pread(self._descriptor, count, offset)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+
+class _OpenShards:
+    """The last used shards, held open."""
+
+    def __init__(self, locate: Callable[[Shard], Path], limit: int) -> None:
+        self.locate, self.limit = locate, limit
+        self._open: OrderedDict[str, _OpenShard] = OrderedDict()
+        self._lock = Lock()
+
+    def __getitem__(self, shard: Shard) -> _OpenShard:
+        with self._lock:
+            if shard.name not in self._open:
+                try:
+                    self._open[shard.name] = _OpenShard(self.locate(shard))
+                except OSError as error:
+                    raise DataError(f"{shard.name}: cannot be opened ({error}); {MAKE_AGAIN}") from error
+                while len(self._open) > self.limit:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(shard.name)
+            return self._open[shard.name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"locate": self.locate, "limit": self.limit}  # another process opens its own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]

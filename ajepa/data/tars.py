@@ -1,0 +1,93 @@
+"""An index for tars that others made, such as WebDataset shards."""
+
+from __future__ import annotations
+
+import sys
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from ajepa.audio import AUDIO_SUFFIXES, AudioError, info
+from ajepa.audio_bytes import AudioBytes
+from ajepa.data.clips import DataError
+from ajepa.data.shards import SCHEMA, Listing, Shard, file_sha256, write_index
+
+
+def index_tars(folder: Path, *, workers: int = 1, skip_broken: bool = False) -> Listing:
+    """Write the index of the tars in a folder (not in its subfolders), in the order of their names.
+
+    Audio is known by its suffix; every header is read for the length.
+
+    Raises:
+        DataError: there are no tars, one is compressed or damaged, or it has a member that is refused: links,
+            devices, and names that are absolute or climb out of the tar (`..`).
+        AudioError: a clip cannot be used and `skip_broken` is off.
+    """
+    paths = sorted(folder.glob("*.tar"))
+    if not paths:
+        compressed = sorted(path.name for path in folder.glob("*.tar.*"))
+        hint = f"; unpack the compression of {compressed[0]} and others" if compressed else ""
+        raise DataError(f"{folder}: no .tar files here{hint}")
+    with ThreadPoolExecutor(workers) as pool:
+        indexed = list(pool.map(partial(_index_tar, skip_broken=skip_broken), paths))
+    kept = [(shard, rows) for shard, rows in indexed if rows]
+    if not kept:
+        raise DataError(
+            f"{folder}: no audio in its {len(paths)} tars (looked for {' '.join(sorted(AUDIO_SUFFIXES))})"
+        )
+    rows = [{"shard": place} | row for place, (_, rows) in enumerate(kept) for row in rows]
+    return write_index(folder, [shard for shard, _ in kept], pa.Table.from_pylist(rows, SCHEMA))
+
+
+def audio_members(path: Path) -> Iterator[tarfile.TarInfo]:
+    """The audio files in a tar. Raises DataError for a tar that is damaged or has members to be refused."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                _refuse_unsafe(path, member)
+                name = PurePosixPath(member.name)
+                is_audio = name.suffix.lower() in AUDIO_SUFFIXES and not name.name.startswith(".")
+                if member.isreg() and is_audio:
+                    yield member
+    except tarfile.TarError as error:
+        raise DataError(
+            f"{path}: not readable as an uncompressed tar ({error}); copy or make it again"
+        ) from error
+
+
+def _refuse_unsafe(path: Path, member: tarfile.TarInfo) -> None:
+    name = PurePosixPath(member.name)
+    if name.is_absolute() or ".." in name.parts:
+        problem = "its name leads out of the tar"
+    elif not (member.isdir() or member.isreg()) or member.issparse():
+        problem = "it is a link, a device or a sparse file"
+    else:
+        return
+    raise DataError(f"{path}: member {member.name!r} is refused: {problem}; make the tar again without it")
+
+
+def _index_tar(path: Path, skip_broken: bool) -> tuple[Shard, list[dict[str, Any]]]:
+    rows: list[dict[str, Any]] = []
+    with path.open("rb") as file:
+        for member in audio_members(path):
+            offset = member.offset_data
+
+            def read(first: int, count: int, offset: int = offset) -> bytes:
+                file.seek(offset + first)
+                return file.read(count)
+
+            try:
+                seconds = info(AudioBytes(f"{path}/{member.name}", member.size, read)).seconds
+            except AudioError as error:
+                if not skip_broken:
+                    raise
+                print(f"left out: {error}", file=sys.stderr)
+                continue
+            rows.append({"name": member.name, "offset": offset, "size": member.size, "seconds": seconds})
+    seconds = sum(row["seconds"] for row in rows)
+    return Shard(path.name, path.stat().st_size, file_sha256(path), len(rows), seconds), rows

@@ -1,0 +1,177 @@
+"""Manifests: reading, checking, writing."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import soundfile
+import torch
+
+from ajepa.audio import AudioError, info
+from ajepa.cli import main
+from ajepa.data import open_clips
+from ajepa.data.clips import DataError
+from ajepa.data.crops import CropDataset
+from ajepa.data.manifest import Manifest
+from ajepa.data.order import Draw
+from ajepa.data.scan import scan_folder
+
+
+def manifest(audio_folder: Path, text: str, name: str = "set.csv") -> Path:
+    path = audio_folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_rows_become_clips(audio_folder: Path) -> None:
+    path = manifest(
+        audio_folder,
+        "split,path,start,duration,labels\n"
+        'train,00.wav,,,"dog, barking"\n'
+        "train,01.wav,0.1,0.2,\n"
+        f"test,{audio_folder}/02.wav,0.25,,cat\n"
+        "test,01.wav,0.3,0.1,\n",
+    )
+    clips = Manifest(path, labels=True)
+    assert len(clips) == 4
+    assert [(clip.start, clip.seconds, clip.labels) for clip in map(clips.clip, range(4))] == [
+        (0.0, None, "dog, barking"),
+        (0.1, 0.2, None),
+        (0.25, None, "cat"),
+        (0.3, 0.1, None),
+    ]
+    assert [clips.clip(row).audio for row in (0, 2)] == [f"{audio_folder}/0{n}.wav" for n in (0, 2)]
+    assert open_clips(path).clip(0).labels is None
+
+
+def test_csv_and_parquet_are_the_same_set(audio_folder: Path) -> None:
+    text = "path,start,duration,labels\n00.wav,,0.5,a;b\n01.wav,0.25,,\n"
+    from_csv = Manifest(manifest(audio_folder, text), labels=True)
+    table = pa.table(
+        {
+            "labels": [["a", "b"], None],
+            "path": pa.array(["00.wav", "01.wav"]).dictionary_encode(),
+            "start": pa.array([None, 0.25], pa.float32()),
+            "duration": [0.5, None],
+        }
+    )
+    pa.parquet.write_table(table, audio_folder / "set.parquet")
+    from_parquet = Manifest(audio_folder / "set.parquet", labels=True)
+    ours, theirs = ([clips.clip(row)[:4] for row in range(2)] for clips in (from_csv, from_parquet))
+    assert ours == theirs
+    assert from_csv.clip(0).labels == from_parquet.clip(0).labels == "a;b"
+    assert from_csv.fingerprint() == from_parquet.fingerprint()
+    other = manifest(audio_folder, text.replace("0.25", "0.26"), "other.csv")
+    assert Manifest(other).fingerprint()["sha256"] != from_csv.fingerprint()["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("file,start\n00.wav,0\n", ["no column is called path", "file, start"]),
+        ("", ["no column is called path", "none"]),
+        ("path,path\na.wav,b.wav\n", ["two columns are called path"]),
+        ("path\n", ["no rows"]),
+        ("path,start\n00.wav,0\n00.wav,1\n00.wav,soon\n", ["row 3", "start is 'soon'", "number of seconds"]),
+        ("path,start\n00.wav,0\n00.wav,-1\n00.wav,-2\n", ["row 2 (and 1 more rows)", "start", "at least 0"]),
+        ("path,duration\n00.wav,\n00.wav,0\n", ["row 2", "duration", "more than 0"]),
+        ("path,duration\n00.wav,inf\n", ["row 1", "duration"]),
+        ("path,duration\n00.wav,nan\n", ["row 1", "duration"]),
+        ("path,duration\n00.wav,1\n,1\n", ["row 2", "path is empty"]),
+        ("path,duration\n00.wav,1\n00.wav\n", ["not readable as a manifest", "2 columns"]),
+        ("path\nelsewhere/00.wav\n", ["elsewhere/00.wav", "none is there", "relative to the manifest"]),
+    ],
+)
+def test_mistakes_are_named(audio_folder: Path, text: str, words: list[str]) -> None:
+    path = manifest(audio_folder, text)
+    with pytest.raises(DataError) as raised:
+        Manifest(path)
+    message = str(raised.value)
+    assert message.startswith(f"{path}: ")
+    assert all(word in message for word in words), message
+
+
+def test_absent_and_damaged_manifests(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such manifest; `ajepa data manifest"):
+        open_clips(tmp_path / "none.csv")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(DataError, match=r"bad\.parquet: not readable"):
+        open_clips(tmp_path / "bad.parquet")
+    (tmp_path / "latin.csv").write_bytes("path\nB\xe4r.wav\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin\.csv: not readable.*(?i:utf)"):
+        open_clips(tmp_path / "latin.csv")
+
+
+def test_a_missing_file_is_told_with_its_row(audio_folder: Path) -> None:
+    clips = open_clips(manifest(audio_folder, "path\n00.wav\ngone.wav\n"))
+    stopping = CropDataset(clips, 0.5, 16_000, 0.0, skip_broken=False)
+    assert "gone.wav: no such file" in stopping[Draw(1, 0)].failure
+    assert f"(row 2 of {audio_folder}/set.csv)" in stopping[Draw(1, 0)].failure
+    crop = CropDataset(clips, 0.5, 16_000, 0.0, skip_broken=True)[Draw(1, 0)]
+    assert not crop.failure
+    assert crop.file == f"{audio_folder}/00.wav"
+    assert all("row 2" in reason for _, reason in crop.broken)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_scanning_a_folder_gives_the_same_crops(audio_folder: Path, suffix: str) -> None:
+    """Durations in the table change no crop, whatever the rate: they are exact."""
+    (audio_folder / "deep, er").mkdir()
+    for number, rate in enumerate((44_100, 22_050, 11_025, 8_000, 12_345)):
+        noise = np.random.default_rng(number).uniform(-0.5, 0.5, 7_000 + 101 * number)
+        soundfile.write(audio_folder / "deep, er" / f'a "b" {number}.wav', noise, rate)
+    out = audio_folder / f"set.{suffix}"
+    count, seconds, broken = scan_folder(audio_folder, out, workers=3)
+    folder, table = open_clips(audio_folder), open_clips(out)
+    assert count == len(folder) == len(table) == 17
+    assert broken == []
+    assert seconds == pytest.approx(sum(info(path).seconds for path in audio_folder.rglob("*.wav")))
+    assert [table.clip(row).audio for row in range(17)] == [folder.clip(row).audio for row in range(17)]
+    assert all(table.clip(row).seconds == info(str(folder.clip(row).audio)).seconds for row in range(17))
+    ours, theirs = (CropDataset(clips, 0.5, 16_000, 6.0) for clips in (folder, table))
+    cached = CropDataset(table, 0.5, 16_000, 6.0, cache_megabytes=64)
+    for row in range(17):
+        assert torch.equal(ours[Draw(row, row)].waveform_S, theirs[Draw(row, row)].waveform_S)
+        torch.testing.assert_close(
+            cached[Draw(row, row)].waveform_S, theirs[Draw(row, row)].waveform_S, atol=1e-5, rtol=0
+        )
+    elsewhere = audio_folder.parent / "tables" / out.name
+    scan_folder(audio_folder, elsewhere, workers=1)
+    assert open_clips(elsewhere).clip(0).audio == str(audio_folder / "00.wav")
+
+
+def test_the_command_lists_what_it_leaves_out(audio_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (audio_folder / "05.wav").write_bytes(b"no audio")
+    out = audio_folder.parent / "set.csv"
+    assert main(["data", "manifest", str(audio_folder), str(out)]) == 2
+    assert "05.wav" in capsys.readouterr().err
+    assert not list(audio_folder.parent.glob("*set.csv*")), "nothing is left behind"
+    assert main(["data", "manifest", str(audio_folder), str(out), "--skip-broken", "--workers", "2"]) == 0
+    told = capsys.readouterr()
+    assert "11 files" in told.out
+    assert "left out: " in told.err
+    assert "05.wav" in told.err
+    assert out.read_text().splitlines()[1].startswith('"audio/00.wav",')
+    assert main(["data", "manifest", str(audio_folder), "set.json"]) == 2
+    assert ".csv or .parquet" in capsys.readouterr().err
+
+
+def test_a_folder_without_usable_audio_leaves_no_manifest(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"no audio")
+    with pytest.raises(DataError, match="no file can be used"):
+        scan_folder(tmp_path, tmp_path / "set.csv", skip_broken=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AudioError, match="no audio files"):
+        scan_folder(tmp_path / "empty", tmp_path / "set.csv")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.wav"]
+
+
+def test_manifests_travel_to_other_processes(audio_folder: Path) -> None:
+    clips = open_clips(manifest(audio_folder, "path,start\n00.wav,0.1\n01.wav,\n"))
+    copy = pickle.loads(pickle.dumps(clips))
+    assert [copy.clip(row) for row in range(2)] == [clips.clip(row) for row in range(2)]
