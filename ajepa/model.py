@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ajepa import checkpoint
+from ajepa.chunks import Chunk, fade, plan_chunks
 from ajepa.encoder import Encoder, EncoderConfig
 from ajepa.features import LogMel, LogMelConfig
 from ajepa.recipe import RecipeError, load_recipe, recipe_from_dict
@@ -162,7 +163,7 @@ class AudioEncoder(nn.Module):
             rows = chunks[first : first + rows_a_pass]
             encoded = self._encode_chunks(patches_BTFP, rows, kept)
             for position, chunk in enumerate(rows):
-                fade_T = _fade(chunk, self.chunk_patches).to(weight_BT)
+                fade_T = fade(chunk, self.chunk_patches).to(weight_BT)
                 span = slice(chunk.start, chunk.start + chunk.length)
                 weight_BT[chunk.clip, span] += fade_T
                 for output, values in zip(outputs, encoded, strict=True):
@@ -192,35 +193,6 @@ class AudioEncoder(nn.Module):
         positions = self.encoder.positions(grid, chunk_RTFP)
         output, layers = self.encoder(chunk_RTFP.flatten(1, 2), positions, valid_RN, keep_layers=kept)
         return [value.unflatten(1, tuple(grid)) for value in (output, *layers)]
-
-
-class Chunk(NamedTuple):
-    """A stretch of one clip, in time patches."""
-
-    clip: int
-    start: int
-    length: int
-
-
-def plan_chunks(lengths: Sequence[int], size: int) -> list[Chunk]:
-    """Cut clips of so many time patches into chunks of `size` that overlap by a quarter.
-
-    A clip's chunks depend on its own length alone; the last one ends with the clip, so that none is short.
-    """
-    step = size - size // 4
-    chunks = []
-    for clip, length in enumerate(lengths):
-        last = max(0, length - size)
-        starts = [*range(0, last, step), last]
-        chunks += [Chunk(clip, start, min(size, length)) for start in starts]
-    return chunks
-
-
-def _fade(chunk: Chunk, size: int) -> Tensor:
-    """Weights of a chunk's time steps where chunks overlap: up, flat, down. Joins them without a seam."""
-    ramp = size // 4 + 1
-    place = torch.arange(chunk.length)
-    return torch.minimum(place + 1, chunk.length - place).clamp_max(ramp).float()
 
 
 def load_model(
