@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from timm.layers import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ajepa.grid import PatchGrid, sincos_positions
 
@@ -79,6 +81,13 @@ def init_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+def run_block(block: nn.Module, tokens: Tensor, mask: Tensor | None, again: bool) -> Tensor:
+    """One Transformer block; with `again` its activations are not kept but computed anew for the gradient."""
+    if again and torch.is_grad_enabled():
+        return checkpoint(block, tokens, attn_mask=mask, use_reentrant=False)
+    return block(tokens, attn_mask=mask)
+
+
 def attention_mask(valid_BN: Tensor | None) -> Tensor | None:
     """Boolean mask [B, 1, 1, N] for SDPA: no query sees an invalid key. None stays None (the faster path)."""
     return None if valid_BN is None else valid_BN[:, None, None, :]
@@ -88,7 +97,12 @@ class Encoder(nn.Module):
     """ViT on patches of a log-mel spectrogram (A-JEPA section 3): patchify, embed, add positions, attend.
 
     Tokens run time-major. There is no class token: A-JEPA pools over patches.
+
+    Attributes:
+        checkpoint_activations: compute the blocks' activations again in the backward pass, to save memory.
     """
+
+    checkpoint_activations = False
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -148,7 +162,7 @@ class Encoder(nn.Module):
         first_kept = 0 if keep_layers < 0 else len(self.blocks) - keep_layers
         layers = []
         for depth, block in enumerate(self.blocks):
-            tokens_BND = block(tokens_BND, attn_mask=mask)
+            tokens_BND = run_block(block, tokens_BND, mask, self.checkpoint_activations)
             if depth >= first_kept:
                 layers.append(tokens_BND)
         return self.norm(tokens_BND), layers

@@ -9,7 +9,7 @@ import torch
 from timm.layers import LayerNorm
 from torch import Tensor, nn
 
-from ajepa.encoder import attention_mask, init_linear, transformer_blocks
+from ajepa.encoder import attention_mask, init_linear, run_block, transformer_blocks
 from ajepa.grid import PatchGrid, sincos_positions
 from ajepa.windows import grid_windows, regroup
 
@@ -42,7 +42,13 @@ class PredictorConfig:
 
 
 class Predictor(nn.Module):
-    """From context tokens to predicted features, everywhere on the grid or at the targets alone."""
+    """From context tokens to predicted features, everywhere on the grid or at the targets alone.
+
+    Attributes:
+        checkpoint_activations: compute the blocks' activations again in the backward pass, to save memory.
+    """
+
+    checkpoint_activations = False
 
     def __init__(self, config: PredictorConfig, encoder_width: int) -> None:
         super().__init__()
@@ -99,7 +105,7 @@ class Predictor(nn.Module):
         tokens = tokens + sincos_positions(grid, width, tokens.device)
         if self.config.kind == "global":
             for block in self.blocks:
-                tokens = block(tokens)
+                tokens = run_block(block, tokens, None, self.checkpoint_activations)
             return tokens
         window, layout = self.config.window, None
         masks: dict[tuple[int, int], Tensor | None] = {}
@@ -111,7 +117,8 @@ class Predictor(nn.Module):
             if shift not in masks:
                 mask_WAA = windows.mask_WAA
                 masks[shift] = None if mask_WAA is None else mask_WAA.repeat(rows, 1, 1)[:, None]
-            local = block(tokens.reshape(-1, windows.cells, width), attn_mask=masks[shift])
+            local = tokens.reshape(-1, windows.cells, width)
+            local = run_block(block, local, masks[shift], self.checkpoint_activations)
             tokens = local.view(rows, -1, width)
         return regroup(tokens, grid, window, layout, None)
 
@@ -130,5 +137,5 @@ class Predictor(nn.Module):
         tokens = torch.cat([context + positions[index_RK], queries], dim=1)
         mask = attention_mask(torch.cat([valid_RK, target_valid_RQ], dim=1))
         for block in self.blocks:
-            tokens = block(tokens, attn_mask=mask)
+            tokens = run_block(block, tokens, mask, self.checkpoint_activations)
         return tokens[:, index_RK.shape[1] :]

@@ -61,5 +61,7 @@ def tiny_recipe(audio_folder: Path, tmp_path: Path) -> Recipe:
         ),
         data=DataConfig(source=str(audio_folder), crop_seconds=1.28),
         optim=OptimConfig(steps=6, batch_size=4, lr=1e-3, warmup_steps=2),
-        run=RunConfig(out=str(tmp_path / "run"), log_every=1, checkpoint_every=2, accelerator="cpu"),
+        run=RunConfig(
+            out=str(tmp_path / "run"), log_every=1, health_every=2, checkpoint_every=2, accelerator="cpu"
+        ),
     )

@@ -10,11 +10,14 @@ import torch
 from torch.nn import functional
 
 from ajepa import schedules
-from ajepa.masking import MaskingConfig
+from ajepa.masking import MaskingConfig, Masks, sample_masks
 from ajepa.objectives.a_jepa import AJEPA, AJEPAConfig, token_spread
+from ajepa.objectives.base import Share
 from ajepa.objectives.regularisers import variance_covariance
+from ajepa.objectives.targets import ERRORS, batch_normed
 from ajepa.predictor import PredictorConfig
-from ajepa.training.health import rankme
+from ajepa.training.devices import checkpoint_activations
+from ajepa.training.health import CollapseWatch, attention_entropy, parameter_gap, rankme
 from tests.conftest import TINY
 
 CONFIG = AJEPAConfig(predictor=PredictorConfig(kind="global", depth=1, width=32, heads=2))
@@ -44,8 +47,6 @@ def test_loss_is_the_mean_over_targets(generator: torch.Generator) -> None:
     system, batch = objective(replace(CONFIG, masking=MaskingConfig(masks_per_clip=3))), spectrograms()
     state = generator.get_state()
     loss = system(batch, 10, generator)
-    from ajepa.masking import sample_masks
-
     patches, grid = system.encoder.patchify(batch)
     masks = sample_masks(system.config.masking, grid, 4, 10, 100, generator.set_state(state))
     full = system.target_encoder(patches, system.encoder.positions(grid, patches))[0]
@@ -54,10 +55,10 @@ def test_loss_is_the_mean_over_targets(generator: torch.Generator) -> None:
     for clip in range(4):
         for mask in range(3):
             kept = masks.context_BMK[clip, mask][masks.valid_BMK[clip, mask]][None]
-            valid = torch.ones_like(kept, dtype=torch.bool)
-            context = system.encode_context(patches[clip : clip + 1], kept, valid, grid)
+            valid, wanted = torch.ones_like(kept, dtype=torch.bool), masks.target_BMN[clip, mask]
+            alone = Masks(kept[None], valid[None], wanted[None, None])
+            context = system.encode_context(patches[clip : clip + 1], alone, grid)
             prediction = system.predictor(context, kept, valid, grid)[0]
-            wanted = masks.target_BMN[clip, mask]
             errors.append((prediction - target[clip]).square().mean(-1)[wanted])
     torch.testing.assert_close(loss.value, torch.cat(errors).mean())
 
@@ -74,11 +75,11 @@ def test_hidden_patches_do_not_reach_the_context(generator: torch.Generator) -> 
     system = objective().eval()
     patches, grid = system.encoder.patchify(spectrograms(2))
     index = torch.tensor([[0, 3, 17], [5, 6, 7]])
-    valid = torch.ones_like(index, dtype=torch.bool)
-    before = system.encode_context(patches, index, valid, grid)
     hidden = torch.ones(2, grid.tokens, dtype=torch.bool).scatter(1, index, False)
+    masks = Masks(index[:, None], torch.ones(2, 1, 3, dtype=torch.bool), hidden[:, None])
+    before = system.encode_context(patches, masks, grid)
     patches[hidden] = 7.0
-    assert torch.equal(system.encode_context(patches, index, valid, grid), before)
+    assert torch.equal(system.encode_context(patches, masks, grid), before)
 
 
 def test_moving_average(generator: torch.Generator) -> None:
@@ -106,17 +107,118 @@ def test_targets_are_normalised_per_patch_and_over_the_batch() -> None:
         torch.testing.assert_close(
             features.var(-1, correction=0), torch.ones(4, grid.tokens), atol=1e-3, rtol=0
         )
-        targets = system.normalise_targets(features)
+        targets = batch_normed(features)
         torch.testing.assert_close(targets.mean(0), torch.zeros(grid.tokens, 32), atol=1e-5, rtol=0)
         torch.testing.assert_close(targets.std((0, 1), correction=0), torch.ones(32), atol=1e-3, rtol=0)
 
 
 def test_variance_and_covariance_terms() -> None:
-    white = torch.randn(20_000, 8, generator=torch.Generator().manual_seed(0))
-    assert [float(term) for term in variance_covariance(white)] == pytest.approx([0.0, 0.0], abs=0.01)
-    shortfall, coupling = variance_covariance(0.25 * white[:, :1].expand(-1, 8))
+    white = torch.randn(100, 200, 8, generator=torch.Generator().manual_seed(0))
+    every = torch.ones(100, 200, dtype=torch.bool)
+    assert [float(term) for term in variance_covariance(white, every)] == pytest.approx([0.0, 0.0], abs=0.01)
+    shortfall, coupling = variance_covariance(0.25 * white[..., :1].expand(-1, -1, 8), every)
     assert float(shortfall) == pytest.approx(0.75, abs=0.01)
     assert float(coupling) == pytest.approx(7 * 0.25**4, rel=0.05)
+
+
+def test_padding_is_no_part_of_the_regulariser() -> None:
+    features = torch.randn(3, 5, 8)
+    valid = torch.rand(3, 5) > 0.4
+    terms = variance_covariance(features, valid)
+    covariance = torch.cov(features[valid].T)
+    torch.testing.assert_close(terms[0], (1 - covariance.diagonal().add(1e-4).sqrt()).relu().mean())
+    between = covariance - covariance.diagonal().diag()
+    torch.testing.assert_close(terms[1], between.square().sum() / 8)
+
+
+def test_shares_of_a_step_add_up_to_it(generator: torch.Generator) -> None:
+    """Two calls with a part of the clips each: the losses and the gradients of one call with all."""
+    config = replace(CONFIG, masking=MaskingConfig(masks_per_clip=2))
+    batch, state = spectrograms(6), generator.get_state()
+    whole = objective(config)
+    value = whole(batch, 10, generator.set_state(state)).value
+    value.backward()
+    parts = objective(config)
+    shared = [
+        parts(batch[first : first + clips], 10, generator.set_state(state), Share(first, clips, 6)).value
+        for first, clips in ((0, 2), (2, 4))
+    ]
+    sum(shared).backward()
+    torch.testing.assert_close(sum(shared), value)
+    for ours, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["l2", "smooth-l1", "cosine"])
+def test_losses_are_zero_for_the_target_alone(loss: str) -> None:
+    target = torch.randn(3, 7, 16)
+    torch.testing.assert_close(ERRORS[loss](target, target), torch.zeros(3, 7), atol=1e-6, rtol=0)
+    assert (ERRORS[loss](-target, target) > 0.5).all()
+    scaled = ERRORS[loss](3 * target, target)
+    assert (scaled.abs() < 1e-5).all() == (loss == "cosine"), "only the cosine is blind to length"
+
+
+@pytest.mark.parametrize("kind", ["local", "global", "targets"])
+@pytest.mark.parametrize("masking", ["curriculum", "random"])
+def test_predictor_kinds_train(kind: str, masking: str, generator: torch.Generator) -> None:
+    """The same targets whatever predicts them; gradients everywhere."""
+    system = objective(
+        replace(
+            CONFIG,
+            masking=MaskingConfig(kind=masking, masks_per_clip=2),
+            predictor=PredictorConfig(kind=kind, depth=2, width=32, heads=2),
+        )
+    )
+    loss = system(spectrograms(), 10, generator)
+    loss.value.backward()
+    assert all(p.grad.abs().sum() > 0 for p in system.predictor.parameters())
+    assert float(loss.metrics["targets"]) > 0.1
+
+
+def test_predictor_at_targets_sees_every_target(generator: torch.Generator) -> None:
+    """The mean over the targets' own list is the mean over the grid's marked places."""
+    config = replace(CONFIG, predictor=replace(CONFIG.predictor, kind="targets"))
+    system, state = objective(config), generator.get_state()
+    system.predictor.head.weight.data.zero_()  # predicts zeros: the error is the targets' mean square
+    value = system(spectrograms(), 10, generator).value
+    everywhere = objective()
+    everywhere.predictor.head.weight.data.zero_()
+    torch.testing.assert_close(value, everywhere(spectrograms(), 10, generator.set_state(state)).value)
+
+
+def test_targets_over_the_clip() -> None:
+    """data2vec's instance norm: each feature has no mean and unit variance over a clip's patches."""
+    system = objective(replace(CONFIG, target_layers=2, target_norm="instance"))
+    patches, grid = system.encoder.patchify(spectrograms())
+    features, _ = system.features(patches, grid)
+    torch.testing.assert_close(features.mean(1), torch.zeros(4, 32), atol=1e-5, rtol=0)
+    torch.testing.assert_close(features.var(1, correction=0), torch.ones(4, 32), atol=1e-3, rtol=0)
+
+
+def test_activations_computed_again_give_the_same_gradients(generator: torch.Generator) -> None:
+    state, gradients = generator.get_state(), []
+    for again in (False, True):
+        system = objective()
+        if again:
+            checkpoint_activations(system)
+            assert system.encoder.checkpoint_activations and system.predictor.checkpoint_activations
+            assert not system.target_encoder.checkpoint_activations
+        system(spectrograms(), 10, generator.set_state(state)).value.backward()
+        gradients.append([p.grad for p in system.parameters() if p.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_wrong_settings_are_named() -> None:
+    with pytest.raises(ValueError, match="target_layers is 3"):
+        objective(replace(CONFIG, target_layers=3))
+    with pytest.raises(ValueError, match="momentum"):
+        replace(CONFIG, momentum=(0.9, 1.1))
+    system = objective()
+    system.target_encoder.extra = torch.nn.Parameter(torch.zeros(1))
+    with pytest.raises(RuntimeError, match="extra"):
+        system.after_step(0)
 
 
 def test_regulariser_is_part_of_the_loss(generator: torch.Generator) -> None:
@@ -137,6 +239,37 @@ def test_gauges_tell_collapse() -> None:
     assert rankme(line) == pytest.approx(1.0, abs=1e-3)
     assert float(token_spread(spread[None])) == pytest.approx(1.0, abs=0.05)
     assert float(token_spread(torch.ones(1, 50, 32))) == 0.0
+
+
+def test_attention_entropy_goes_from_one_token_to_all() -> None:
+    encoder = objective().encoder
+    for block in encoder.blocks:
+        block.attn.qkv.weight.data.zero_()
+    assert attention_entropy(encoder, spectrograms()) == pytest.approx(1.0, abs=1e-5)
+    for block in encoder.blocks:
+        block.attn.qkv.weight.data.normal_(std=30.0)
+    assert attention_entropy(encoder, spectrograms()) < 0.2
+    assert not encoder.blocks[0].attn.qkv._forward_hooks
+
+
+def test_gap_between_the_encoders() -> None:
+    system = objective()
+    assert parameter_gap(system.encoder, system.target_encoder) == 0.0
+    with torch.no_grad():
+        for parameter in system.target_encoder.parameters():
+            parameter.mul_(0.5)
+    assert parameter_gap(system.encoder, system.target_encoder) == pytest.approx(0.5)
+
+
+def test_collapse_is_told_once_in_words() -> None:
+    watch = CollapseWatch([{"step": 1, "rankme": 50.0, "target_std": 0.6}])
+    assert watch.look({"step": 2, "rankme": 40.0, "target_std": 0.5}) == []
+    assert watch.look({"step": 3}) == []
+    (warning,) = watch.look({"step": 4, "rankme": 12.0, "target_std": 0.5})
+    assert "step 4: representations are collapsing: rankme is 12, 50 at its highest" in warning
+    assert watch.look({"step": 5, "rankme": 11.0, "target_std": 0.5}) == []
+    assert watch.look({"step": 6, "rankme": 45.0}) == []
+    assert len(watch.look({"step": 7, "rankme": 11.0, "target_std": 0.1})) == 2
 
 
 def test_schedules() -> None:

@@ -39,6 +39,7 @@ def test_pre_training_beats_the_random_twin(tmp_path: Path) -> None:
     recipe = replace(
         recipe,
         encoder=replace(recipe.encoder, depth=3),
+        objective=replace(recipe.objective, target_layers=3),
         data=replace(recipe.data, source=str(tmp_path / "unlabelled"), crop_seconds=1.28),
         run=replace(recipe.run, out=str(tmp_path / "run")),
     )

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ajepa.encoder import Encoder, EncoderConfig, gather_tokens
 from ajepa.grid import PatchGrid
-from ajepa.masking import MaskingConfig, sample_masks
-from ajepa.objectives.base import Loss
+from ajepa.masking import MaskingConfig, Masks, sample_masks, target_budget
+from ajepa.objectives.base import Loss, Share
 from ajepa.objectives.regularisers import variance_covariance
+from ajepa.objectives.targets import (
+    ERRORS,
+    LossKind,
+    TargetNorm,
+    average_layers,
+    batch_normed,
+    layer_normed,
+)
 from ajepa.predictor import Predictor, PredictorConfig
 from ajepa.schedules import linear
 
@@ -29,19 +35,29 @@ class AJEPAConfig:
         target_layers: targets are the mean of the outputs of the last so many blocks (data2vec); 1 is the
             paper's: the encoder's output.
         target_norm: "layer" standardises each patch over its features (the paper's "patch-normalized");
-            "batch" then also takes off the mean over the clips at each place of the grid, which any
-            predictor knows from the position alone, and scales each feature to unit variance.
+            "instance" each feature over the clip's patches (data2vec); "batch" is "layer", then the mean
+            over the clips taken off at each place of the grid and each feature scaled to unit variance.
+        loss: "l2" (the paper's mean squared error), "smooth-l1" (I-JEPA's code), or "cosine",
+            2 - 2 cos (Audio-JEPA).
         variance_weight, covariance_weight: of VICReg's two terms on the context encoder's output, against
-            a collapse of its dimensions; 0 in the paper.
+            a collapse of its dimensions; 0 in the paper. Where micro-batches share a step, each has terms
+            of its own.
     """
 
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     momentum: tuple[float, float] = (0.996, 1.0)
     target_layers: int = 1
-    target_norm: Literal["layer", "batch"] = "layer"
+    target_norm: TargetNorm = "layer"
+    loss: LossKind = "l2"
     variance_weight: float = 0.0
     covariance_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.target_layers < 1:
+            raise ValueError(f"objective.target_layers is {self.target_layers}, must be at least 1")
+        if not all(0 <= momentum <= 1 for momentum in self.momentum):
+            raise ValueError(f"objective.momentum is {self.momentum}, both must lie in 0..1")
 
 
 class AJEPA(nn.Module):
@@ -55,96 +71,126 @@ class AJEPA(nn.Module):
 
     def __init__(self, config: AJEPAConfig, encoder: EncoderConfig, total_steps: int) -> None:
         super().__init__()
+        if config.target_layers > encoder.dimensions[1]:
+            raise ValueError(
+                f"objective.target_layers is {config.target_layers}, the encoder has "
+                f"{encoder.dimensions[1]} blocks"
+            )
         self.config = config
         self.total_steps = total_steps
         self.encoder = Encoder(encoder)
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.predictor = Predictor(config.predictor, self.encoder.width)
 
-    def forward(self, spectrogram_BLM: Tensor, step: int, generator: torch.Generator) -> Loss:
-        """One step's loss.
+    def forward(
+        self, spectrogram_BLM: Tensor, step: int, generator: torch.Generator, share: Share | None = None
+    ) -> Loss:
+        """One step's loss, or a share of it.
 
         Args:
             spectrogram_BLM: normalised log-mel [B, frames, mels], whole patches.
             step: training step, which sets the curriculum's place.
-            generator: source of the masks, on the spectrogram's device.
+            generator: source of the masks of the whole batch, on the spectrogram's device.
+            share: which clips of the whole batch these are.
         """
         patches_BNP, grid = self.encoder.patchify(spectrogram_BLM)
-        features_BND, output_BND = self.features(patches_BNP, grid)
-        target_BND = self.normalise_targets(features_BND)
-        masks = sample_masks(self.config.masking, grid, len(patches_BNP), step, self.total_steps, generator)
-        count = self.config.masking.masks_per_clip
-        index_RK, valid_RK = masks.context_BMK.flatten(0, 1), masks.valid_BMK.flatten(0, 1)
-        context_RKD = self.encode_context(patches_BNP.repeat_interleave(count, 0), index_RK, valid_RK, grid)
-        prediction_RND = self.predictor(context_RKD, index_RK, valid_RK, grid)
+        share = share or Share(0, len(patches_BNP), len(patches_BNP))
+        masks = sample_masks(self.config.masking, grid, share.total, step, self.total_steps, generator)
+        targets_in_step = masks.target_BMN.sum()
+        masks = masks.rows(share.first, share.clips)
 
-        error_BMN = functional.mse_loss(
-            prediction_RND.unflatten(0, (-1, count)).float(),
-            target_BND[:, None].expand(-1, count, -1, -1),
-            reduction="none",
-        ).mean(-1)
-        weight_BMN = masks.target_BMN.float()
-        error = (error_BMN * weight_BMN).sum() / weight_BMN.sum()
-        value = error + self._regulariser(context_RKD, valid_RK)
+        features_BND, output_BND = self.features(patches_BNP, grid)
+        target_BND = batch_normed(features_BND) if self.config.target_norm == "batch" else features_BND
+        context_RKD = self.encode_context(patches_BNP, masks, grid)
+        prediction_RXD, target_RXD, weight_RX = self._predict(context_RKD, masks, target_BND, grid)
+        error_RX = ERRORS[self.config.loss](prediction_RXD.float(), target_RXD) * weight_RX
+        value = error_RX.sum() / targets_in_step
+        value = value + self._regulariser(context_RKD, masks) * (share.clips / share.total)
         with torch.no_grad():
             metrics = {
-                "prediction_error": error.detach(),
+                "prediction_error": error_RX.sum() / weight_RX.sum(),
                 "target_std": token_spread(features_BND),
-                "prediction_std": token_spread(prediction_RND.float()),
-                "visible": valid_RK.float().sum(1).mean() / grid.tokens,
-                "targets": weight_BMN.mean(),
+                "prediction_std": token_spread(prediction_RXD.float()),
+                "visible": masks.valid_BMK.float().sum(2).mean() / grid.tokens,
+                "targets": masks.target_BMN.float().mean(),
             }
         return Loss(value, metrics, output_BND)
 
-    def _regulariser(self, context_RKD: Tensor, valid_RK: Tensor) -> Tensor | float:
+    def _predict(
+        self, context_RKD: Tensor, masks: Masks, target_BND: Tensor, grid: PatchGrid
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Predictions and targets [R, X, D] and which of them count [R, X]; X places of the grid."""
+        rows, count = len(context_RKD), masks.target_BMN.shape[1]
+        index_RK, valid_RK = masks.context_BMK.flatten(0, 1), masks.valid_BMK.flatten(0, 1)
+        every_BMND = target_BND[:, None].expand(-1, count, -1, -1)
+        if self.config.predictor.kind != "targets":
+            prediction_RND = self.predictor(context_RKD, index_RK, valid_RK, grid)
+            return prediction_RND, every_BMND.reshape(rows, *target_BND.shape[1:]), _flat(masks.target_BMN)
+        index_BMQ, real_BMQ = masks.target_indices(target_budget(self.config.masking, grid))
+        places = (index_BMQ.flatten(0, 1), real_BMQ.flatten(0, 1))
+        prediction_RQD = self.predictor(context_RKD, index_RK, valid_RK, grid, places)
+        target_BMQD = every_BMND.gather(2, index_BMQ[..., None].expand(-1, -1, -1, target_BND.shape[-1]))
+        return prediction_RQD, target_BMQD.flatten(0, 1), _flat(real_BMQ)
+
+    def _regulariser(self, context_RKD: Tensor, masks: Masks) -> Tensor | float:
         config = self.config
         if config.variance_weight == config.covariance_weight == 0:
             return 0.0
-        shortfall, coupling = variance_covariance(_standardise(context_RKD)[valid_RK])
+        valid_RK = masks.valid_BMK.flatten(0, 1)
+        shortfall, coupling = variance_covariance(layer_normed(context_RKD), valid_RK)
         return config.variance_weight * shortfall + config.covariance_weight * coupling
 
     @torch.no_grad()
     def features(self, patches_BNP: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
         """What the target encoder says of the whole spectrogram: targets and output, each [B, N, D] float32.
 
-        Normalised per patch without affine, as I-JEPA's code does before it gathers the target places.
+        Normalised before the target places are gathered, as in I-JEPA's code. All masks of a clip share
+        this one pass.
         """
         encoder = self.target_encoder
-        positions = encoder.positions(grid, patches_BNP)
         last = self.config.target_layers
-        output, layers = encoder(patches_BNP, positions, keep_layers=last if last > 1 else 0)
-        output = _standardise(output)
-        if last == 1:
-            return output, output
-        return _standardise(torch.stack([_standardise(layer) for layer in layers]).mean(0)), output
+        output, layers = encoder(
+            patches_BNP, encoder.positions(grid, patches_BNP), keep_layers=last if last > 1 else 0
+        )
+        return average_layers(layers or [output], self.config.target_norm), layer_normed(output)
 
-    def normalise_targets(self, features_BND: Tensor) -> Tensor:
-        """What the predictor has to match: the features, for "batch" centred and scaled over the clips."""
-        if self.config.target_norm == "layer":
-            return features_BND
-        centred_BND = features_BND - features_BND.mean(0)
-        return centred_BND / (centred_BND.var((0, 1), correction=0) + 1e-5).sqrt()
-
-    def encode_context(
-        self, patches_RNP: Tensor, index_RK: Tensor, valid_RK: Tensor, grid: PatchGrid
-    ) -> Tensor:
-        """Context tokens [R, K, D]: no other patch reaches the encoder."""
-        positions = self.encoder.positions(grid, patches_RNP)[index_RK]
-        return self.encoder(gather_tokens(patches_RNP, index_RK), positions, valid_RK)[0]
+    def encode_context(self, patches_BNP: Tensor, masks: Masks, grid: PatchGrid) -> Tensor:
+        """Context tokens [R, K, D], R = clips times masks: no other patch reaches the encoder."""
+        index_RK, valid_RK = masks.context_BMK.flatten(0, 1), masks.valid_BMK.flatten(0, 1)
+        patches_RKP = gather_tokens(patches_BNP, masks.context_BMK.flatten(1)).view(*index_RK.shape, -1)
+        positions_RKD = self.encoder.positions(grid, patches_BNP)[index_RK]
+        return self.encoder(patches_RKP, positions_RKD, valid_RK)[0]
 
     @torch.no_grad()
     def after_step(self, step: int) -> dict[str, float]:
-        """Move the target encoder: theta' <- m theta' + (1 - m) theta, parameters only."""
+        """Move the target encoder: theta' <- m theta' + (1 - m) theta, parameters only.
+
+        Raises:
+            RuntimeError: the two encoders' parameters do not bear the same names.
+        """
         momentum = linear(step, self.total_steps, *self.config.momentum)
-        targets: list[Tensor] = list(self.target_encoder.parameters())
-        sources: list[Tensor] = list(self.encoder.parameters())
-        torch._foreach_lerp_(targets, sources, 1.0 - momentum)
+        targets, sources = (
+            dict(encoder.named_parameters()) for encoder in (self.target_encoder, self.encoder)
+        )
+        if targets.keys() != sources.keys():
+            raise RuntimeError(
+                f"target encoder and encoder differ in {sorted(targets.keys() ^ sources.keys())}"
+            )
+        torch._foreach_lerp_(
+            [local_part(p) for p in targets.values()],
+            [local_part(p) for p in sources.values()],
+            1.0 - momentum,
+        )
         return {"momentum": momentum}
 
 
-def _standardise(features: Tensor) -> Tensor:
-    """Zero mean and unit variance over the feature axis, in float32."""
-    return functional.layer_norm(features.float(), features.shape[-1:])
+def local_part(parameter: Tensor) -> Tensor:
+    """This process's part of a parameter that FSDP shares out; else the parameter itself."""
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
+
+
+def _flat(chosen_BMX: Tensor) -> Tensor:
+    return chosen_BMX.flatten(0, 1).float()
 
 
 def token_spread(features_BND: Tensor) -> Tensor:

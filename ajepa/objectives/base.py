@@ -10,12 +10,24 @@ from torch import Tensor
 from ajepa.encoder import Encoder
 
 
+class Share(NamedTuple):
+    """Which of the `total` clips of a step a call sees: `clips` of them, from `first` on.
+
+    Several processes and several micro-batches share one step. Every call draws the masks of the whole
+    batch and takes its own, so that a step does not depend on how it is shared.
+    """
+
+    first: int
+    clips: int
+    total: int
+
+
 class Loss(NamedTuple):
-    """What a step returns.
+    """What a call returns.
 
     Attributes:
-        value: the scalar to differentiate.
-        metrics: detached scalars to log, tensors that nothing waits for.
+        value: the scalar to differentiate. Summed over the calls that share a step it is the step's loss.
+        metrics: detached scalars of this call's clips to log, tensors that nothing waits for.
         features: detached features [B, N, D] of the encoder that evaluation will use, for the gauges.
     """
 
@@ -33,8 +45,10 @@ class Objective(Protocol):
     encoder: Encoder
     evaluated: str  # name of the encoder that evaluation uses
 
-    def __call__(self, spectrogram_BLM: Tensor, step: int, generator: torch.Generator) -> Loss:
-        """Loss of a normalised log-mel batch [B, frames, mels]."""
+    def __call__(
+        self, spectrogram_BLM: Tensor, step: int, generator: torch.Generator, share: Share | None = None
+    ) -> Loss:
+        """Loss of a normalised log-mel batch [B, frames, mels]; without `share` it is the whole batch."""
         ...
 
     def after_step(self, step: int) -> dict[str, float]:

@@ -3,51 +3,57 @@
 A run's folder holds
     recipe.yaml          the full recipe, which `ajepa pretrain` reads again
     run.json             versions, git commit, data fingerprint, hardware; one entry for each start
-    metrics.jsonl        one JSON line every `log_every` steps
+    metrics.jsonl        one JSON line every `log_every` steps; tensorboard/ has the same
     broken.txt           files that could not be used, with the reason (with --skip-broken)
     checkpoints/         step-00000500.safetensors, ...: everything that resuming needs
     encoder.safetensors  the finished encoder with its front end, for `ajepa.load_model`
+    best.safetensors     the encoder of the best online probe, where one was asked for
 """
 
 from __future__ import annotations
 
 import math
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ajepa.audio import AudioError
-from ajepa.data.crops import Batch, CropDataset, StepSampler, collate, mix_seed
+from ajepa.data.clips import Clips
+from ajepa.data.crops import Batch, CropDataset, collate
+from ajepa.data.order import StepSampler, mix_seed
+from ajepa.distributed import sum_over_ranks
 from ajepa.encoder import parameter_count
 from ajepa.features import LogMel
 from ajepa.objectives.a_jepa import AJEPA
+from ajepa.objectives.base import Loss, Share
 from ajepa.recipe import Recipe, RecipeError
-from ajepa.schedules import cosine, warmup_cosine
-from ajepa.training.health import rankme
+from ajepa.training.devices import checkpoint_activations, compile_blocks, make_fabric
+from ajepa.training.guard import FiniteGuard, TrainingError, lost_peers, signals
+from ajepa.training.health import CollapseWatch, attention_entropy, parameter_gap, rankme
 from ajepa.training.metrics import MetricsLog
+from ajepa.training.optimiser import make_optimizer, set_schedules
 from ajepa.training.prepare import prepare, record_start
+from ajepa.training.probe import Probe
 from ajepa.training.state import (
+    BestEncoder,
+    check_space,
     checkpoint_path,
     export_encoder,
     latest_checkpoint,
     prune_checkpoints,
-    resume,
+    restore_optimizer,
+    restore_weights,
     write_checkpoint,
 )
 
-
-class TrainingError(RuntimeError):
-    """A run cannot go on; the message says at which step, on which files, and what to do."""
+__all__ = ["TrainingError", "pretrain"]
 
 
 def pretrain(recipe: Recipe) -> Path:
@@ -60,35 +66,48 @@ def pretrain(recipe: Recipe) -> Path:
         RecipeError: the recipe lacks what a run needs, or the folder holds a run of another recipe or on
             other data.
         AudioError: no audio is found, or a file cannot be used and `data.skip_broken` is off.
-        TrainingError: a loss or a gradient is not finite.
+        DataError: a manifest or the index of shards cannot be used or fetched.
+        TrainingError: a loss or a gradient is not finite, or another process of the run has ended.
     """
-    files, recipe, info = prepare(recipe)
+    clips, recipe, info = prepare(recipe)
     out, optim, run = Path(recipe.run.out), recipe.optim, recipe.run
+    finished = out / "encoder.safetensors"
     last = latest_checkpoint(out)
-    if last == checkpoint_path(out, optim.steps) and (out / "encoder.safetensors").is_file():
-        return out / "encoder.safetensors"
+    if last == checkpoint_path(out, optim.steps) and finished.is_file():
+        return finished
 
-    fabric = Fabric(
-        accelerator=run.accelerator,
-        devices=run.devices,
-        num_nodes=run.nodes,
-        strategy=run.strategy,
-        precision=run.precision,
-    )
+    fabric = make_fabric(run)
     fabric.launch()
-    if optim.batch_size % fabric.world_size:
+    with lost_peers():
+        return _run(fabric, recipe, clips, info, last)
+
+
+def _run(fabric: Fabric, recipe: Recipe, clips: Clips, info: dict[str, Any], last: Path | None) -> Path:
+    out, optim, run = Path(recipe.run.out), recipe.optim, recipe.run
+    first_process, device = fabric.is_global_zero, fabric.device
+    if optim.batch_size % (fabric.world_size * optim.accumulate):
         raise RecipeError(
-            f"optim.batch_size {optim.batch_size} cannot be shared by {fabric.world_size} processes"
+            f"optim.batch_size {optim.batch_size} cannot be shared by {fabric.world_size} processes in "
+            f"{optim.accumulate} micro-batches each (optim.accumulate)"
         )
+
     torch.manual_seed(run.seed)  # the initial weights; every later draw has a generator of its own
-    front_end = LogMel(recipe.front_end).to(fabric.device)
-    objective = AJEPA(recipe.objective, recipe.encoder, optim.steps).to(fabric.device)
-    optimizer = make_optimizer(objective, recipe)
-    start = resume(last, objective, optimizer) if last else 0
-    model, wrapped_optimizer = fabric.setup(objective, optimizer)
+    front_end = LogMel(recipe.front_end).to(device)
+    objective = AJEPA(recipe.objective, recipe.encoder, optim.steps).to(device)
+    start = restore_weights(last, objective) if last else 0
+    if run.activation_checkpointing:
+        checkpoint_activations(objective)
+    compiled = compile_blocks(objective, run.compile, device)
+    model = fabric.setup_module(objective)
+    plain_optimizer = make_optimizer(objective, optim)
+    if last:
+        restore_optimizer(last, objective, plain_optimizer)
+    optimizer: Any = fabric.setup_optimizers(plain_optimizer)
+    probe = Probe(recipe, front_end, objective.target_encoder) if run.probe.table else None
+    best = BestEncoder(out)
 
     dataset = CropDataset(
-        files,
+        clips,
         whole_patch_seconds(recipe),
         recipe.front_end.sample_rate,
         recipe.data.gain_db,
@@ -96,74 +115,145 @@ def pretrain(recipe: Recipe) -> Path:
         recipe.data.skip_broken,
     )
     sampler = StepSampler(
-        len(files), optim.batch_size, start, optim.steps, run.seed, fabric.global_rank, fabric.world_size
+        len(clips),
+        optim.batch_size,
+        start,
+        optim.steps,
+        run.seed,
+        fabric.global_rank,
+        fabric.world_size,
+        shard_sizes=clips.shard_sizes,
+        window=recipe.data.shard_window,
     )
     loader = DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=recipe.data.workers,
         collate_fn=collate,
-        pin_memory=fabric.device.type == "cuda",
+        pin_memory=device.type == "cuda",
     )
 
-    if fabric.is_global_zero:
-        record_start(recipe, info, fabric.device, start)
+    if first_process:
+        check_space(objective, out)
+        record_start(recipe, info, device, start)
         print(
             f"{recipe.name}: {parameter_count(objective.encoder) / 1e6:.1f} M encoder parameters, "
-            f"{len(files)} files, steps {start} to {optim.steps} of {optim.batch_size} clips, "
-            f"on {fabric.device}",
+            f"{len(clips)} clips, steps {start} to {optim.steps} of {optim.batch_size} clips, "
+            f"on {fabric.world_size} x {device.type}{', compiled' if compiled else ''}",
             file=sys.stderr,
         )
-        if start == 0:
-            write_checkpoint(recipe, objective, optimizer, front_end, 0, info)
+    if start == 0:
+        write_checkpoint(recipe, objective, plain_optimizer, front_end, 0, info, first_process)
 
-    log = MetricsLog(out, start, enabled=fabric.is_global_zero)
-    bar = tqdm(total=optim.steps, initial=start, unit="step", disable=None if fabric.is_global_zero else True)
-    with interrupts() as interrupted:
+    log = MetricsLog(run, start, first_process, recipe.as_dict())
+    watch, guard = CollapseWatch(log.history), FiniteGuard()
+    bar = tqdm(total=optim.steps, initial=start, unit="step", disable=None if first_process else True)
+    waiting_since = time.perf_counter()
+    with signals() as stop:
         for step, batch in enumerate(loader, start=start):
+            waited = time.perf_counter() - waiting_since
             if batch.failure:
                 raise AudioError(batch.failure)
-            rate = set_schedules(wrapped_optimizer, recipe, step)
-            seed = mix_seed(run.seed, step, fabric.global_rank)
-            generator = torch.Generator(fabric.device).manual_seed(seed)
-            with torch.no_grad():
-                spectrogram_BLM = front_end(batch.waveform_BS.to(fabric.device, non_blocking=True))
-            loss = model(spectrogram_BLM, step, generator)
-            fabric.backward(loss.value)
-            norm = fabric.clip_gradients(
-                model, wrapped_optimizer, max_norm=optim.clip_norm or math.inf, error_if_nonfinite=False
-            )
+            rate = set_schedules(optimizer, optim, step)
+            losses, spectrogram_BLM = gradients(fabric, model, front_end, recipe, batch, step)
+            norm = clip_gradients(fabric, model, optimizer, optim.clip_norm)
+            value = torch.stack([loss.value.detach() for loss in losses]).sum()
             # Before the optimiser's step: once in the weights, a NaN would be in every later checkpoint.
-            check_finite(loss.value, norm, step, batch)
-            wrapped_optimizer.step()
-            wrapped_optimizer.zero_grad(set_to_none=True)
+            guard.note(step, value, norm, batch.files)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
             momenta = objective.after_step(step)
 
             done = step + 1
-            log.count(len(batch.files) * fabric.world_size, batch.broken)
-            if done % run.log_every == 0 or done == optim.steps:
-                metrics: dict[str, Any] = {"loss": loss.value.detach(), "lr": rate, "grad_norm": norm}
-                metrics |= loss.metrics | momenta | {"rankme": rankme(loss.features)}
+            at_end = done == optim.steps
+            look = done % run.log_every == 0 or at_end
+            log.count(len(batch.files) * fabric.world_size, waited, batch.broken)
+            if look:
+                metrics: dict[str, Any] = {"loss": sum_over_ranks(value), "lr": rate, "grad_norm": norm}
+                metrics |= mean_metrics(losses, fabric.world_size) | momenta
+                if done % run.health_every == 0 or at_end:
+                    metrics |= gauges(objective, spectrogram_BLM, losses[-1])
+                if probe and (done % run.probe.every == 0 or at_end):
+                    metrics["probe"] = probe.score()
                 record = log.write(done, metrics)
+                for warning in watch.look(record) if first_process else ():
+                    bar.write(warning, file=sys.stderr)
                 bar.set_postfix_str(f"loss {record['loss']:.3f}, {record['clips_per_s']:.0f} clips/s")
+                if "probe" in record:
+                    guard.settle()
+                    best.offer(record["probe"], recipe, objective, front_end, done, info, first_process)
             bar.update()
-            stop = bool(interrupted) and done < optim.steps
-            if fabric.is_global_zero and (done % run.checkpoint_every == 0 or done == optim.steps or stop):
-                path = write_checkpoint(recipe, objective, optimizer, front_end, done, info)
-                prune_checkpoints(out, run.keep, run.keep_every)
-                if bar.disable:  # not on a terminal: a line for each checkpoint instead of the bar
+            stopping = stop.agreed(device, look) and not at_end
+            if done % run.checkpoint_every == 0 or at_end or stopping:
+                guard.settle()
+                path = write_checkpoint(
+                    recipe, objective, plain_optimizer, front_end, done, info, first_process
+                )
+                if first_process:
+                    prune_checkpoints(out, run.keep, run.keep_every)
+                if first_process and bar.disable:  # not on a terminal: a line for each checkpoint
                     print(f"step {done} of {optim.steps}: {path}", file=sys.stderr)
-            if stop:
+            if stopping:
                 bar.close()
+                log.close()
                 raise KeyboardInterrupt(
                     f"stopped after step {done}; the same command goes on from {checkpoint_path(out, done)}"
                 )
+            waiting_since = time.perf_counter()
     bar.close()
-    log.report_broken()
-    if fabric.is_global_zero:
-        export_encoder(recipe, objective, front_end, optim.steps, info)
+    log.close()
+    finished = export_encoder(recipe, objective, front_end, optim.steps, info, first_process)
     fabric.barrier()
-    return out / "encoder.safetensors"
+    return finished
+
+
+def gradients(
+    fabric: Fabric, model: Any, front_end: LogMel, recipe: Recipe, batch: Batch, step: int
+) -> tuple[list[Loss], Tensor]:
+    """This process's gradients of a step, micro-batch by micro-batch; the losses, and the last spectrogram.
+
+    Every process draws the masks of the whole batch and takes its own: a step is the same however many
+    processes share it.
+    """
+    optim = recipe.optim
+    micro = len(batch.files) // optim.accumulate
+    first = fabric.global_rank * len(batch.files)
+    waveform_BS = batch.waveform_BS.to(fabric.device, non_blocking=True)
+    losses = []
+    for part, part_BS in enumerate(waveform_BS.split(micro)):
+        generator = torch.Generator(fabric.device).manual_seed(mix_seed(recipe.run.seed, step))
+        with torch.no_grad():
+            spectrogram_BLM = front_end(part_BS)
+        more = part < optim.accumulate - 1
+        with fabric.no_backward_sync(model, enabled=more and fabric.world_size > 1):
+            share = Share(first + part * micro, micro, optim.batch_size)
+            loss = model(spectrogram_BLM, step, generator, share)
+            # The shares' losses add up to the step's; DDP and FSDP take the mean of gradients.
+            fabric.backward(loss.value * fabric.world_size)
+        losses.append(loss)
+    return losses, spectrogram_BLM
+
+
+def clip_gradients(fabric: Fabric, model: Any, optimizer: Any, most: float) -> Tensor:
+    """Scale the gradients down to a norm of `most` (0: leave them); returns the norm that they had."""
+    norm: Any = fabric.clip_gradients(model, optimizer, max_norm=most or math.inf, error_if_nonfinite=False)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+
+def mean_metrics(losses: list[Loss], world_size: int) -> dict[str, Tensor]:
+    """Each metric's mean over micro-batches and processes."""
+    names = list(losses[0].metrics)
+    values = torch.stack([torch.stack([loss.metrics[name] for name in names]) for loss in losses]).mean(0)
+    return dict(zip(names, sum_over_ranks(values) / world_size, strict=True))
+
+
+def gauges(objective: AJEPA, spectrogram_BLM: Tensor, loss: Loss) -> dict[str, float]:
+    """What takes time to compute, on this process's last clips."""
+    return {
+        "rankme": rankme(loss.features),
+        "attention_entropy": attention_entropy(objective.target_encoder, spectrogram_BLM),
+        "ema_gap": parameter_gap(objective.encoder, objective.target_encoder),
+    }
 
 
 def whole_patch_seconds(recipe: Recipe) -> float:
@@ -173,65 +263,3 @@ def whole_patch_seconds(recipe: Recipe) -> float:
     frames = 1 + max(0, samples - front_end.window) // front_end.hop
     frames = -(-frames // patch) * patch
     return ((frames - 1) * front_end.hop + front_end.window) / front_end.sample_rate
-
-
-def make_optimizer(objective: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW in two groups: no weight decay on biases, norms and other 1-D parameters."""
-    trained = [p for p in objective.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "decays": True},
-        {"params": [p for p in trained if p.ndim <= 1], "decays": False, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.optim.lr, betas=recipe.optim.betas, fused=True)
-
-
-def set_schedules(optimizer: Any, recipe: Recipe, step: int) -> float:
-    """Set this step's learning rate and weight decay; returns the rate."""
-    optim = recipe.optim
-    rate = warmup_cosine(step, optim.steps, optim.warmup_steps, optim.lr, optim.min_lr)
-    decay = cosine(step, optim.steps, *optim.weight_decay)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-        if group["decays"]:
-            group["weight_decay"] = decay
-    return rate
-
-
-def check_finite(loss: Tensor, norm: Tensor | None, step: int, batch: Batch) -> None:
-    """Stop where the loss or the gradients' norm is not finite."""
-    wrong = {"loss": loss.item(), "gradient's norm": 0.0 if norm is None else norm.item()}
-    for name, value in wrong.items():
-        if not math.isfinite(value):
-            names = "\n  ".join(sorted(set(batch.files)))
-            raise TrainingError(
-                f"step {step}: the {name} is {value}. The last checkpoint is whole. Look at this batch's "
-                "files for damaged audio, and try a lower optim.lr, a longer optim.warmup_steps or "
-                f"--run.precision 32-true:\n  {names}"
-            )
-
-
-@contextmanager
-def interrupts() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM in a list, so that the step in hand is finished and a checkpoint written.
-
-    The second signal acts as usual: a process that hangs can still be stopped.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # signals reach the main thread only
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.getsignal(number) for number in numbers}
-
-    def note(number: int, frame: object) -> None:
-        received.append(number)
-        for each in numbers:
-            signal.signal(each, previous[each])
-
-    for number in numbers:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number in numbers:
-            signal.signal(number, previous[number])

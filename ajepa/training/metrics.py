@@ -1,4 +1,4 @@
-"""metrics.jsonl and broken.txt: what a run says of itself while it goes."""
+"""What a run says of itself while it goes: metrics.jsonl, TensorBoard, Weights & Biases, broken.txt."""
 
 from __future__ import annotations
 
@@ -8,30 +8,52 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ajepa.recipe import RecipeError, RunConfig
+
 
 class MetricsLog:
-    """metrics.jsonl, cut back to the resumed step, and the list of broken files.
+    """The logs of a run, cut back to the step that it resumes from, and the list of broken files.
 
     Rates are over the time since the last line, so that the first line includes what starting costs.
+
+    Args:
+        run: where to log to.
+        start: step that the run goes on from.
+        enabled: False for all processes but the first.
+        recipe: plain dictionaries, for Weights & Biases.
+
+    Raises:
+        RecipeError: run.wandb is given and wandb is not installed.
     """
 
-    def __init__(self, out: Path, start: int, enabled: bool) -> None:
+    def __init__(self, run: RunConfig, start: int, enabled: bool, recipe: dict[str, Any]) -> None:
+        out = Path(run.out)
         self.path, self.listing, self.enabled = out / "metrics.jsonl", out / "broken.txt", enabled
-        self.clips, self.since = 0, time.perf_counter()
+        self.clips, self.waited, self.since = 0, 0.0, time.perf_counter()
         self.broken: set[str] = set()
-        if enabled:
-            if start and self.listing.exists():
-                self.broken = set(self.listing.read_text().splitlines())
-            else:
-                self.listing.unlink(missing_ok=True)
-            kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= start]
-            partial = self.path.with_name(".metrics.jsonl.partial")
-            partial.write_text("".join(kept))
-            partial.replace(self.path)
+        self.history: list[dict[str, Any]] = []
+        self._writers: list[Any] = []
+        if not enabled:
+            return
+        if start and self.listing.exists():
+            self.broken = set(self.listing.read_text().splitlines())
+        else:
+            self.listing.unlink(missing_ok=True)
+        self.history = [record for record in _records(self.path) if record["step"] <= start]
+        partial = self.path.with_name(".metrics.jsonl.partial")
+        partial.write_text("".join(json.dumps(record) + "\n" for record in self.history))
+        partial.replace(self.path)
+        self._writers = [_TensorBoard(out, start)]
+        if run.wandb:
+            self._writers.append(_WandB(run.wandb, out, recipe))
 
-    def count(self, clips: int, broken: list[tuple[str, str]]) -> None:
-        """Note a step's clips, and list its broken files at once: an interrupted run has them too."""
+    def count(self, clips: int, waited: float, broken: list[tuple[str, str]]) -> None:
+        """Note a step's clips, the seconds it waited for them, and its broken files.
+
+        These are listed at once: an interrupted run has them too.
+        """
         self.clips += clips
+        self.waited += waited
         for _, reason in broken:
             line = " ".join(reason.split())
             if line not in self.broken:
@@ -43,21 +65,71 @@ class MetricsLog:
     def write(self, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
         """Append one line; tensors become numbers."""
         now = time.perf_counter()
+        elapsed = now - self.since
         record = {"step": step} | {name: float(value) for name, value in metrics.items()}
-        record |= {"clips_per_s": self.clips / (now - self.since), "broken": len(self.broken)}
-        self.clips, self.since = 0, now
+        record |= {
+            "clips_per_s": self.clips / elapsed,
+            "data_wait": self.waited / elapsed,
+            "broken": len(self.broken),
+        }
+        self.clips, self.waited, self.since = 0, 0.0, now
         if self.enabled:
             with self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
+            for writer in self._writers:
+                writer.write(step, record)
         return record
 
-    def report_broken(self) -> None:
-        """Say how many files could not be used."""
+    def close(self) -> None:
+        """Say how many files could not be used, and finish the logs."""
         if self.enabled and self.broken:
             print(f"{len(self.broken)} files could not be used; {self.listing} lists them", file=sys.stderr)
+        for writer in self._writers:
+            writer.close()
 
 
-def _lines(path: Path) -> list[str]:
+class _TensorBoard:
+    def __init__(self, out: Path, start: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # What an interrupted run logged past its last checkpoint is taken back.
+        self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
+
+    def write(self, step: int, record: dict[str, Any]) -> None:
+        for name, value in record.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    def __init__(self, project: str, out: Path, recipe: dict[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise RecipeError(
+                f"run.wandb is {project!r}, but wandb is not installed: pip install wandb, or leave it empty"
+            ) from error
+        # The run's folder keeps the id, so that a run that goes on is one run there too.
+        kept = out / "wandb.id"
+        if not kept.exists():
+            kept.write_text(wandb.util.generate_id())
+        self._run = wandb.init(
+            project=project, id=kept.read_text().strip(), resume="allow", dir=str(out), config=recipe
+        )
+
+    def write(self, step: int, record: dict[str, Any]) -> None:
+        self._run.log(record, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
     """Whole lines; the last one may have been cut by a kill."""
     text = path.read_text() if path.exists() else ""
-    return [line for line in text.splitlines(keepends=True) if line.endswith("\n") and line.strip()]
+    return [
+        json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n") and line.strip()
+    ]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ajepa import checkpoint
 from ajepa.checkpoint import Checkpoint
 from ajepa.features import LogMel
-from ajepa.recipe import Recipe
+from ajepa.recipe import Recipe, RecipeError
 
 
 def checkpoint_path(out: Path, step: int) -> Path:
@@ -24,6 +26,22 @@ def latest_checkpoint(out: Path) -> Path | None:
     return max((out / "checkpoints").glob("step-*.safetensors"), default=None)
 
 
+def check_space(objective: nn.Module, out: Path) -> None:
+    """Before a run starts: room for two checkpoints, the second of which takes the place of the first.
+
+    Raises:
+        RecipeError: the disk is too full.
+    """
+    weights = sum(p.numel() * p.element_size() for p in objective.parameters())
+    moments = sum(2 * p.numel() * p.element_size() for p in objective.parameters() if p.requires_grad)
+    needed, free = 2 * (weights + moments), shutil.disk_usage(out).free
+    if free < needed:
+        raise RecipeError(
+            f"run.out {out}: {free / 2**20:.0f} MiB are free, two checkpoints take {needed / 2**20:.0f}; "
+            "free space or choose another folder"
+        )
+
+
 def write_checkpoint(
     recipe: Recipe,
     objective: nn.Module,
@@ -31,33 +49,56 @@ def write_checkpoint(
     front_end: LogMel,
     step: int,
     info: dict[str, Any],
+    write: bool = True,
 ) -> Path:
-    """Weights of the objective, front end and optimiser state, under names that a test pins."""
+    """Weights of the objective, front end and optimiser state, under names that a test pins.
+
+    All processes must call it, since FSDP's parts are gathered; the one with `write` writes.
+    """
     tensors = {f"objective.{name}": value for name, value in objective.state_dict().items()}
     tensors |= {f"features.{name}": value for name, value in front_end.state_dict().items()}
     for name, parameter in objective.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
     path = checkpoint_path(Path(recipe.run.out), step)
-    return checkpoint.save(path, Checkpoint(tensors, recipe.as_dict(), step, info))
+    _save(path, tensors, recipe, step, info, write)
+    return path
 
 
-def resume(path: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restore weights and optimiser state in place, on the parameters' device; returns the step."""
-    saved = checkpoint.load(path)
-    weights = {
-        k.removeprefix("objective."): v for k, v in saved.tensors.items() if k.startswith("objective.")
-    }
-    objective.load_state_dict(weights)
+def _save(
+    path: Path, tensors: dict[str, Tensor], recipe: Recipe, step: int, info: dict[str, Any], write: bool
+) -> None:
+    whole = {}
+    for name, value in tensors.items():
+        gathered = value.full_tensor() if isinstance(value, DTensor) else value
+        if write:
+            whole[name] = gathered.detach().cpu()  # one by one: the device never holds all of them whole
+    if write:
+        checkpoint.save(path, Checkpoint(whole, recipe.as_dict(), step, info))
+
+
+def restore_weights(path: Path, objective: nn.Module) -> int:
+    """Restore the weights in place, before FSDP shares them out; returns the step."""
+    saved = checkpoint.load(path, prefixes=("objective.",))
+    objective.load_state_dict({k.removeprefix("objective."): v for k, v in saved.tensors.items()})
+    return saved.step
+
+
+def restore_optimizer(path: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Restore the optimiser's state on the parameters' devices, each process its part."""
+    saved = checkpoint.load(path, prefixes=("optimizer.",)).tensors
     for name, parameter in objective.named_parameters():
-        state = {
-            key: saved.tensors[f"optimizer.{key}.{name}"].to(parameter.device)
-            for key in ("step", "exp_avg", "exp_avg_sq")
-            if f"optimizer.{key}.{name}" in saved.tensors
-        }
+        state = {}
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            value = saved.get(f"optimizer.{key}.{name}")
+            if value is None:
+                continue
+            value = value.to(parameter.device)
+            if isinstance(parameter, DTensor) and value.ndim:
+                value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+            state[key] = value
         if state:
             optimizer.state[parameter] = state
-    return saved.step
 
 
 def prune_checkpoints(out: Path, keep: int, keep_every: int) -> None:
@@ -69,11 +110,43 @@ def prune_checkpoints(out: Path, keep: int, keep_every: int) -> None:
 
 
 def export_encoder(
-    recipe: Recipe, objective: Any, front_end: LogMel, step: int, info: dict[str, Any]
+    recipe: Recipe,
+    objective: Any,
+    front_end: LogMel,
+    step: int,
+    info: dict[str, Any],
+    write: bool = True,
+    name: str = "encoder.safetensors",
 ) -> Path:
-    """The encoder that evaluation uses, with its front end, as one small file."""
+    """The encoder that evaluation uses, with its front end, as one small file. All processes must call it."""
     encoder: nn.Module = getattr(objective, objective.evaluated)
     tensors = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     tensors |= {f"features.{name}": value for name, value in front_end.state_dict().items()}
-    path = Path(recipe.run.out) / "encoder.safetensors"
-    return checkpoint.save(path, Checkpoint(tensors, recipe.as_dict(), step, info))
+    path = Path(recipe.run.out) / name
+    _save(path, tensors, recipe, step, info, write)
+    return path
+
+
+class BestEncoder:
+    """best.safetensors: the encoder that scored best at the online probe, with its score."""
+
+    NAME = "best.safetensors"
+
+    def __init__(self, out: Path) -> None:
+        path = out / self.NAME
+        self.score = checkpoint.load(path, prefixes=()).info["probe"] if path.is_file() else -1.0
+
+    def offer(
+        self,
+        score: float,
+        recipe: Recipe,
+        objective: Any,
+        front_end: LogMel,
+        step: int,
+        info: dict[str, Any],
+        write: bool,
+    ) -> None:
+        """Keep this step's encoder if none was better."""
+        if score > self.score:
+            self.score = score
+            export_encoder(recipe, objective, front_end, step, info | {"probe": score}, write, self.NAME)

@@ -1,0 +1,104 @@
+"""Processes, devices, sharding and compilation: how one objective is laid out on the hardware."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
+from torch import nn
+
+from ajepa.encoder import Encoder
+from ajepa.predictor import Predictor
+from ajepa.recipe import RecipeError, RunConfig
+
+# How long a process waits for the others before it gives up. Longer than any checkpoint takes to write.
+PATIENCE = timedelta(minutes=15)
+
+
+def make_fabric(run: RunConfig) -> Fabric:
+    """Fabric as the recipe says; under torchrun with its numbers of processes and nodes.
+
+    Raises:
+        RecipeError: there are no such devices, or FSDP is asked for with one process.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        run = replace(run, devices=local, nodes=world // local)
+    world = run.devices * run.nodes
+    strategy: Any = "auto"
+    if run.strategy == "fsdp":
+        if world < 2:
+            raise RecipeError(
+                "run.strategy fsdp shares a model out: it needs run.devices or run.nodes above 1"
+            )
+        strategy = ModelParallelStrategy(
+            shard, data_parallel_size=world, tensor_parallel_size=1, timeout=PATIENCE
+        )
+    elif world > 1:
+        strategy = DDPStrategy(timeout=PATIENCE, gradient_as_bucket_view=True)
+    try:
+        return Fabric(
+            accelerator=run.accelerator,
+            devices=run.devices,
+            num_nodes=run.nodes,
+            strategy=strategy,
+            precision=run.precision,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise RecipeError(
+            f"run.accelerator {run.accelerator}, run.devices {run.devices}, run.nodes {run.nodes}: {error}"
+        ) from error
+
+
+def shard(objective: nn.Module, mesh: Any) -> nn.Module:
+    """FSDP: every block is gathered when it is needed, and every network by itself, as the probe calls it."""
+    from torch.distributed.fsdp import fully_shard
+
+    networks = [module for module in objective.children() if isinstance(module, (Encoder, Predictor))]
+    for network in networks:
+        for block in network.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(network, mesh=mesh)
+    fully_shard(objective, mesh=mesh)
+    return objective
+
+
+def checkpoint_activations(objective: nn.Module) -> None:
+    """Let every network that is trained compute its blocks' activations again in the backward pass."""
+    for module in objective.modules():
+        if isinstance(module, (Encoder, Predictor)) and any(p.requires_grad for p in module.parameters()):
+            module.checkpoint_activations = True
+
+
+def compile_blocks(objective: nn.Module, choice: str, device: torch.device) -> bool:
+    """torch.compile for each Transformer block; returns whether it is on.
+
+    One block at a time: all blocks of a network share one compiled graph, so that it takes seconds and not
+    minutes. "auto" compiles on CUDA devices; a compiler that does not work there is reported once, and the
+    blocks stay as they are. With "on" its error is the caller's.
+    """
+    if choice == "off" or (choice == "auto" and device.type != "cuda"):
+        return False
+    blocks = [b for m in objective.modules() if isinstance(m, (Encoder, Predictor)) for b in m.blocks]
+    if choice == "auto":
+        try:
+            _try_compiler(device)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            print(f"torch.compile does not work here, going on without it: {reason}", file=sys.stderr)
+            return False
+    for block in blocks:
+        block.compile(dynamic=False)
+    return True
+
+
+def _try_compiler(device: torch.device) -> None:
+    """Compile, run and differentiate something small: what is missing (a compiler, Triton) shows here."""
+    layer = torch.compile(nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 16), nn.GELU()).to(device))
+    layer(torch.ones(2, 16, device=device)).sum().backward()

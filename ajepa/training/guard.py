@@ -1,0 +1,130 @@
+"""What ends a run: a value that is not finite, a signal, a process that died."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, distributed
+
+from ajepa.distributed import ranks
+
+
+class TrainingError(RuntimeError):
+    """A run cannot go on; the message says at which step, on which files, and what to do."""
+
+
+class FiniteGuard:
+    """Stops the run where a loss or the gradients' norm is not finite.
+
+    On a GPU a step's numbers are looked at one step later, when they have long been computed: looking at
+    once would make the GPU wait for the next step's orders. `settle` looks at what is outstanding; nothing
+    may be saved before it, so that no checkpoint ever holds a NaN.
+    """
+
+    def __init__(self) -> None:
+        self._step, self._files = 0, [""]
+        self._outstanding: Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
+
+    def note(self, step: int, loss: Tensor, norm: Tensor | None, files: list[str]) -> None:
+        """Hand over a step's loss and gradient norm.
+
+        Raises:
+            TrainingError: on a GPU that of the step before, elsewhere that of this step is not finite.
+        """
+        self.settle()
+        self._step, self._files = step, files
+        norm = torch.zeros_like(loss) if norm is None else norm
+        values = torch.stack([loss.detach().float(), norm.detach().float().to(loss.device)])
+        if values.is_cuda:
+            self._outstanding = torch.empty(2, pin_memory=True).copy_(values, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        else:
+            self._outstanding = values
+            self.settle()
+
+    def settle(self) -> None:
+        """Look at the numbers handed over last."""
+        if self._outstanding is None:
+            return
+        if self._copied is not None:
+            self._copied.synchronize()
+        values, self._outstanding = self._outstanding.tolist(), None
+        for name, value in zip(("loss", "gradient's norm"), values, strict=True):
+            if not math.isfinite(value):
+                names = "\n  ".join(sorted(set(self._files)))
+                raise TrainingError(
+                    f"step {self._step}: the {name} is {value}. The last checkpoint is whole. Look at this "
+                    "batch's files for damaged audio, and try a lower optim.lr, a longer "
+                    f"optim.warmup_steps or --run.precision 32-true:\n  {names}"
+                )
+
+
+class Stop:
+    """Ctrl-C and SIGTERM: the step in hand is finished and a checkpoint written.
+
+    The second signal acts as usual: a process that hangs can still be stopped.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def agreed(self, device: torch.device, look: bool) -> bool:
+        """Whether to stop here. Processes must stop after the same step: they ask each other at `look`."""
+        if ranks() == 1:
+            return self.received
+        if not look:
+            return False
+        flag = torch.tensor(float(self.received), device=device)
+        distributed.all_reduce(flag)
+        return bool(flag.item())
+
+
+@contextmanager
+def signals() -> Iterator[Stop]:
+    """Note Ctrl-C and SIGTERM instead of dying of them."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals reach the main thread only
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.getsignal(number) for number in numbers}
+
+    def note(number: int, frame: object) -> None:
+        stop.received = True
+        for each in numbers:
+            signal.signal(each, previous[each])
+
+    for number in numbers:
+        signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            signal.signal(number, previous[number])
+
+
+@contextmanager
+def lost_peers() -> Iterator[None]:
+    """Say in words that another process of the run is gone.
+
+    Raises:
+        TrainingError: a collective operation failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        told_by = (distributed.DistError,) if distributed.is_available() else ()
+        if ranks() > 1 and (isinstance(error, told_by) or "gloo" in str(error) or "NCCL" in str(error)):
+            raise TrainingError(
+                "another process of this run has ended or cannot be reached; its own message says why. The "
+                "last checkpoint is whole: start all processes again with the same command to go on from "
+                f"it. ({str(error).splitlines()[0]})"
+            ) from error
+        raise

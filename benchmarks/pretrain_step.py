@@ -1,0 +1,203 @@
+"""A whole pre-training step: clips/s, model FLOP/s and their share of the matrix-product rate.
+
+    python benchmarks/pretrain_step.py [--recipe NAME] [--batch N] [--against-float32] [key=value ...]
+
+A step is what `ajepa pretrain` does once the audio is decoded: log-mel, masks, both encoders, predictor,
+gradients, clipping, AdamW, moving average. FLOPs are counted by torch's own counter on such a step (matrix
+products and attention; each product of an [n, k] with a [k, m] counts 2 n k m). The floor is the time that
+as many FLOPs take at the rate of one large product, measured in the same run and in the same precision.
+`--against-float32` takes turns with the same step in single precision, with the optimiser's plain loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ajepa.data.crops import Batch
+from ajepa.features import LogMel
+from ajepa.objectives.a_jepa import AJEPA
+from ajepa.recipe import Recipe, load_recipe
+from ajepa.training.devices import checkpoint_activations, compile_blocks, make_fabric
+from ajepa.training.guard import FiniteGuard
+from ajepa.training.loop import clip_gradients, gradients, whole_patch_seconds
+from ajepa.training.optimiser import make_optimizer, set_schedules
+from ajepa.training.provenance import describe_run
+
+
+class Step:
+    """Everything of a run but its data: calling it does one step on noise."""
+
+    def __init__(self, recipe: Recipe, plain_optimizer: bool = False) -> None:
+        run = recipe.run
+        self.recipe, self.count = recipe, 0
+        self.fabric = make_fabric(run)
+        self.fabric.launch()
+        self.device = self.fabric.device
+        torch.manual_seed(0)
+        self.front_end = LogMel(recipe.front_end).to(self.device)
+        self.objective = AJEPA(recipe.objective, recipe.encoder, recipe.optim.steps).to(self.device)
+        if run.activation_checkpointing:
+            checkpoint_activations(self.objective)
+        self.compiled = compile_blocks(self.objective, run.compile, self.device)
+        self.model = self.fabric.setup_module(self.objective)
+        optimizer = make_optimizer(self.objective, recipe.optim)
+        if plain_optimizer:
+            groups = [{**group, "fused": False, "foreach": False} for group in optimizer.param_groups]
+            optimizer = torch.optim.AdamW(groups, fused=False, foreach=False)
+        self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
+        self.guard = FiniteGuard()
+        samples = round(whole_patch_seconds(recipe) * recipe.front_end.sample_rate)
+        clips = recipe.optim.batch_size // self.fabric.world_size
+        waveform_BS = 0.1 * torch.randn(clips, samples, generator=torch.Generator().manual_seed(0))
+        self.batch = Batch(waveform_BS, [""] * clips, [])
+        if self.device.type == "cuda":
+            self.batch = self.batch.pin_memory()
+
+    def __call__(self) -> None:
+        optim = self.recipe.optim
+        set_schedules(self.optimizer, optim, self.count)
+        losses, _ = gradients(self.fabric, self.model, self.front_end, self.recipe, self.batch, self.count)
+        norm = clip_gradients(self.fabric, self.model, self.optimizer, optim.clip_norm)
+        value = torch.stack([loss.value.detach() for loss in losses]).sum()
+        self.guard.note(self.count, value, norm, self.batch.files)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.objective.after_step(self.count)
+        self.count += 1
+
+    def flops(self) -> int:
+        """FLOPs of one step's forward and backward pass.
+
+        Attention by plain products, since the counter does not know every fused kernel.
+        """
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            gradients(self.fabric, self.model, self.front_end, self.recipe, self.batch, 0)
+        self.optimizer.zero_grad(set_to_none=True)
+        return counter.get_total_flops()
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
+    synchronise(device)
+    start = time.perf_counter()
+    call()
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, repeats: int = 9) -> float:
+    """FLOP/s of a matrix product as large as a ViT-B's, or larger on a GPU: the median of several."""
+    rows, inner, columns = (2048, 3072, 3072) if device.type == "cpu" else (8192, 8192, 8192)
+    left = torch.randn(rows, inner, device=device).to(dtype)
+    right = torch.randn(inner, columns, device=device).to(dtype)
+    times = [seconds_of(lambda: left @ right, device) for _ in range(repeats + 2)][2:]
+    return 2 * rows * inner * columns / statistics.median(times)
+
+
+def measure(recipe: Recipe, steps: int, against_float32: bool) -> dict[str, Any]:
+    """Median seconds of a step, and what follows from them."""
+    step = Step(recipe)
+    dtype = torch.bfloat16 if recipe.run.precision == "bf16-mixed" else torch.float32
+    # Counted on a plain copy: the counter does not look into compiled code.
+    plain = replace(recipe, run=replace(recipe.run, compile="off"))
+    flops = (Step(plain) if step.compiled else step).flops()
+    variants = {"step": step}
+    if against_float32:
+        single = replace(recipe, run=replace(recipe.run, precision="32-true", compile="off"))
+        variants["float32"] = Step(single, plain_optimizer=True)
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    rates: list[float] = []
+    for turn in range(steps + 2):
+        for name, variant in variants.items():
+            seconds = seconds_of(variant, step.device)
+            if turn >= 2:
+                times[name].append(seconds)
+        rates.append(product_rate(step.device, dtype, 3))
+    seconds = statistics.median(times["step"])
+    rate = statistics.median(rates)
+    clips = len(step.batch.files) * step.fabric.world_size
+    result: dict[str, Any] = {
+        "recipe": recipe.name,
+        "clips": clips,
+        "crop_seconds": whole_patch_seconds(recipe),
+        "precision": recipe.run.precision,
+        "compiled": step.compiled,
+        "steps": steps,
+        "step_seconds": seconds,
+        "step_seconds_range": [min(times["step"]), max(times["step"])],
+        "clips_per_s": clips / seconds,
+        "flops_per_clip": flops / len(step.batch.files),
+        "model_flop_per_s": flops / seconds,
+        "product_flop_per_s": rate,
+        "share_of_floor": flops / seconds / rate,
+    }
+    if step.device.type == "cuda":
+        result["peak_memory_gib"] = torch.cuda.max_memory_allocated(step.device) / 2**30
+    if against_float32:
+        result["float32_step_seconds"] = statistics.median(times["float32"])
+        result["times_float32"] = result["float32_step_seconds"] / seconds
+    return result | {"run": describe_run(step.device)}
+
+
+def show(result: dict[str, Any]) -> None:
+    run = result["run"]
+    print(f"{run['device']}, {run['threads']} threads, torch {run['torch']}")
+    print(
+        f"{result['recipe']}: {result['clips']} clips of {result['crop_seconds']:.2f} s, "
+        f"{result['precision']}{', compiled' if result['compiled'] else ''}; "
+        f"median of {result['steps']} steps"
+    )
+    low, high = result["step_seconds_range"]
+    print(
+        f"  {result['clips_per_s']:.4g} clips/s ({result['step_seconds']:.4g} s a step, "
+        f"{low:.4g} to {high:.4g})\n"
+        f"  {result['flops_per_clip'] / 1e9:.1f} GFLOP a clip: "
+        f"{result['model_flop_per_s'] / 1e12:.4g} TFLOP/s, "
+        f"{100 * result['share_of_floor']:.0f} % of the product rate "
+        f"({result['product_flop_per_s'] / 1e12:.4g} TFLOP/s)"
+    )
+    if "times_float32" in result:
+        print(f"  {result['times_float32']:.2f} times the clips/s of single precision and a plain optimiser")
+    if "peak_memory_gib" in result:
+        print(f"  peak memory {result['peak_memory_gib']:.1f} GiB")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recipe", default="ajepa-vit-b-as2m")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--against-float32", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    options, overrides = parser.parse_known_args(arguments)
+    torch.set_num_threads(options.threads)
+    recipe = load_recipe(
+        options.recipe,
+        [f"optim.batch_size={options.batch}", "optim.steps=100000", "run.precision=bf16-mixed", *overrides],
+    )
+    result = measure(recipe, options.steps, options.against_float32)
+    show(result)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The online probe of a run in progress."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ajepa import checkpoint, load_model
+from ajepa.recipe import ProbeConfig, Recipe, RecipeError
+from ajepa.training.loop import pretrain
+from ajepa.training.probe import knn_accuracy
+
+
+def test_neighbours_vote() -> None:
+    """Three clusters: all right when they are apart, chance when labels are shuffled."""
+    generator = torch.Generator().manual_seed(0)
+    label = torch.arange(60) % 3
+    features = torch.eye(3)[label].repeat(1, 4) + 0.1 * torch.randn(60, 12, generator=generator)
+    every = torch.ones(60, dtype=torch.bool)
+    assert knn_accuracy(features, label, every, alone=True) == 1.0
+    shuffled = label[torch.randperm(60, generator=generator)]
+    assert knn_accuracy(features, shuffled, every, alone=True) < 0.6
+    train = torch.arange(60) < 40
+    assert knn_accuracy(features, label, train, alone=False) == 1.0
+    assert knn_accuracy(features, torch.where(train, label, (label + 1) % 3), train, alone=False) == 0.0
+
+
+def test_a_clip_has_no_vote_for_itself() -> None:
+    features, label = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6)
+    assert knn_accuracy(features, label, torch.ones(6, dtype=torch.bool), alone=True) == 0.0
+
+
+def table(folder: Path, audio: Path, split: bool) -> Path:
+    path = folder / "probe.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", *(["split"] if split else [])])
+        for number, clip in enumerate(sorted(audio.iterdir())):
+            where = "train" if number % 3 else "test"
+            writer.writerow([f"{audio.name}/{clip.name}", number % 2, *([where] if split else [])])
+    return path
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_run_is_probed_and_its_best_encoder_kept(
+    tiny_recipe: Recipe, audio_folder: Path, tmp_path: Path, split: bool
+) -> None:
+    probe = ProbeConfig(
+        table=str(table(tmp_path, audio_folder, split)), split="split" if split else "", every=2
+    )
+    out = pretrain(replace(tiny_recipe, run=replace(tiny_recipe.run, probe=probe))).parent
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    scores = {record["step"]: record["probe"] for record in records if "probe" in record}
+    assert list(scores) == [2, 4, 6]
+    assert all(0 <= score <= 1 for score in scores.values())
+    best = checkpoint.load(out / "best.safetensors")
+    assert best.info["probe"] == max(scores.values())
+    assert best.step == min(step for step, score in scores.items() if score == max(scores.values()))
+    assert load_model(out / "best.safetensors").source.step == best.step
+
+
+def test_what_is_wrong_with_a_table_is_told(tiny_recipe: Recipe, audio_folder: Path, tmp_path: Path) -> None:
+    path = table(tmp_path, audio_folder, split=False)
+    for probe, message in (
+        (ProbeConfig(table=str(tmp_path / "absent.csv")), "absent.csv: no such file"),
+        (ProbeConfig(table=str(path), label="class"), "no column class; it has path, label"),
+        (ProbeConfig(table=str(path), split="label"), "no clip's split is `train`"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            pretrain(replace(tiny_recipe, run=replace(tiny_recipe.run, probe=probe)))
+    (audio_folder / "03.wav").unlink()
+    with pytest.raises(RecipeError, match=r"line 5: no such file .*03\.wav"):
+        pretrain(replace(tiny_recipe, run=replace(tiny_recipe.run, probe=ProbeConfig(table=str(path)))))

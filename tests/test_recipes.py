@@ -1,0 +1,75 @@
+"""Recipes: YAML and options into typed values, and errors that name what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ajepa.recipe import OptimConfig, RecipeError, dump_recipe, load_recipe, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_packaged_recipes_load_and_survive_a_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_recipe(recipe))
+    assert load_recipe(str(copy)) == recipe
+
+
+def test_overrides_in_either_form() -> None:
+    recipe = load_recipe(
+        "ajepa-small-cpu", ["optim.lr=0.5", "--optim.batch_size", "7", "--objective.momentum", "[0.5, 0.75]"]
+    )
+    assert recipe.optim.lr == 0.5
+    assert recipe.optim.batch_size == 7
+    assert recipe.objective.momentum == (0.5, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("optim.learning_rate=1", "learning_rate"),
+        ("optim.lr=fast", "lr"),
+        ("encoder.size=huge", "size"),
+        ("encoder.heads=5", "5 heads"),
+        ("encoder.patch=[16,48]", "16, 48"),
+        ("front_end.mels=64", r"front_end\.mels is 64"),
+        ("front_end.hop_seconds=0", "hop_seconds"),
+        ("run.log_every=0", r"run\.log_every is 0"),
+    ],
+)
+def test_wrong_keys_and_values_are_named(override: str, named: str) -> None:
+    with pytest.raises(RecipeError, match=named):
+        load_recipe("ajepa-small-cpu", [override])
+
+
+def test_unknown_recipes_list_those_that_exist() -> None:
+    with pytest.raises(RecipeError, match="ajepa-small-cpu"):
+        load_recipe("nonsense")
+
+
+def test_the_papers_recipes_say_what_the_paper_says() -> None:
+    """arXiv 2311.15830, sections 3 and 4.1."""
+    for size in ("s", "b", "l"):
+        recipe = load_recipe(f"ajepa-vit-{size}-as2m")
+        assert recipe.encoder.size == size
+        assert recipe.encoder.patch == (16, 16)
+        masking = recipe.objective.masking
+        assert (masking.block.targets, masking.block.scale) == (4, (0.15, 0.2))
+        assert masking.block.aspect == (0.75, 1.5)
+        assert (masking.time_frequency.targets, masking.time_frequency.scale) == (3, (0.05, 0.075))
+        assert masking.context_scale == (0.85, 1.0)
+        assert (masking.kind, masking.progress, masking.c0) == ("curriculum", "sqrt", 0.01)
+        predictor = recipe.objective.predictor
+        assert (predictor.kind, predictor.depth, predictor.width) == ("local", 16, 512)
+        assert (recipe.objective.loss, recipe.objective.target_norm) == ("l2", "layer")
+        assert (recipe.optim.epochs, recipe.optim.batch_size, recipe.optim.lr) == (24, 512, 2e-4)
+        assert recipe.data.gain_db == 6.0
+
+
+def test_epochs_become_steps_of_this_data_set() -> None:
+    optim = OptimConfig(epochs=24, batch_size=512, warmup_epochs=2.4).in_steps(2_000_000)
+    assert (optim.steps, optim.warmup_steps) == (93_750, 9_375)
+    assert OptimConfig(steps=7, warmup_steps=3).in_steps(100) == OptimConfig(steps=7, warmup_steps=3)

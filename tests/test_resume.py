@@ -1,0 +1,170 @@
+"""A run that was stopped goes on as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ajepa import checkpoint
+from ajepa.recipe import OptimConfig, Recipe, RecipeError, dump_recipe
+from ajepa.training import loop, state
+from ajepa.training.loop import pretrain
+
+
+def losses(out: str | Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    ours, theirs = checkpoint.load(one).tensors, checkpoint.load(other).tensors
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("stop", [2, 4])
+def test_resumed_equals_uninterrupted(tiny_recipe: Recipe, tmp_path: Path, stop: int) -> None:
+    """Bit for bit on the CPU in float32: the last checkpoint is all that a run needs."""
+    whole = losses(pretrain(tiny_recipe).parent)
+    resumed = replace(tiny_recipe, run=replace(tiny_recipe.run, out=str(tmp_path / "resumed"), keep=9))
+    out = pretrain(resumed).parent
+    for path in (out / "checkpoints").glob("step-*"):
+        if int(path.stem.removeprefix("step-")) > stop:
+            path.unlink()
+    assert losses(pretrain(resumed).parent) == whole
+    last = Path("checkpoints") / "step-00000006.safetensors"
+    assert same_weights(out / last, tiny_recipe.run.out / last)
+
+
+def test_worker_processes_change_nothing(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    whole = losses(pretrain(tiny_recipe).parent)
+    workers = replace(
+        tiny_recipe,
+        data=replace(tiny_recipe.data, workers=2),
+        run=replace(tiny_recipe.run, out=str(tmp_path / "workers")),
+    )
+    assert losses(pretrain(workers).parent) == whole
+
+
+def test_another_recipe_does_not_go_on_with_a_run(tiny_recipe: Recipe) -> None:
+    pretrain(tiny_recipe)
+    changed = replace(tiny_recipe, optim=replace(tiny_recipe.optim, lr=0.5))
+    with pytest.raises(RecipeError, match=r"optim\.lr \(0\.001, now 0\.5\)"):
+        pretrain(changed)
+    with pytest.raises(RecipeError, match=r"run\.seed \(0, now 7\)"):
+        pretrain(replace(tiny_recipe, run=replace(tiny_recipe.run, seed=7)))
+    next(Path(tiny_recipe.data.source).iterdir()).unlink()
+    with pytest.raises(RecipeError, match="data \\(12 files, now 11 files, not the same\\)"):
+        pretrain(tiny_recipe)
+
+
+def test_a_cut_last_line_of_the_metrics_does_no_harm(tiny_recipe: Recipe) -> None:
+    whole = pretrain(tiny_recipe).parent
+    expected = losses(whole)
+    (whole / "checkpoints" / "step-00000006.safetensors").unlink()
+    text = (whole / "metrics.jsonl").read_text()
+    (whole / "metrics.jsonl").write_text(text[:-20])
+    assert losses(pretrain(tiny_recipe).parent) == expected
+    assert [start["step"] for start in json.loads((whole / "run.json").read_text())] == [0, 4]
+
+
+def test_interrupted_runs_say_how_to_go_on(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C: the step is finished, a checkpoint written, and the same call goes on where it stood."""
+    other = replace(tiny_recipe, run=replace(tiny_recipe.run, out=tiny_recipe.run.out + "-whole"))
+    whole = losses(pretrain(other).parent)
+    original = loop.set_schedules
+
+    def interrupt(optimizer: object, optim: OptimConfig, step: int) -> float:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(optimizer, optim, step)
+
+    monkeypatch.setattr(loop, "set_schedules", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="after step 3; the same command goes on"):
+        pretrain(tiny_recipe)
+    monkeypatch.undo()
+    assert losses(pretrain(tiny_recipe).parent) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "kills"), [(0, [7]), (2, [3, 8])])
+def test_killed_at_any_step(tiny_recipe: Recipe, tmp_path: Path, workers: int, kills: list[int]) -> None:
+    """SIGKILL, which no program can catch, while steps are under way: the same losses, bit for bit."""
+    recipe = replace(
+        tiny_recipe,
+        optim=replace(tiny_recipe.optim, steps=12),
+        data=replace(tiny_recipe.data, workers=workers),
+        run=replace(tiny_recipe.run, checkpoint_every=3),
+    )
+    whole = pretrain(replace(recipe, run=replace(recipe.run, out=str(tmp_path / "whole")))).parent
+    path = tmp_path / "killed.yaml"
+    path.write_text(dump_recipe(recipe))
+    out = Path(recipe.run.out)
+    line = [sys.executable, "-m", "ajepa.cli", "pretrain", str(path)]
+    for kill in kills:
+        process = subprocess.Popen(
+            line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        while process.poll() is None and (
+            not (out / "metrics.jsonl").exists() or len(losses_so_far(out)) < kill
+        ):
+            time.sleep(0.002)
+        process.kill()
+        process.communicate()
+        assert len(losses_so_far(out)) < 12, "the run was over before it could be killed"
+    assert losses(pretrain(recipe).parent) == losses(whole)
+    last = Path("checkpoints") / "step-00000012.safetensors"
+    assert same_weights(out / last, whole / last)
+
+
+def losses_so_far(out: Path) -> list[str]:
+    return (out / "metrics.jsonl").read_text().splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="limits files by setrlimit")
+def test_a_checkpoint_that_cannot_be_written_spoils_none(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """The system refuses the write half-way: one line of error, and the run goes on from what there was."""
+    whole = losses(
+        pretrain(replace(tiny_recipe, run=replace(tiny_recipe.run, out=str(tmp_path / "w")))).parent
+    )
+    early = replace(tiny_recipe, run=replace(tiny_recipe.run, keep=9))
+    out = pretrain(early).parent
+    for step in (4, 6):
+        (out / "checkpoints" / f"step-{step:08d}.safetensors").unlink()
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(early))
+    size = (out / "checkpoints" / "step-00000002.safetensors").stat().st_size
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 2}, {size // 2}))\n"
+        "from ajepa.cli import main\n"
+        f"sys.exit(main(['pretrain', {str(path)!r}]))"
+    )
+    failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert failed.returncode == 2, failed.stderr
+    assert "cannot be written" in failed.stderr.splitlines()[-1]
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == [
+        "step-00000000.safetensors",
+        "step-00000002.safetensors",
+    ]
+    assert losses(pretrain(early).parent) == whole
+
+
+def test_a_disk_that_is_too_full_is_told_before_training(
+    tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type(state.shutil.disk_usage("."))
+    monkeypatch.setattr(state.shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 1000, 1000))
+    with pytest.raises(RecipeError, match="0 MiB are free"):
+        pretrain(tiny_recipe)
+    assert not list(Path(tiny_recipe.run.out).glob("checkpoints/*"))
