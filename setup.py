@@ -22,5 +22,6 @@ setup(
             optional=True,
         )
     ],
+    exclude_package_data={"ajepa": ["*.c"]},
     options={"bdist_wheel": {"py_limited_api": "cp310"}} if LIMITED_API else {},
 )

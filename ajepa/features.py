@@ -14,8 +14,8 @@ here in its order; what is saved is the work around them: all clips and frames a
 and the filter matrix multiplied in diagonal blocks, since each mel filter spans few frequency bins. On the
 CPU, where no gradient is asked for, compiled code takes the steps before and after the transform in one pass
 each (``ajepa.fbank_kernel``, if it was built). With and without it, LogMel agrees with torchaudio to 1e-6 on
-the CPU. Where TF32 matrix products are allowed on a GPU, the sum over a mel filter is rounded to 11 bits, which
-moves the log by less than 1e-3.
+the CPU, if both run on as many threads. Where TF32 matrix products are allowed on a GPU, the sum over a mel
+filter is rounded to 11 bits, which moves the log by less than 1e-3.
 
 Axes: B clips, S samples, T frames, M mel bands, K frequency bins.
 """
@@ -249,19 +249,19 @@ def _frames_per_step(device: torch.device) -> int:
 def _means(waveform_BS: Tensor, lengths: Tensor | None, window: int) -> Tensor:
     """The means [B, 1] of clips, of which each has at least one window of samples.
 
-    Each frame loses its mean later, but the last bit of the clip's is seen beside a loud tone (by 0.04 in
-    the log of the weakest bands). So on a CPU it is the reference's own expression, with its order of summation.
+    Each frame loses its mean later, but beside a loud tone the last bit of the clip's is seen, by 0.04 in the
+    log of the weakest bands. So on a CPU it is the reference's own expression, with its order of summation.
     """
     clips, samples = waveform_BS.shape
     if waveform_BS.device.type == "cpu" and not torch.compiler.is_compiling():
         ends = [samples] * clips if lengths is None else lengths.clamp_min(window).tolist()
         means = [clip_S[:end].float().mean() for clip_S, end in zip(waveform_BS, ends, strict=True)]
         return torch.stack(means)[:, None]
+    # A traced loop would fix the number of clips: this gives what the loop gives on one thread. A GPU has an
+    # order of its own, and double precision there keeps zeros behind a clip from changing it.
     count = samples if lengths is None else lengths.clamp_min(window)[:, None]
-    # Elsewhere the order is not the reference's: then zeros behind a clip shall not change the sum. (A traced
-    # loop would fix the number of clips; MPS has no double precision.)
-    exact = torch.float64 if waveform_BS.device.type == "cuda" else torch.float32
-    return (waveform_BS.float().sum(1, keepdim=True, dtype=exact) / count).float()
+    precision = torch.float64 if waveform_BS.device.type == "cuda" else torch.float32
+    return (waveform_BS.float().sum(1, keepdim=True, dtype=precision) / count).float()
 
 
 def _constants(config: LogMelConfig) -> tuple[Tensor, Tensor]:

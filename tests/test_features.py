@@ -7,6 +7,7 @@ little but rounding, agree.
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,10 @@ def noise(*shape: int, seed: int = 0, level: float = 0.1) -> Tensor:
     return level * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def tone(hz: float, seconds: int) -> Tensor:
+    return 0.9 * torch.sin(2 * torch.pi * hz * torch.arange(seconds * RATE).double() / RATE).float()
+
+
 def impulses() -> Tensor:
     waveform_S = torch.zeros(RATE)
     waveform_S[[1000, 5000, 9000]] = torch.tensor([1.0, -1e-3, 0.3])
@@ -75,7 +80,33 @@ SIGNALS = {
     "silence": torch.zeros(RATE),
     "half silence": torch.cat([noise(RATE // 2), torch.zeros(RATE // 2)]),
     "one minute": noise(60 * RATE, level=0.02),
+    # Their weakest bands show the last bit of the clip's mean, by more than 5e-3.
+    "tone over 4 s": tone(1000.3, 4),
+    "tone with an offset": tone(3000.7, 1) + 0.03,
+    "tone over 10 s": tone(3000.7, 10),
 }
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    with threads(1):
+        yield
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    with threads(2):
+        yield
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", SIGNALS)
@@ -237,7 +268,7 @@ def test_from_the_meta_device() -> None:
     assert torch.equal(target(noise(1, 5000)), source(noise(1, 5000)))
 
 
-def test_traces_as_one_graph() -> None:
+def test_traces_as_one_graph(one_thread: None) -> None:
     log_mel = LogMel()
     compiled = torch.compile(log_mel, backend="eager", fullgraph=True, dynamic=True)
     for samples in (200_000, 4000, 300):
@@ -245,7 +276,7 @@ def test_traces_as_one_graph() -> None:
         assert (compiled(waveform_BS) - log_mel(waveform_BS)).abs().max() < 1e-6
 
 
-def test_exports_with_any_length() -> None:
+def test_exports_with_any_length(one_thread: None) -> None:
     log_mel = LogMel()
     shapes = {"waveform_BS": {0: torch.export.Dim("clips"), 1: torch.export.Dim("samples", min=800)}}
     program = torch.export.export(log_mel, (noise(2, 4000),), dynamic_shapes=shapes).module()
@@ -256,14 +287,6 @@ def test_exports_with_any_length() -> None:
 needs_kernel = pytest.mark.skipif(
     not fbank_kernel.available(), reason="ajepa._fbank is not built: install the package with a C compiler"
 )
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def by_torch(log_mel: LogMel, waveform_BS: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -368,10 +391,9 @@ def test_kernel_takes_any_memory_layout(waveform_BS: Tensor) -> None:
 @needs_kernel
 def test_kernel_shares_rows_among_threads(two_threads: None) -> None:
     log_mel, waveform_BS = LogMel(), noise(3, 10 * RATE + 77)
-    assert torch.get_num_threads() == 2 and log_mel.frames(len(waveform_BS[0])) > fbank_kernel.ROWS_PER_THREAD
-    on_two_BTM = log_mel(waveform_BS)
-    torch.set_num_threads(1)
-    assert (on_two_BTM - log_mel(waveform_BS)).abs().max() < 1e-6
+    assert log_mel.frames(len(waveform_BS[0])) > 2 * fbank_kernel.ROWS_PER_THREAD
+    assert (log_mel(waveform_BS) - by_torch(log_mel, waveform_BS)).abs().max() < 1e-6
+    assert_true(waveform_BS[2], log_mel.fbank(waveform_BS)[2])
 
 
 @needs_kernel
