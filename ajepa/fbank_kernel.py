@@ -19,8 +19,9 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from importlib.util import find_spec
+from importlib.machinery import EXTENSION_SUFFIXES
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -143,11 +144,12 @@ def _ready(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL | None:
-    spec = find_spec("ajepa._fbank")
-    if spec is None or spec.origin is None:
+    beside = [Path(__file__).with_name(f"_fbank{suffix}") for suffix in EXTENSION_SUFFIXES]
+    path = next(filter(Path.exists, beside), None)
+    if path is None:
         return None
     try:
-        library = ctypes.CDLL(spec.origin)
+        library = ctypes.CDLL(str(path))
     except OSError:  # built on another machine, into a folder that both see
         return None
     library.ajepa_fbank_version.restype = ctypes.c_int64
