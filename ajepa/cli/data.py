@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from ajepa.data.shards import Listing
 
 
@@ -79,6 +82,15 @@ def _add_scanning(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _advancing(bar: tqdm[Any]) -> Callable[[int], None]:
+    """What moves a progress bar to the number of things done so far."""
+
+    def report(done: int) -> None:
+        bar.update(done - bar.n)
+
+    return report
+
+
 def run_manifest(options: argparse.Namespace) -> None:
     """`ajepa data manifest`."""
     from tqdm import tqdm
@@ -91,7 +103,7 @@ def run_manifest(options: argparse.Namespace) -> None:
             options.out,
             workers=max(1, options.workers),
             skip_broken=options.skip_broken,
-            report=lambda done: bar.update(done - bar.n),
+            report=_advancing(bar),
         )
     for reason in broken:
         print(f"left out: {reason}", file=sys.stderr)
@@ -115,7 +127,7 @@ def run_shard(options: argparse.Namespace) -> None:
             packing,
             workers=max(1, options.workers),
             skip_broken=options.skip_broken,
-            report=lambda done: bar.update(done - bar.n),
+            report=_advancing(bar),
         )
     _print_listing(options.out, listing)
     broken = options.out / "broken.txt"
