@@ -111,7 +111,10 @@ def test_killed_at_any_step(tiny_recipe: Recipe, tmp_path: Path, workers: int, k
     line = [sys.executable, "-m", "ajepa.cli", "pretrain", str(path)]
     for kill in kills:
         process = subprocess.Popen(
-            line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            line,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
         )
         while process.poll() is None and (
             not (out / "metrics.jsonl").exists() or len(losses_so_far(out)) < kill

@@ -1,0 +1,48 @@
+"""Curves of runs: what was logged, once for each step, as a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ajepa.cli import main
+from ajepa.curves import POINTS, CurvesError, curve, read_metrics
+
+
+def write(run: Path, lines: list[str]) -> Path:
+    run.mkdir()
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return run
+
+
+def test_a_continued_run_counts_each_step_once(tmp_path: Path) -> None:
+    lines = [json.dumps({"step": step, "loss": loss}) for step, loss in [(1, 3.0), (2, 9.0), (2, 2.0), (3, 1.0)]]
+    lines.insert(2, '{"step": 2, "lo')  # where the kill cut it off
+    assert curve(read_metrics(write(tmp_path / "run", lines)), "loss") == ([1, 2, 3], [3.0, 2.0, 1.0])
+
+
+def test_long_runs_are_averaged_and_gaps_left_out() -> None:
+    rows = [{"step": step, "loss": float(step % 2), "rankme": float("nan")} for step in range(10 * POINTS)]
+    steps, values = curve(rows, "loss")
+    assert len(steps) == POINTS and set(values) == {0.5}
+    assert curve(rows, "rankme") == ([], [])
+
+
+def test_command_draws_several_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [
+        write(tmp_path / name, [json.dumps({"step": step, "loss": 1.0 / (step + 1)}) for step in range(5)])
+        for name in ("a", "b")
+    ]
+    out = tmp_path / "new" / "curves.png"
+    assert main(["curves", f"first={runs[0]}", str(runs[1]), "--out", str(out)]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "loss" in capsys.readouterr().out
+
+
+def test_a_folder_without_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CurvesError, match="no metrics in it"):
+        read_metrics(write(tmp_path / "run", ["nothing"]))
+    assert main(["curves", str(tmp_path), "--out", str(tmp_path / "x.png")]) == 2
+    assert "ajepa pretrain" in capsys.readouterr().err
