@@ -7,20 +7,16 @@ which spans few frequency bins, and takes the log. The mean of a frame and the t
 since their order of summation shows in weak bands (see ``ajepa.features``).
 
 The library is optional: it is built with the package where there is a C compiler. It is called through
-ctypes, which lets other Python threads run meanwhile, so that large work is shared among as many threads as
-torch is set to use.
+ctypes, which lets other Python threads run meanwhile. It works on one thread: sharing its rows among threads
+of its own beside torch's was slower, since torch's wait for their next work without sleeping.
 
 Axes: B clips, S samples, T frames, L samples of a window, N rows (clips x frames), K frequency bins, M mel
 bands, G groups of mel bands.
 """
 
 import ctypes
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,9 +29,6 @@ from torch.nn.functional import pad
 VERSION = 1
 BANDS = 4
 TOGETHER = 4
-
-# Fewer rows take less time than waking a thread does.
-ROWS_PER_THREAD = 256
 
 
 class GroupedFilters(NamedTuple):
@@ -69,19 +62,22 @@ def group(filters_KM: Tensor) -> GroupedFilters:
     return GroupedFilters(starts_G, counts_G, torch.cat(weights), bins, mels)
 
 
+def recorded(tensor: Tensor) -> bool:
+    """Whether something (a gradient, a trace, a transformation) has to know of each step on this tensor."""
+    return (
+        torch.compiler.is_compiling()
+        or type(tensor) is not Tensor
+        or (tensor.requires_grad and torch.is_grad_enabled())
+        or torch.jit.is_tracing()
+        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        or forward_ad.unpack_dual(tensor).tangent is not None
+    )
+
+
 def takes(tensor: Tensor) -> bool:
     """Whether the functions here may stand for torch's: the library is here, the tensor is plain memory of
-    the CPU, and nothing (a gradient, a trace, a transformation) has to know of each step."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(tensor) is Tensor
-        and tensor.is_cpu
-        and not (tensor.requires_grad and torch.is_grad_enabled())
-        and not torch.jit.is_tracing()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and forward_ad.unpack_dual(tensor).tangent is None
-        and available()
-    )
+    the CPU, and no single step on it is recorded."""
+    return not recorded(tensor) and tensor.is_cpu and available()
 
 
 def cut_frames(waveform_BS: Tensor, means_BT1: Tensor, window_L: Tensor, hop: int, fft_size: int) -> Tensor:
@@ -99,40 +95,41 @@ def cut_frames(waveform_BS: Tensor, means_BT1: Tensor, window_L: Tensor, hop: in
         )
     rows_NL = torch.empty((clips * frames, fft_size), dtype=torch.float32, device="cpu")
     tensors = [_ready(tensor, torch.float32) for tensor in (waveform_BS, means_BT1, window_L, rows_NL)]
-    cut = _loaded().ajepa_cut_frames
-
-    def share(first: int, last: int) -> None:
-        pointers = [tensor.data_ptr() for tensor in tensors]
-        cut(*pointers, samples, frames, window, hop, fft_size, first, last)
-
-    _share_out(share, len(rows_NL))
+    pointers = [tensor.data_ptr() for tensor in tensors]
+    _loaded().ajepa_cut_frames(*pointers, samples, frames, window, hop, fft_size, 0, len(rows_NL))
     return rows_NL
 
 
 def log_mel(
-    spectrum_NK: Tensor, filters: GroupedFilters, floor: float, mean: float = 0.0, scale: float = 1.0
+    spectrum_NK: Tensor,
+    filters: GroupedFilters,
+    floor: float,
+    mean: float = 0.0,
+    scale: float = 1.0,
+    out_NM: Tensor | None = None,
 ) -> Tensor:
     """Return ``(log(max(energy, floor)) - mean) / scale`` [N, M] of the energies that mel filters find in
-    spectra [N, K], complex64 on the CPU.
+    spectra [N, K], complex64 on the CPU. ``out_NM``, float32 in one block, is what it is written to.
 
-    Raises ValueError if the spectra are of another kind; RuntimeError where the library is missing.
+    Raises ValueError if the tensors are of another kind; RuntimeError where the library is missing.
     """
     rows, bins = spectrum_NK.shape
     if bins != filters.bins:
         raise ValueError(
             f"the spectra have {bins} bins, the filters {filters.bins}; use one FFT size for both"
         )
-    out_NM = torch.empty((rows, filters.mels), dtype=torch.float32, device="cpu")
+    if out_NM is None:
+        out_NM = torch.empty((rows, filters.mels), dtype=torch.float32, device="cpu")
+    elif _ready(out_NM, torch.float32) is not out_NM or out_NM.shape != (rows, filters.mels):
+        raise ValueError(
+            f"the result is written to {list(out_NM.shape)} in steps of {out_NM.stride()}; give "
+            f"[{rows}, {filters.mels}] in one block"
+        )
     spectrum_NK = _ready(spectrum_NK, torch.complex64)
-    finish = _loaded().ajepa_log_mel
-
-    def share(first: int, last: int) -> None:
-        power = torch.zeros(TOGETHER * bins, dtype=torch.float32, device="cpu")
-        tensors = (spectrum_NK, filters.starts_G, filters.counts_G, filters.weights, power, out_NM)
-        pointers = [tensor.data_ptr() for tensor in tensors]
-        finish(*pointers, floor, mean, scale, bins, filters.mels, first, last)
-
-    _share_out(share, rows)
+    power = torch.zeros(TOGETHER * bins, dtype=torch.float32, device="cpu")
+    tensors = (spectrum_NK, filters.starts_G, filters.counts_G, filters.weights, power, out_NM)
+    pointers = [tensor.data_ptr() for tensor in tensors]
+    _loaded().ajepa_log_mel(*pointers, floor, mean, scale, bins, filters.mels, 0, rows)
     return out_NM
 
 
@@ -171,31 +168,3 @@ def _loaded() -> ctypes.CDLL:
             "compiler, or ask available() first"
         )
     return library
-
-
-def _share_out(share: Callable[[int, int], None], rows: int) -> None:
-    """Call ``share(first, last)`` for parts of the rows, on as many threads as torch is set to use.
-
-    A share holds its tensors, not their addresses: if Ctrl-C ends the wait here, a thread that still works
-    does so on memory that is still there.
-    """
-    shares = min(torch.get_num_threads(), rows // ROWS_PER_THREAD)
-    if shares <= 1:
-        share(0, rows)
-        return
-    pool = _threads(shares - 1)
-    own, *others = pairwise(rows * number // shares for number in range(shares + 1))
-    waiting = [pool.submit(share, *ends) for ends in others]
-    share(*own)
-    for future in waiting:
-        future.result()
-
-
-@lru_cache(maxsize=1)
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="ajepa-fbank")
-
-
-# A forked process (a worker of a DataLoader) has none of its parent's threads.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.cache_clear)

@@ -21,7 +21,7 @@ Axes: B clips, S samples, T frames, M mel bands, K frequency bins.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -36,10 +36,8 @@ PREEMPHASIS = 0.97
 # Kaldi's floor on a mel energy: the spacing of single-precision numbers at 1.
 ENERGY_FLOOR = torch.finfo(torch.float32).eps
 
-# The working set of this many frames (some 3 MB) stays in the caches of a core; torch shares a step among
-# several. Other devices want large steps.
-FRAMES_PER_STEP_CPU = 512
-MOST_CORES = 8
+# The working set of so many frames (some 6 MB) stays in a processor's caches; other devices want large steps.
+FRAMES_PER_STEP_CPU = 1024
 FRAMES_PER_STEP = 32 * 1024
 MEL_BLOCKS = 8
 
@@ -175,37 +173,38 @@ class LogMel(nn.Module):
         frames = self.frames(samples)
         offset_B1 = _means(waveform_BS, lengths, window)
         # A backward pass needs every step's intermediates anyway; a traced loop would fix the length.
-        differentiate = torch.is_grad_enabled() and waveform_BS.requires_grad
-        if torch.compiler.is_compiling() or differentiate:
+        if fbank_kernel.recorded(waveform_BS):
             return self._log_mel(waveform_BS, offset_B1, normalise)
-        step = max(1, _frames_per_step(waveform_BS.device) // clips)
-        if frames <= step:
-            return self._log_mel(waveform_BS, offset_B1, normalise)
+        step = FRAMES_PER_STEP_CPU if waveform_BS.device.type == "cpu" else FRAMES_PER_STEP
         shape = (clips, frames, self.config.mels)
         out_BTM = torch.empty(shape, dtype=torch.float32, device=waveform_BS.device)
-        for first in range(0, frames, step):
-            last = min(first + step, frames)
-            piece_BS = waveform_BS[:, first * hop : (last - 1) * hop + window]
-            out_BTM[:, first:last] = self._log_mel(piece_BS, offset_B1, normalise)
+        for some, first, last in _steps(clips, frames, step):
+            piece_BS = waveform_BS[some, first * hop : (last - 1) * hop + window]
+            self._log_mel(piece_BS, offset_B1[some], normalise, out_BTM[some, first:last])
         return out_BTM
 
-    def _log_mel(self, waveform_BS: Tensor, offset_B1: Tensor, normalise: bool) -> Tensor:
-        """All frames of a waveform [B, S >= window] at once."""
+    def _log_mel(
+        self, waveform_BS: Tensor, offset_B1: Tensor, normalise: bool, out_BTM: Tensor | None = None
+    ) -> Tensor:
+        """All frames of a waveform [B, S >= window] at once; written to ``out_BTM``, one block, if given."""
         centred_BS = waveform_BS.float() - offset_B1
         means_BT1 = centred_BS.unfold(1, self.config.window, self.config.hop).mean(2, keepdim=True)
-        if fbank_kernel.takes(centred_BS):
-            log_mel_NM = self._compiled_log_mel(centred_BS, means_BT1, normalise)
-        else:
-            with torch.autocast(centred_BS.device.type, enabled=False):
-                log_mel_NM = self._torch_log_mel(centred_BS, means_BT1, normalise)
-        return log_mel_NM.unflatten(0, means_BT1.shape[:2])
+        if out_BTM is not None and fbank_kernel.takes(centred_BS):
+            self._compiled_log_mel(centred_BS, means_BT1, normalise, out_BTM.flatten(0, 1))
+            return out_BTM
+        with torch.autocast(centred_BS.device.type, enabled=False):
+            log_mel_NM = self._torch_log_mel(centred_BS, means_BT1, normalise)
+        log_mel_BTM = log_mel_NM.unflatten(0, means_BT1.shape[:2])
+        return log_mel_BTM if out_BTM is None else out_BTM.copy_(log_mel_BTM)
 
-    def _compiled_log_mel(self, centred_BS: Tensor, means_BT1: Tensor, normalise: bool) -> Tensor:
+    def _compiled_log_mel(
+        self, centred_BS: Tensor, means_BT1: Tensor, normalise: bool, out_NM: Tensor
+    ) -> None:
         hop, size = self.config.hop, self.config.fft_size
         windowed_NL = fbank_kernel.cut_frames(centred_BS, means_BT1, self.window, hop, size)
         mean, scale = (self.mean.item(), (2 * self.std).item()) if normalise else (0.0, 1.0)
         spectrum_NK = torch.fft.rfft(windowed_NL)
-        return fbank_kernel.log_mel(spectrum_NK, self.grouped_filters, ENERGY_FLOOR, mean, scale)
+        fbank_kernel.log_mel(spectrum_NK, self.grouped_filters, ENERGY_FLOOR, mean, scale, out_NM)
 
     def _torch_log_mel(self, centred_BS: Tensor, means_BT1: Tensor, normalise: bool) -> Tensor:
         config = self.config
@@ -240,10 +239,17 @@ class LogMel(nn.Module):
         return self
 
 
-def _frames_per_step(device: torch.device) -> int:
-    if device.type != "cpu":
-        return FRAMES_PER_STEP
-    return FRAMES_PER_STEP_CPU * min(torch.get_num_threads(), MOST_CORES)
+def _steps(clips: int, frames: int, step: int) -> Iterator[tuple[slice, int, int]]:
+    """Parts of a batch with about ``step`` frames each: some clips, and their frames from first to last. Each
+    part is one block of memory in a spectrogram [clips, frames, M]."""
+    if frames >= step:
+        for clip in range(clips):
+            for first in range(0, frames, step):
+                yield slice(clip, clip + 1), first, min(first + step, frames)
+    else:
+        together = step // frames
+        for clip in range(0, clips, together):
+            yield slice(clip, clip + together), 0, frames
 
 
 def _means(waveform_BS: Tensor, lengths: Tensor | None, window: int) -> Tensor:

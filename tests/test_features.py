@@ -4,8 +4,6 @@ The steps and their order are the same, so that even bands far below the level o
 little but rounding, agree.
 """
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,12 +88,6 @@ SIGNALS = {
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     with threads(1):
-        yield
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    with threads(2):
         yield
 
 
@@ -389,26 +381,14 @@ def test_kernel_takes_any_memory_layout(waveform_BS: Tensor) -> None:
 
 
 @needs_kernel
-def test_kernel_shares_rows_among_threads(two_threads: None) -> None:
-    log_mel, waveform_BS = LogMel(), noise(3, 10 * RATE + 77)
-    assert log_mel.frames(len(waveform_BS[0])) > 2 * fbank_kernel.ROWS_PER_THREAD
-    assert (log_mel(waveform_BS) - by_torch(log_mel, waveform_BS)).abs().max() < 1e-6
-    assert_true(waveform_BS[2], log_mel.fbank(waveform_BS)[2])
-
-
-@needs_kernel
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_kernel_works_in_a_forked_worker(two_threads: None) -> None:
-    """A worker has none of the threads that its parent made."""
-    waveform_BS, window_L = noise(1, 20 * RATE), LogMel().window
-    means_BT1 = waveform_BS.unfold(1, 400, 160).mean(2, keepdim=True)
-    expected_NL = fbank_kernel.cut_frames(waveform_BS, means_BT1, window_L, 160, 512).numpy()
-    if (child := os.fork()) == 0:
-        signal.alarm(20)  # a wait for a thread that is not there would never end
-        rows_NL = fbank_kernel.cut_frames(waveform_BS, means_BT1, window_L, 160, 512).numpy()
-        # numpy compares: torch would share the work among OpenMP's threads, which no fork keeps either.
-        os._exit(0 if torch.get_num_threads() == 2 and np.array_equal(rows_NL, expected_NL) else 1)
-    assert os.waitpid(child, 0)[1] == 0
+def test_kernel_writes_into_what_it_is_given() -> None:
+    spectrum_NK, log_mel = torch.randn(5, 257).to(torch.complex64), LogMel()
+    out_NM = torch.empty(9, 128)
+    fbank_kernel.log_mel(spectrum_NK, log_mel.grouped_filters, 1e-7, out_NM=out_NM[2:7])
+    assert torch.equal(out_NM[2:7], fbank_kernel.log_mel(spectrum_NK, log_mel.grouped_filters, 1e-7))
+    for wrong_NM in (torch.empty(128, 5).T, torch.empty(4, 128)):
+        with pytest.raises(ValueError, match="in one block"):
+            fbank_kernel.log_mel(spectrum_NK, log_mel.grouped_filters, 1e-7, out_NM=wrong_NM)
 
 
 @needs_kernel
