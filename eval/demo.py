@@ -70,7 +70,7 @@ def demo(out: Path, data: Path | None = None) -> None:
         Entry.parse(f"{TWIN}={start}"),
         Entry.parse(f"{TRAINED}={encoder}"),
     ]
-    records = evaluate(entries, tasks_dir, out / "hear", grid="default", grid_points=2)
+    records = evaluate(entries, tasks_dir, out / "hear", grid="default", grid_points=1)
 
     _say("4/4  scores (accuracy; ± standard deviation over folds)")
     print(table(records))

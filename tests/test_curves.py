@@ -18,7 +18,9 @@ def write(run: Path, lines: list[str]) -> Path:
 
 
 def test_a_continued_run_counts_each_step_once(tmp_path: Path) -> None:
-    lines = [json.dumps({"step": step, "loss": loss}) for step, loss in [(1, 3.0), (2, 9.0), (2, 2.0), (3, 1.0)]]
+    lines = [
+        json.dumps({"step": step, "loss": loss}) for step, loss in [(1, 3.0), (2, 9.0), (2, 2.0), (3, 1.0)]
+    ]
     lines.insert(2, '{"step": 2, "lo')  # where the kill cut it off
     assert curve(read_metrics(write(tmp_path / "run", lines)), "loss") == ([1, 2, 3], [3.0, 2.0, 1.0])
 

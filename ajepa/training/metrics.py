@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -115,7 +116,7 @@ class _WandB:
         # The run's folder keeps the id, so that a run that goes on is one run there too.
         kept = out / "wandb.id"
         if not kept.exists():
-            kept.write_text(wandb.util.generate_id())
+            kept.write_text(secrets.token_hex(8))
         self._run = wandb.init(
             project=project, id=kept.read_text().strip(), resume="allow", dir=str(out), config=recipe
         )
