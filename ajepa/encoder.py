@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ajepa.grid import PatchGrid, sincos_positions
+from ajepa.inputs import InputConfig
+from ajepa.positions import PositionTable, TableConfig
 
 SIZES: dict[str, tuple[int, int, int]] = {
     # width, depth, heads: the ViT family; Ti and S from DeiT, B and L from ViT (A-JEPA table 2 uses S, B, L)
@@ -33,6 +35,10 @@ class EncoderConfig:
             member divides `mels`.
         mels: mel bands of the spectrograms it takes.
         mlp_ratio: hidden width of the MLPs over the width.
+        cls_token: a class token beside the patches, as in Audio-MAE. The blocks attend to it; embeddings are
+            of the patches alone.
+        table: shape of the position table that came with the weights; None for the sine-cosine code.
+        inputs: what the weights were taught to expect of a clip's level and of the frames past its end.
     """
 
     size: Literal["ti", "s", "b", "l"] = "b"
@@ -42,6 +48,9 @@ class EncoderConfig:
     patch: tuple[int, int] = (16, 16)
     mels: int = 128
     mlp_ratio: float = 4.0
+    cls_token: bool = False
+    table: TableConfig | None = None
+    inputs: InputConfig = field(default_factory=InputConfig)
 
     def __post_init__(self) -> None:
         width, _, heads = self.dimensions
@@ -96,13 +105,16 @@ def attention_mask(valid_BN: Tensor | None) -> Tensor | None:
 class Encoder(nn.Module):
     """ViT on patches of a log-mel spectrogram (A-JEPA section 3): patchify, embed, add positions, attend.
 
-    Tokens run time-major. There is no class token: A-JEPA pools over patches.
+    Tokens run time-major. A class token is there for weights that know one (Audio-MAE); A-JEPA has none.
 
     Attributes:
         checkpoint_activations: compute the blocks' activations again in the backward pass, to save memory.
+        cls_token: [D], its position code included; None if there is none.
+        position_table: stored positions; None for the sine-cosine code.
     """
 
     checkpoint_activations = False
+    cls_token: nn.Parameter | None
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -116,6 +128,9 @@ class Encoder(nn.Module):
         # As a linear layer on flat patches, Xavier: I-JEPA and MAE start the patch embedding so.
         nn.init.xavier_uniform_(self.patch_embed.weight)
         nn.init.zeros_(self.patch_embed.bias)
+        # Drawn last: an encoder without one starts from the weights that it would have anyway.
+        self.cls_token = nn.Parameter(0.02 * torch.randn(self.width)) if config.cls_token else None
+        self.position_table = PositionTable(config.table, self.width) if config.table else None
 
     def grid(self, frames: int) -> PatchGrid:
         """Grid of a spectrogram of so many frames; a last, partial patch counts."""
@@ -138,12 +153,25 @@ class Encoder(nn.Module):
         patches = spectrogram_BLM.reshape(batch, grid.time, patch_time, grid.freq, patch_freq)
         return patches.transpose(2, 3).reshape(batch, grid.tokens, patch_time * patch_freq), grid
 
+    def unpatchify(self, patches_BNP: Tensor, grid: PatchGrid) -> Tensor:
+        """Flat patches [B, N, P] back to a spectrogram [B, frames, mels] of whole patches."""
+        patch_time, patch_freq = self.config.patch
+        patches = patches_BNP.reshape(-1, grid.time, grid.freq, patch_time, patch_freq).transpose(2, 3)
+        return patches.reshape(-1, grid.time * patch_time, grid.freq * patch_freq)
+
     def positions(self, grid: PatchGrid, like: Tensor) -> Tensor:
         """Position code [N, D] on `like`'s device."""
+        if self.position_table is not None:
+            return self.position_table(grid)
         return sincos_positions(grid, self.width, like.device)
 
     def forward(
-        self, patches_BNP: Tensor, positions: Tensor, valid_BN: Tensor | None = None, keep_layers: int = 0
+        self,
+        patches_BNP: Tensor,
+        positions: Tensor,
+        valid_BN: Tensor | None = None,
+        keep_layers: int = 0,
+        keep_cls: bool = False,
     ) -> tuple[Tensor, list[Tensor]]:
         """Encode some or all patches of a grid.
 
@@ -152,20 +180,29 @@ class Encoder(nn.Module):
             positions: their position codes, [N, D] or [B, N, D].
             valid_BN: False for padding, which no token attends to; None means all are valid.
             keep_layers: how many of the last blocks' outputs to return, 0 for none, -1 for all.
+            keep_cls: leave the class token in the outputs, before the patches: N + 1 tokens.
 
         Returns:
             The last block's output, normed, [B, N, D]; and the kept block outputs, un-normed, first to last.
         """
         dtype = self.patch_embed.weight.dtype  # of the weights: a half-precision copy takes any features
         tokens_BND = self.patch_embed(patches_BNP.to(dtype)) + positions.to(dtype)
+        drop = 0
+        if self.cls_token is not None:
+            drop = 0 if keep_cls else 1
+            tokens_BND = torch.cat(
+                [self.cls_token.expand(len(tokens_BND), 1, -1).to(tokens_BND.dtype), tokens_BND], 1
+            )
+            if valid_BN is not None:
+                valid_BN = nn.functional.pad(valid_BN, (1, 0), value=True)
         mask = attention_mask(valid_BN)
         first_kept = 0 if keep_layers < 0 else len(self.blocks) - keep_layers
         layers = []
         for depth, block in enumerate(self.blocks):
             tokens_BND = run_block(block, tokens_BND, mask, self.checkpoint_activations)
             if depth >= first_kept:
-                layers.append(tokens_BND)
-        return self.norm(tokens_BND), layers
+                layers.append(tokens_BND[:, drop:])
+        return self.norm(tokens_BND[:, drop:]), layers
 
 
 def gather_tokens(values_BNX: Tensor, index_BK: Tensor) -> Tensor:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ajepa import checkpoint
 from ajepa.chunks import Chunk, fade, plan_chunks
+from ajepa.embedding import Embedding, Source
 from ajepa.encoder import Encoder, EncoderConfig
 from ajepa.features import LogMel, LogMelConfig
+from ajepa.grid import PatchGrid
+from ajepa.inputs import levelled
+from ajepa.official import OfficialError, read_official
+from ajepa.official.contents import fill_module
 from ajepa.recipe import RecipeError, load_recipe, recipe_from_dict
+from ajepa.unpickle import UnpickleError, is_torch_file
 
 DEFAULT_RECIPE = "ajepa-small-cpu"
 TOKENS_A_PASS = 16_384  # bounds memory: about 0.4 GiB of activations for ViT-B
@@ -23,40 +27,6 @@ TOKENS_A_PASS = 16_384  # bounds memory: about 0.4 GiB of activations for ViT-B
 
 class ModelError(ValueError):
     """A model source cannot be used; the message names it and says what can."""
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """Embeddings of B clips on a grid of T time steps and F frequency patches.
-
-    Attributes:
-        patches: last layer, normed, [B, T, F, D]; zero past a clip's end.
-        lengths: valid time steps of each clip, [B].
-        layers: every block's output, un-normed, each [B, T, F, D]; empty unless asked for.
-    """
-
-    patches: Tensor
-    lengths: Tensor
-    layers: tuple[Tensor, ...] = ()
-
-    @property
-    def frames(self) -> Tensor:
-        """Frequency patches of a time step side by side, [B, T, F * D] (as SSAST, M2D and others probe)."""
-        return self.patches.flatten(2)
-
-    @property
-    def clip(self) -> Tensor:
-        """Mean of the frames over each clip's valid time steps, [B, F * D]."""
-        return self.frames.sum(1) / self.lengths[:, None].to(self.patches.dtype)
-
-
-class Source(NamedTuple):
-    """Where a model came from."""
-
-    path: str
-    recipe: str
-    step: int
-    weights: str
 
 
 class AudioEncoder(nn.Module):
@@ -87,6 +57,11 @@ class AudioEncoder(nn.Module):
         self.source = source
 
     @property
+    def fill_value(self) -> float:
+        """Normalised value of what fills up a clip's last patch, in a batch just as alone."""
+        return self.encoder.config.inputs.fill_value(self.features.config, float(self.features.silence))
+
+    @property
     def device(self) -> torch.device:
         """Device of the weights."""
         return self.encoder.patch_embed.weight.device
@@ -114,6 +89,7 @@ class AudioEncoder(nn.Module):
         if lengths is not None:
             ended = torch.arange(samples, device=self.device) >= lengths_B[:, None]
             waveform_BS = waveform_BS.masked_fill(ended, 0.0)
+        waveform_BS = levelled(waveform_BS, self.encoder.config.inputs, lengths_B)
         spectrogram_BLM = self.features(waveform_BS, lengths_B)
         return self.encode(spectrogram_BLM, self.features.frames(lengths_B), layers=layers)
 
@@ -144,10 +120,9 @@ class AudioEncoder(nn.Module):
         spectrogram_BLM = spectrogram_BLM.to(self.device)
         batch, count, _ = spectrogram_BLM.shape
         frames = self._lengths(frames, batch, count, "frames")
-        # A partial last patch is filled with silence, in a batch just as alone.
-        silence = float(self.features.silence)
+        fill = self.fill_value
         ended_BL1 = (torch.arange(count, device=frames.device) >= frames[:, None])[..., None]
-        patches_BNP, grid = self.encoder.patchify(spectrogram_BLM.masked_fill(ended_BL1, silence), silence)
+        patches_BNP, grid = self.encoder.patchify(spectrogram_BLM.masked_fill(ended_BL1, fill), fill)
         lengths_B = -(-frames // self.encoder.config.patch[0])
 
         kept = len(self.encoder.blocks) if layers else 0
@@ -173,26 +148,37 @@ class AudioEncoder(nn.Module):
         return Embedding(last, lengths_B, tuple(kept_layers))
 
     def _encode_chunks(self, patches_BTFP: Tensor, rows: list[Chunk], kept: int) -> list[Tensor]:
-        """Encode chunks as one padded batch: the normed output and `kept` layers, each [R, T, F, D]."""
-        steps = max(chunk.length for chunk in rows)
-        chunk_RTFP = torch.stack(
-            [
-                nn.functional.pad(
-                    patches_BTFP[chunk.clip, chunk.start : chunk.start + chunk.length],
-                    (0, 0, 0, 0, 0, steps - chunk.length),
-                )
-                for chunk in rows
+        """Encode chunks as one padded batch: the normed output and `kept` layers, each [R, T, F, D].
+
+        What stands past a chunk's own length is of no meaning.
+        """
+        # Some weights know clips filled up to whole steps, and attend to the filling.
+        seen = [self._filled_up(chunk.length) for chunk in rows]
+        steps = max(seen)
+        chunk_RTFP = patches_BTFP.new_full((len(rows), steps, *patches_BTFP.shape[2:]), self.fill_value)
+        for row, chunk in enumerate(rows):
+            chunk_RTFP[row, : chunk.length] = patches_BTFP[
+                chunk.clip, chunk.start : chunk.start + chunk.length
             ]
-        )
-        valid_RN = None
-        if any(chunk.length < steps for chunk in rows):
-            length_R1 = torch.tensor([[chunk.length] for chunk in rows])
-            valid_RT = torch.arange(steps) < length_R1
-            valid_RN = valid_RT.repeat_interleave(patches_BTFP.shape[2], 1).to(patches_BTFP.device)
-        grid = self.encoder.grid(steps * self.encoder.config.patch[0])
-        positions = self.encoder.positions(grid, chunk_RTFP)
+        grid = PatchGrid(steps, patches_BTFP.shape[2])
+        positions, valid_RN = self.encoder.positions(grid, chunk_RTFP), None
+        if min(seen) < steps:
+            valid_RT = torch.arange(steps) < torch.tensor(seen)[:, None]
+            valid_RN = valid_RT.repeat_interleave(grid.freq, 1).to(patches_BTFP.device)
+            if self.encoder.position_table is not None:  # its codes depend on a clip's length
+                positions = torch.stack([self._positions(length, grid, chunk_RTFP) for length in seen])
         output, layers = self.encoder(chunk_RTFP.flatten(1, 2), positions, valid_RN, keep_layers=kept)
         return [value.unflatten(1, tuple(grid)) for value in (output, *layers)]
+
+    def _filled_up(self, length: int) -> int:
+        """Time patches that a chunk of `length` is encoded with."""
+        multiple = self.encoder.config.inputs.steps
+        return max(length, min(-(-length // multiple) * multiple, self.chunk_patches))
+
+    def _positions(self, length: int, grid: PatchGrid, like: Tensor) -> Tensor:
+        """Position codes of a chunk of `length` time patches, zeros after them up to `grid`: [N, D]."""
+        codes_ND = self.encoder.positions(PatchGrid(length, grid.freq), like)
+        return nn.functional.pad(codes_ND, (0, 0, 0, grid.tokens - len(codes_ND)))
 
 
 def load_model(
@@ -202,21 +188,27 @@ def load_model(
     weights: str | None = None,
     chunk_seconds: float | None = None,
     seed: int = 0,
+    heads: int | None = None,
+    sample_rate: int | None = None,
 ) -> AudioEncoder:
     """Load an encoder, in evaluation mode.
 
     Args:
-        source: an `encoder.safetensors` or a training checkpoint of ours, a run's folder (its finished
-            encoder, else its last checkpoint), or a recipe's name or YAML file (random weights: the twin
-            that a pre-trained encoder has to beat). None: the default recipe with random weights.
+        source: an `encoder.safetensors` or a training checkpoint of ours; a run's folder (its finished
+            encoder, else its last checkpoint); an official Audio-MAE `.pth` or Audio-JEPA `.ckpt`; or a
+            recipe's name or YAML file (random weights: the twin that a pre-trained encoder has to beat).
+            None: the default recipe with random weights. What a file is follows from its content.
         device: where to put it; None leaves it on the CPU.
-        weights: which encoder of a training checkpoint, "target_encoder" (the default) or "encoder".
+        weights: which encoder of a training checkpoint or an Audio-JEPA file, "target_encoder" (the default)
+            or "encoder" (the only one of Audio-MAE).
         chunk_seconds: longest stretch that is encoded at once; None takes the length of the crops that
             the encoder was trained on.
         seed: of the random weights.
+        heads: attention heads of an official encoder, which its file does not say; width / 64 by default.
+        sample_rate: of an Audio-JEPA file's front end, Hz, which it does not say; 32,000 by default.
 
     Raises:
-        ModelError: no such source, or a file that is not one of ours.
+        ModelError: no such source, a file that is none of these, or an option that does not apply to it.
     """
     if source is None or source == "":
         warnings.warn(
@@ -227,13 +219,35 @@ def load_model(
         source = DEFAULT_RECIPE
     path = Path(source)
     try:
-        if path.exists() and path.suffix not in {".yaml", ".yml"}:
+        if path.is_file() and is_torch_file(path):
+            model = _from_official(path, weights, chunk_seconds, heads, sample_rate)
+        elif heads or sample_rate:
+            raise ModelError(f"{source}: heads and sample_rate can be chosen for official files alone")
+        elif path.exists() and path.suffix not in {".yaml", ".yml"}:
             model = _from_file(path, weights, chunk_seconds)
         else:
             model = _from_recipe(str(source), chunk_seconds, seed)
-    except (checkpoint.CheckpointError, RecipeError) as error:
+    except (checkpoint.CheckpointError, RecipeError, UnpickleError, OfficialError) as error:
         raise ModelError(str(error)) from error
     return model.to(device or "cpu").eval()
+
+
+def _from_official(
+    path: Path,
+    weights: str | None,
+    chunk_seconds: float | None,
+    heads: int | None,
+    sample_rate: int | None,
+) -> AudioEncoder:
+    found = read_official(path, heads=heads, sample_rate=sample_rate)
+    chosen = weights or found.evaluated
+    tensors = found.part(chosen)
+    if not tensors:
+        raise ModelError(f"{path}: {found.system} has no {chosen!r}; leave weights out")
+    source = Source(str(path), found.system, found.step, chosen)
+    model = AudioEncoder(found.front_end, found.encoder, chunk_seconds or found.seconds, source)
+    fill_module(model.encoder, tensors, path)
+    return model
 
 
 def _from_recipe(name: str, chunk_seconds: float | None, seed: int) -> AudioEncoder:
@@ -259,10 +273,12 @@ def _from_file(path: Path, weights: str | None, chunk_seconds: float | None) -> 
             wanted = "" if weights else "encoder.safetensors or "
             raise ModelError(f"{path}: a folder without {wanted}checkpoints/step-*.safetensors")
         path = finished if finished.is_file() and weights is None else checkpoints[-1]
-    exported = "encoder.norm.weight" in checkpoint.load(path, prefixes=()).names
+    names = checkpoint.load(path, prefixes=()).names
+    exported = "encoder.norm.weight" in names
     if exported and weights:
         raise ModelError(f"{path}: one exported encoder; weights={weights!r} needs a training checkpoint")
-    found = "exported encoder" if exported else weights or "target_encoder"
+    teacher = "objective.target_encoder.norm.weight" in names  # Audio-MAE has none
+    found = "exported encoder" if exported else weights or ("target_encoder" if teacher else "encoder")
     prefix = "encoder." if exported else f"objective.{found}."
     saved = checkpoint.load(path, prefixes=(prefix, "features."))
     recipe = recipe_from_dict(saved.recipe)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ajepa.encoder import attention_mask, init_linear, run_block, transformer_blocks
 from ajepa.grid import PatchGrid, sincos_positions
+from ajepa.positions import PositionTable, TableConfig
 from ajepa.windows import grid_windows, regroup
 
 
@@ -24,6 +25,7 @@ class PredictorConfig:
         window: patches of a local window along time and frequency.
         shift: how far every second block's windows are shifted along both, by half a window as in Swin
             (Audio-MAE's code shifts along time alone, (2, 0); the A-JEPA paper does not say).
+        table: shape of the position table that came with the weights; None for the sine-cosine code.
     """
 
     kind: Literal["local", "global", "targets"] = "local"
@@ -33,6 +35,7 @@ class PredictorConfig:
     mlp_ratio: float = 4.0
     window: tuple[int, int] = (4, 4)
     shift: tuple[int, int] = (2, 2)
+    table: TableConfig | None = None
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -61,6 +64,13 @@ class Predictor(nn.Module):
         self.embed.apply(init_linear)
         self.head.apply(init_linear)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
+        self.position_table = PositionTable(config.table, config.width) if config.table else None
+
+    def positions(self, grid: PatchGrid, device: torch.device) -> Tensor:
+        """Position code [N, width] on `device`."""
+        if self.position_table is not None:
+            return self.position_table(grid)
+        return sincos_positions(grid, self.config.width, device)
 
     def forward(
         self,
@@ -102,7 +112,7 @@ class Predictor(nn.Module):
         place_RK = torch.where(valid_RK, index_RK, grid.tokens)
         tokens = self.mask_token.to(context.dtype).expand(rows, grid.tokens + 1, width)
         tokens = tokens.scatter(1, place_RK[..., None].expand(-1, -1, width), context)[:, : grid.tokens]
-        tokens = tokens + sincos_positions(grid, width, tokens.device)
+        tokens = tokens + self.positions(grid, tokens.device)
         if self.config.kind == "global":
             for block in self.blocks:
                 tokens = run_block(block, tokens, None, self.checkpoint_activations)
@@ -132,7 +142,7 @@ class Predictor(nn.Module):
         target_valid_RQ: Tensor,
     ) -> Tensor:
         """Context and target tokens alone through the blocks, as in I-JEPA: [R, Q, width]."""
-        positions = sincos_positions(grid, self.config.width, context.device)
+        positions = self.positions(grid, context.device)
         queries = self.mask_token + positions[target_RQ]
         tokens = torch.cat([context + positions[index_RK], queries], dim=1)
         mask = attention_mask(torch.cat([valid_RK, target_valid_RQ], dim=1))

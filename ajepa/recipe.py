@@ -18,6 +18,7 @@ import yaml
 from ajepa.encoder import EncoderConfig
 from ajepa.features import LogMelConfig
 from ajepa.objectives.a_jepa import AJEPAConfig
+from ajepa.objectives.systems import OBJECTIVES, ObjectiveConfig
 
 
 def _at_least(key: str, value: float, least: float) -> None:
@@ -173,12 +174,12 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole pre-training run."""
+    """A whole pre-training run; `objective.system` says which of the three objectives it holds."""
 
     name: str = "unnamed"
     front_end: LogMelConfig = field(default_factory=LogMelConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    objective: AJEPAConfig = field(default_factory=AJEPAConfig)
+    objective: ObjectiveConfig = field(default_factory=AJEPAConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -229,12 +230,14 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: an unknown key, a value of the wrong type, or no such recipe.
     """
-    return _parse([f"--recipe={recipe_path(recipe)}", *_as_options(overrides)])
+    path, options = recipe_path(recipe), _as_options(overrides)
+    parser = _parser(_chosen_system(path, options))
+    return _build(parser, lambda: parser.parse_args([f"--recipe={path}", *options]))
 
 
 def recipe_from_dict(values: dict[str, Any]) -> Recipe:
     """A recipe from plain dictionaries, as a checkpoint stores it."""
-    parser = _parser()
+    parser = _parser(_system_of(values))
     return _build(parser, lambda: parser.parse_object(values))
 
 
@@ -261,13 +264,38 @@ def _as_options(overrides: Sequence[str]) -> list[str]:
     return options
 
 
-def _parser() -> Any:
+def _system_of(values: Any) -> str:
+    """`objective.system` of a recipe's plain dictionaries; without one it is A-JEPA's."""
+    objective = values.get("objective") if isinstance(values, dict) else None
+    system = objective.get("system", "a-jepa") if isinstance(objective, dict) else "a-jepa"
+    if system not in OBJECTIVES:
+        raise RecipeError(f"objective.system is {system!r}, must be one of {', '.join(OBJECTIVES)}")
+    return system
+
+
+def _chosen_system(path: Path, options: Sequence[str]) -> str:
+    """The system that a recipe and the options beside it ask for."""
+    for position, option in reversed(list(enumerate(options))):
+        key, _, value = option.partition("=")
+        if key == "--objective.system":
+            value = value or "".join(options[position + 1 : position + 2])
+            return _system_of({"objective": {"system": value}})
+    try:
+        return _system_of(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not YAML ({error})") from error
+
+
+def _parser(system: str) -> Any:
     # Imported here: recipes built in Python need no command-line library.
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(prog="ajepa pretrain RECIPE", exit_on_error=False)
     parser.add_argument("--recipe", action="config")
-    parser.add_class_arguments(Recipe)
+    # The parser knows one system's keys: a wrong one is named alone, and not in the words of three.
+    parser.add_class_arguments(Recipe, skip={"objective"})
+    config = OBJECTIVES[system]
+    parser.add_argument("--objective", type=config, default=config())
     return parser
 
 
@@ -279,8 +307,3 @@ def _build(parser: Any, parse: Any) -> Recipe:
         return Recipe(**{key: value for key, value in vars(config).items() if key != "recipe"})
     except (ArgumentError, TypeError, ValueError) as error:
         raise RecipeError(str(error)) from error
-
-
-def _parse(arguments: list[str]) -> Recipe:
-    parser = _parser()
-    return _build(parser, lambda: parser.parse_args(arguments))

@@ -6,7 +6,8 @@ A step is what `ajepa pretrain` does once the audio is decoded: log-mel, masks, 
 gradients, clipping, AdamW, moving average. FLOPs are counted by torch's own counter on such a step (matrix
 products and attention; each product of an [n, k] with a [k, m] counts 2 n k m). The floor is the time that
 as many FLOPs take at the rate of one large product, measured in the same run and in the same precision.
-`--against-float32` takes turns with the same step in single precision, with the optimiser's plain loop.
+`--against-float32` takes turns with the same step in single precision, with the optimiser's plain loop and
+torch's own attention; what a step frees, the process keeps for both.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ajepa.data.crops import Batch
 from ajepa.features import LogMel
-from ajepa.objectives.a_jepa import AJEPA
+from ajepa.objectives.systems import make_objective
 from ajepa.recipe import Recipe, load_recipe
-from ajepa.training.devices import checkpoint_activations, compile_blocks, make_fabric
+from ajepa.training.devices import lay_out, make_fabric
 from ajepa.training.guard import FiniteGuard
 from ajepa.training.loop import clip_gradients, gradients, whole_patch_seconds
 from ajepa.training.optimiser import make_optimizer, set_schedules
@@ -46,10 +47,9 @@ class Step:
         self.device = self.fabric.device
         torch.manual_seed(0)
         self.front_end = LogMel(recipe.front_end).to(self.device)
-        self.objective = AJEPA(recipe.objective, recipe.encoder, recipe.optim.steps).to(self.device)
-        if run.activation_checkpointing:
-            checkpoint_activations(self.objective)
-        self.compiled = compile_blocks(self.objective, run.compile, self.device)
+        objective = make_objective(recipe.objective, recipe.encoder, recipe.optim.steps)
+        self.objective = objective.to(self.device)
+        self.compiled = lay_out(self.objective, run, self.device)
         self.model = self.fabric.setup_module(self.objective)
         optimizer = make_optimizer(self.objective, recipe.optim)
         if plain_optimizer:
@@ -77,7 +77,7 @@ class Step:
         self.count += 1
 
     def flops(self) -> int:
-        """FLOPs of one step's forward and backward pass.
+        """FLOPs of one step's forward and backward pass on this process.
 
         Attention by plain products, since the counter does not know every fused kernel.
         """
@@ -85,6 +85,17 @@ class Step:
             gradients(self.fabric, self.model, self.front_end, self.recipe, self.batch, 0)
         self.optimizer.zero_grad(set_to_none=True)
         return counter.get_total_flops()
+
+
+def flops_per_clip(recipe: Recipe) -> float:
+    """FLOPs of a step for one clip, counted on a small batch: every clip has the same number of tokens.
+
+    On a plain copy, since the counter does not look into compiled code.
+    """
+    run = replace(recipe.run, compile="off", activation_checkpointing=False)
+    optim = replace(recipe.optim, batch_size=2 * run.devices * run.nodes, accumulate=1)
+    step = Step(replace(recipe, optim=optim, run=run))
+    return step.flops() / len(step.batch.files)
 
 
 def synchronise(device: torch.device) -> None:
@@ -111,11 +122,11 @@ def product_rate(device: torch.device, dtype: torch.dtype, repeats: int = 9) -> 
 
 def measure(recipe: Recipe, steps: int, against_float32: bool) -> dict[str, Any]:
     """Median seconds of a step, and what follows from them."""
+    clip_flops = flops_per_clip(recipe)
     step = Step(recipe)
+    if step.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(step.device)
     dtype = torch.bfloat16 if recipe.run.precision == "bf16-mixed" else torch.float32
-    # Counted on a plain copy: the counter does not look into compiled code.
-    plain = replace(recipe, run=replace(recipe.run, compile="off"))
-    flops = (Step(plain) if step.compiled else step).flops()
     variants = {"step": step}
     if against_float32:
         single = replace(recipe, run=replace(recipe.run, precision="32-true", compile="off"))
@@ -131,6 +142,7 @@ def measure(recipe: Recipe, steps: int, against_float32: bool) -> dict[str, Any]
     seconds = statistics.median(times["step"])
     rate = statistics.median(rates)
     clips = len(step.batch.files) * step.fabric.world_size
+    flops = clip_flops * len(step.batch.files)
     result: dict[str, Any] = {
         "recipe": recipe.name,
         "clips": clips,
@@ -141,7 +153,7 @@ def measure(recipe: Recipe, steps: int, against_float32: bool) -> dict[str, Any]
         "step_seconds": seconds,
         "step_seconds_range": [min(times["step"]), max(times["step"])],
         "clips_per_s": clips / seconds,
-        "flops_per_clip": flops / len(step.batch.files),
+        "flops_per_clip": clip_flops,
         "model_flop_per_s": flops / seconds,
         "product_flop_per_s": rate,
         "share_of_floor": flops / seconds / rate,

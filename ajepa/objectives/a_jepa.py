@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ class AJEPAConfig:
     """A-JEPA's own choices; where the paper is silent, the defaults are I-JEPA's.
 
     Args:
+        system: tells this objective's recipes from the others'.
         momentum: the target encoder's EMA coefficient at the first and the last step. The paper gives
             none; 0.996 to 1.0 are I-JEPA's. Its time constant 1 / (1 - m) must fit the number of steps.
         target_layers: targets are the mean of the outputs of the last so many blocks (data2vec); 1 is the
@@ -44,6 +46,7 @@ class AJEPAConfig:
             of its own.
     """
 
+    system: Literal["a-jepa"] = "a-jepa"
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     momentum: tuple[float, float] = (0.996, 1.0)
@@ -161,6 +164,10 @@ class AJEPA(nn.Module):
         positions_RKD = self.encoder.positions(grid, patches_BNP)[index_RK]
         return self.encoder(patches_RKP, positions_RKD, valid_RK)[0]
 
+    def momentum(self, step: int) -> float:
+        """The moving average's coefficient at a step: linear, as in I-JEPA's code."""
+        return linear(step, self.total_steps, *self.config.momentum)
+
     @torch.no_grad()
     def after_step(self, step: int) -> dict[str, float]:
         """Move the target encoder: theta' <- m theta' + (1 - m) theta, parameters only.
@@ -168,7 +175,7 @@ class AJEPA(nn.Module):
         Raises:
             RuntimeError: the two encoders' parameters do not bear the same names.
         """
-        momentum = linear(step, self.total_steps, *self.config.momentum)
+        momentum = self.momentum(step)
         targets, sources = (
             dict(encoder.named_parameters()) for encoder in (self.target_encoder, self.encoder)
         )

@@ -28,7 +28,8 @@ class Loss(NamedTuple):
     Attributes:
         value: the scalar to differentiate. Summed over the calls that share a step it is the step's loss.
         metrics: detached scalars of this call's clips to log, tensors that nothing waits for.
-        features: detached features [B, N, D] of the encoder that evaluation will use, for the gauges.
+        features: detached features [B, N, D] of the encoder that evaluation will use, for the gauges; of
+            some patches alone where it saw no others.
     """
 
     value: Tensor

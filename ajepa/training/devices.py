@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from dataclasses import replace
@@ -11,14 +12,21 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
+from timm.layers import Attention
 from torch import nn
 
+from ajepa.decoder import Decoder
 from ajepa.encoder import Encoder
 from ajepa.predictor import Predictor
 from ajepa.recipe import RecipeError, RunConfig
 
 # How long a process waits for the others before it gives up. Longer than any checkpoint takes to write.
 PATIENCE = timedelta(minutes=15)
+
+NETWORKS = (Encoder, Predictor, Decoder)  # what an objective is made of; each has `blocks`
+
+# Parameters of glibc's mallopt(3), from malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def make_fabric(run: RunConfig) -> Fabric:
@@ -60,7 +68,7 @@ def shard(objective: nn.Module, mesh: Any) -> nn.Module:
     """FSDP: every block is gathered when it is needed, and every network by itself, as the probe calls it."""
     from torch.distributed.fsdp import fully_shard
 
-    networks = [module for module in objective.children() if isinstance(module, (Encoder, Predictor))]
+    networks = [module for module in objective.children() if isinstance(module, NETWORKS)]
     for network in networks:
         for block in network.blocks:
             fully_shard(block, mesh=mesh)
@@ -69,10 +77,49 @@ def shard(objective: nn.Module, mesh: Any) -> nn.Module:
     return objective
 
 
+def lay_out(objective: nn.Module, run: RunConfig, device: torch.device) -> bool:
+    """Make ready what the recipe and the hardware ask of an objective's blocks, before Fabric wraps it.
+
+    Returns:
+        Whether the blocks are compiled.
+    """
+    if run.activation_checkpointing:
+        checkpoint_activations(objective)
+    if device.type == "cpu":
+        keep_freed_memory()
+        if run.precision == "bf16-mixed":
+            plain_attention(objective)
+    return compile_blocks(objective, run.compile, device)
+
+
+def plain_attention(objective: nn.Module) -> None:
+    """Attention by matrix products and a softmax instead of torch's fused kernel.
+
+    In bfloat16 on a CPU the fused kernel is slower at every length that pre-training has, above all
+    backwards: 8 times for windows of 16 tokens, 4 times for contexts of 128 (docs/performance.md).
+    """
+    layers: list[Any] = [module for module in objective.modules() if isinstance(module, Attention)]
+    for layer in layers:
+        layer.fused_attn = False
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that a step frees, for the next step to use.
+
+    glibc gives large blocks back to the kernel, which clears them page by page when they are asked for
+    again: a sixth of a step's time. What the process holds at its peak does not change. Other C libraries
+    are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+
+
 def checkpoint_activations(objective: nn.Module) -> None:
     """Let every network that is trained compute its blocks' activations again in the backward pass."""
     for module in objective.modules():
-        if isinstance(module, (Encoder, Predictor)) and any(p.requires_grad for p in module.parameters()):
+        if isinstance(module, NETWORKS) and any(p.requires_grad for p in module.parameters()):
             module.checkpoint_activations = True
 
 
@@ -85,7 +132,7 @@ def compile_blocks(objective: nn.Module, choice: str, device: torch.device) -> b
     """
     if choice == "off" or (choice == "auto" and device.type != "cuda"):
         return False
-    blocks = [b for m in objective.modules() if isinstance(m, (Encoder, Predictor)) for b in m.blocks]
+    blocks = [b for m in objective.modules() if isinstance(m, NETWORKS) for b in m.blocks]
     if choice == "auto":
         try:
             _try_compiler(device)

@@ -31,10 +31,13 @@ from ajepa.data.order import StepSampler, mix_seed
 from ajepa.distributed import sum_over_ranks
 from ajepa.encoder import parameter_count
 from ajepa.features import LogMel
+from ajepa.inputs import levelled
 from ajepa.objectives.a_jepa import AJEPA
+from ajepa.objectives.audio_mae import AudioMAE
 from ajepa.objectives.base import Loss, Share
+from ajepa.objectives.systems import make_objective
 from ajepa.recipe import Recipe, RecipeError
-from ajepa.training.devices import checkpoint_activations, compile_blocks, make_fabric
+from ajepa.training.devices import lay_out, make_fabric
 from ajepa.training.guard import FiniteGuard, TrainingError, lost_peers, signals
 from ajepa.training.health import CollapseWatch, attention_entropy, parameter_gap, rankme
 from ajepa.training.metrics import MetricsLog
@@ -93,17 +96,15 @@ def _run(fabric: Fabric, recipe: Recipe, clips: Clips, info: dict[str, Any], las
 
     torch.manual_seed(run.seed)  # the initial weights; every later draw has a generator of its own
     front_end = LogMel(recipe.front_end).to(device)
-    objective = AJEPA(recipe.objective, recipe.encoder, optim.steps).to(device)
+    objective = make_objective(recipe.objective, recipe.encoder, optim.steps).to(device)
     start = restore_weights(last, objective) if last else 0
-    if run.activation_checkpointing:
-        checkpoint_activations(objective)
-    compiled = compile_blocks(objective, run.compile, device)
+    compiled = lay_out(objective, run, device)
     model = fabric.setup_module(objective)
     plain_optimizer = make_optimizer(objective, optim)
     if last:
         restore_optimizer(last, objective, plain_optimizer)
     optimizer: Any = fabric.setup_optimizers(plain_optimizer)
-    probe = Probe(recipe, front_end, objective.target_encoder) if run.probe.table else None
+    probe = Probe(recipe, front_end, getattr(objective, objective.evaluated)) if run.probe.table else None
     best = BestEncoder(out)
 
     dataset = CropDataset(
@@ -223,7 +224,7 @@ def gradients(
     for part, part_BS in enumerate(waveform_BS.split(micro)):
         generator = torch.Generator(fabric.device).manual_seed(mix_seed(recipe.run.seed, step))
         with torch.no_grad():
-            spectrogram_BLM = front_end(part_BS)
+            spectrogram_BLM = front_end(levelled(part_BS, recipe.encoder.inputs))
         more = part < optim.accumulate - 1
         with fabric.no_backward_sync(model, enabled=more and fabric.world_size > 1):
             share = Share(first + part * micro, micro, optim.batch_size)
@@ -247,13 +248,16 @@ def mean_metrics(losses: list[Loss], world_size: int) -> dict[str, Tensor]:
     return dict(zip(names, sum_over_ranks(values) / world_size, strict=True))
 
 
-def gauges(objective: AJEPA, spectrogram_BLM: Tensor, loss: Loss) -> dict[str, float]:
+def gauges(objective: AJEPA | AudioMAE, spectrogram_BLM: Tensor, loss: Loss) -> dict[str, float]:
     """What takes time to compute, on this process's last clips."""
-    return {
+    evaluated = getattr(objective, objective.evaluated)
+    found = {
         "rankme": rankme(loss.features),
-        "attention_entropy": attention_entropy(objective.target_encoder, spectrogram_BLM),
-        "ema_gap": parameter_gap(objective.encoder, objective.target_encoder),
+        "attention_entropy": attention_entropy(evaluated, spectrogram_BLM),
     }
+    if isinstance(objective, AJEPA):
+        found["ema_gap"] = parameter_gap(objective.encoder, objective.target_encoder)
+    return found
 
 
 def whole_patch_seconds(recipe: Recipe) -> float:

@@ -13,7 +13,7 @@ import torch
 from ajepa import checkpoint
 from ajepa.data import open_clips
 from ajepa.data.clips import Clips
-from ajepa.recipe import Recipe, RecipeError, dump_recipe
+from ajepa.recipe import Recipe, RecipeError, dump_recipe, recipe_from_dict
 from ajepa.training.provenance import describe_run
 from ajepa.training.state import latest_checkpoint
 
@@ -61,12 +61,14 @@ def prepare(recipe: Recipe) -> tuple[Clips, Recipe, dict[str, Any]]:
 
 def _check_same_run(recipe: Recipe, info: dict[str, Any], saved: checkpoint.Checkpoint) -> None:
     ours = json.loads(json.dumps(recipe.as_dict()))
+    # Read and written again, a recipe of an older version says what its missing keys meant.
+    theirs = json.loads(json.dumps(recipe_from_dict(saved.recipe).as_dict()))
     keys = {part: tuple(ours[part]) for part in FIXED_PARTS} | FIXED_KEYS
     changed = [
-        f"{part}.{key} ({saved.recipe[part].get(key)!r}, now {ours[part][key]!r})"
+        f"{part}.{key} ({theirs[part].get(key)!r}, now {ours[part][key]!r})"
         for part in keys
         for key in keys[part]
-        if ours[part][key] != saved.recipe[part].get(key)
+        if ours[part][key] != theirs[part].get(key)
     ]
     if info["data"] != saved.info.get("data"):
         changed.append(f"data ({_count(saved.info.get('data'))}, now {_count(info['data'])}, not the same)")

@@ -1,0 +1,63 @@
+"""Audio-JEPA: I-JEPA on spectrograms with unstructured masks (arXiv 2507.02915)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ajepa.encoder import EncoderConfig
+from ajepa.masking import MaskingConfig
+from ajepa.objectives.a_jepa import AJEPA, AJEPAConfig
+from ajepa.predictor import PredictorConfig
+from ajepa.schedules import cosine
+
+
+def _masking() -> MaskingConfig:
+    """One mask a clip hides 40 to 60 % of the patches; the context is all the others."""
+    return MaskingConfig(kind="random", random_targets=(0.4, 0.6), context_share=0.6)
+
+
+def _predictor() -> PredictorConfig:
+    return PredictorConfig(kind="targets", depth=6, width=384, heads=12)
+
+
+@dataclass(frozen=True)
+class AudioJEPAConfig:
+    """Audio-JEPA's own choices (its section 3 and public configuration).
+
+    Args:
+        system: tells this objective's recipes from the others'.
+        momentum: the target encoder's EMA coefficient at the first and the last step.
+    """
+
+    system: Literal["audio-jepa"] = "audio-jepa"
+    masking: MaskingConfig = field(default_factory=_masking)
+    predictor: PredictorConfig = field(default_factory=_predictor)
+    momentum: tuple[float, float] = (0.996, 1.0)
+
+    def as_a_jepa(self) -> AJEPAConfig:
+        """The same in A-JEPA's terms.
+
+        Targets are the target encoder's output, each token standardised over its features; the loss is
+        2 - 2 cos. Audio-JEPA divides by the unbiased deviation, A-JEPA by the biased one: the cosine is
+        blind to it.
+        """
+        return AJEPAConfig(
+            masking=self.masking,
+            predictor=self.predictor,
+            momentum=self.momentum,
+            target_layers=1,
+            target_norm="layer",
+            loss="cosine",
+        )
+
+
+class AudioJEPA(AJEPA):
+    """A-JEPA's mechanics with Audio-JEPA's masks, predictor and loss."""
+
+    def __init__(self, config: AudioJEPAConfig, encoder: EncoderConfig, total_steps: int) -> None:
+        super().__init__(config.as_a_jepa(), encoder, total_steps)
+
+    def momentum(self, step: int) -> float:
+        """The moving average's coefficient at a step: a half cosine, as in BYOL and Audio-JEPA's code."""
+        return cosine(step, self.total_steps, *self.config.momentum)

@@ -1,0 +1,186 @@
+"""Audio-MAE: reconstruct the hidden patches of a spectrogram from the visible ones (arXiv 2207.06405)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ajepa.decoder import Decoder, DecoderConfig
+from ajepa.encoder import Encoder, EncoderConfig, gather_tokens
+from ajepa.grid import PatchGrid
+from ajepa.masking import MaskingConfig, Masks, context_tokens, sample_masks, target_budget
+from ajepa.masking.masks import first_places
+from ajepa.objectives.base import Loss, Share
+from ajepa.objectives.targets import layer_normed
+
+
+def _masking() -> MaskingConfig:
+    """80 % of single patches hidden (section 4.1)."""
+    return MaskingConfig(kind="random", random_targets=(0.8, 0.8), context_share=0.2)
+
+
+@dataclass(frozen=True)
+class AudioMAEConfig:
+    """Audio-MAE's own choices.
+
+    Args:
+        system: tells this objective's recipes from the others'.
+        masking: "random", or "time+frequency" for whole time steps and bands (its 2-D masking).
+        norm_pixels: predict each patch less its mean, over its standard deviation.
+    """
+
+    system: Literal["audio-mae"] = "audio-mae"
+    masking: MaskingConfig = field(default_factory=_masking)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    norm_pixels: bool = True
+
+    def __post_init__(self) -> None:
+        masking = self.masking
+        if masking.kind == "random":
+            visible = 1 - masking.random_targets[0]
+        elif masking.kind == "time+frequency":
+            visible = (1 - masking.hidden_time) * (1 - masking.hidden_freq)
+        else:
+            raise ValueError(
+                f"objective.masking.kind is {masking.kind!r}; Audio-MAE knows 'random' and 'time+frequency'"
+            )
+        if masking.context_share < visible - 1e-2:
+            raise ValueError(
+                f"objective.masking.context_share is {masking.context_share}, but {visible:.2f} of the "
+                "patches can be visible: the rest would be neither seen nor predicted; raise it"
+            )
+
+
+class AudioMAE(nn.Module):
+    """The objective: an encoder of the visible patches, and a decoder that predicts the hidden ones.
+
+    `objective(spectrogram, step, generator) -> Loss`. There is no second encoder: `after_step` does nothing.
+    """
+
+    evaluated = "encoder"
+
+    def __init__(self, config: AudioMAEConfig, encoder: EncoderConfig, total_steps: int) -> None:
+        super().__init__()
+        self.config = config
+        self.total_steps = total_steps
+        self.encoder = Encoder(encoder)
+        self.decoder = Decoder(config.decoder, self.encoder.width, encoder.patch[0] * encoder.patch[1])
+
+    def forward(
+        self, spectrogram_BLM: Tensor, step: int, generator: torch.Generator, share: Share | None = None
+    ) -> Loss:
+        """One step's loss, or a share of it: the mean squared error over the hidden patches.
+
+        Args:
+            spectrogram_BLM: normalised log-mel [B, frames, mels], whole patches.
+            step: training step; the masks of Audio-MAE do not depend on it.
+            generator: source of the masks of the whole batch, on the spectrogram's device.
+            share: which clips of the whole batch these are.
+        """
+        patches_BNP, grid = self.encoder.patchify(spectrogram_BLM)
+        share = share or Share(0, len(patches_BNP), len(patches_BNP))
+        masks = sample_masks(self.config.masking, grid, share.total, step, self.total_steps, generator)
+        targets_in_step = masks.target_BMN.sum()
+        masks = masks.rows(share.first, share.clips)
+
+        latent_RKD = self.encode_visible(patches_BNP, masks, grid, _may_pad(self.config.masking, grid))
+        prediction_RNP = self.decode(latent_RKD, masks, grid)
+        error_RN = self.patch_errors(prediction_RNP, patches_BNP, masks.target_BMN.shape[1])
+        error_RN = error_RN * masks.target_BMN.flatten(0, 1)
+        with torch.no_grad():
+            metrics = {
+                "prediction_error": error_RN.sum() / masks.target_BMN.sum(),
+                "prediction_std": prediction_RNP.float().flatten(0, 1).std(0).mean(),
+                "visible": masks.valid_BMK.float().sum(2).mean() / grid.tokens,
+                "targets": masks.target_BMN.float().mean(),
+            }
+            # The gauges take what the encoder says of the visible patches: no second pass for them.
+            features = layer_normed(latent_RKD[:, self.class_tokens :])
+        return Loss(error_RN.sum() / targets_in_step, metrics, features)
+
+    @property
+    def class_tokens(self) -> int:
+        """Tokens before the patches in what `encode_visible` returns: 1 or 0."""
+        return int(self.encoder.cls_token is not None)
+
+    def encode_visible(
+        self, patches_BNP: Tensor, masks: Masks, grid: PatchGrid, padded: bool = True
+    ) -> Tensor:
+        """Visible tokens, normed, class token first: [R, 1 + K, D], R = clips times masks.
+
+        Where it is known that no context is padded, attention without a mask is faster.
+        """
+        index_RK, valid_RK = masks.context_BMK.flatten(0, 1), masks.valid_BMK.flatten(0, 1)
+        patches_RKP = gather_tokens(patches_BNP, masks.context_BMK.flatten(1)).view(*index_RK.shape, -1)
+        positions_RKD = self.encoder.positions(grid, patches_BNP)[index_RK]
+        return self.encoder(patches_RKP, positions_RKD, valid_RK if padded else None, keep_cls=True)[0]
+
+    def decode(self, latent_RKD: Tensor, masks: Masks, grid: PatchGrid) -> Tensor:
+        """Predicted patches [R, N, P] from the encoded ones; the class token has no part in it."""
+        visible_RKD = latent_RKD[:, self.class_tokens :]
+        return self.decoder(visible_RKD, masks.context_BMK.flatten(0, 1), masks.valid_BMK.flatten(0, 1), grid)
+
+    def patch_errors(self, prediction_RNP: Tensor, patches_BNP: Tensor, count: int = 1) -> Tensor:
+        """Mean squared error of each patch [R, N], visible ones included, for `count` masks a clip."""
+        target_BNP = patches_BNP.float()
+        if self.config.norm_pixels:
+            mean, scale = _moments(target_BNP)
+            target_BNP = (target_BNP - mean) / scale
+        target_RNP = target_BNP.repeat_interleave(count, 0)
+        return (prediction_RNP.float() - target_RNP).square().mean(-1)
+
+    @torch.no_grad()
+    def reconstruct(self, spectrogram_BLM: Tensor, hidden_BN: Tensor) -> Tensor:
+        """The spectrogram with its hidden patches predicted and the others as they are.
+
+        With `norm_pixels` the network says what a patch looks like, not how loud it is: the hidden patch's
+        own mean and deviation are put back, as MAE's pictures do.
+
+        Args:
+            spectrogram_BLM: normalised log-mel [B, frames, mels].
+            hidden_BN: True for patches to hide, time-major, at least one visible in each clip.
+
+        Returns:
+            [B, frames, mels], normalised as the input.
+
+        Raises:
+            ValueError: `hidden_BN` is not of the spectrogram's grid, or hides a whole clip.
+        """
+        frames = spectrogram_BLM.shape[1]
+        patches_BNP, grid = self.encoder.patchify(spectrogram_BLM)
+        if hidden_BN.shape != patches_BNP.shape[:2]:
+            raise ValueError(
+                f"the mask has shape {tuple(hidden_BN.shape)}, the spectrogram "
+                f"{tuple(patches_BNP.shape[:2])} patches ({grid.time} time steps x {grid.freq})"
+            )
+        hidden_BN = hidden_BN.to(patches_BNP.device, torch.bool)
+        visible = (~hidden_BN).sum(1)
+        if int(visible.min()) < 1:
+            raise ValueError("the mask hides every patch of a clip; leave at least one visible")
+        index_BK, valid_BK = first_places(~hidden_BN, int(visible.max()))
+        masks = Masks(index_BK[:, None], valid_BK[:, None], hidden_BN[:, None])
+        latent_BKD = self.encode_visible(patches_BNP, masks, grid)
+        predicted_BNP = self.decode(latent_BKD, masks, grid).float()
+        if self.config.norm_pixels:
+            mean, scale = _moments(patches_BNP.float())
+            predicted_BNP = predicted_BNP * scale + mean
+        patches_BNP = torch.where(hidden_BN[..., None], predicted_BNP, patches_BNP.float())
+        return self.encoder.unpatchify(patches_BNP, grid)[:, :frames]
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """Nothing follows the optimiser's step."""
+        return {}
+
+
+def _may_pad(masking: MaskingConfig, grid: PatchGrid) -> bool:
+    """Whether a mask can leave fewer visible patches than the context's budget."""
+    return context_tokens(masking, grid) > grid.tokens - target_budget(masking, grid)
+
+
+def _moments(patches_BNP: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (unbiased, as in the original) of each patch's pixels, [B, N, 1]."""
+    variance = patches_BNP.var(-1, keepdim=True)
+    return patches_BNP.mean(-1, keepdim=True), (variance + 1e-6).sqrt()

@@ -1,0 +1,25 @@
+"""The systems by name, and from a recipe's configuration to its objective."""
+
+from __future__ import annotations
+
+from ajepa.encoder import EncoderConfig
+from ajepa.objectives.a_jepa import AJEPA, AJEPAConfig
+from ajepa.objectives.audio_jepa import AudioJEPA, AudioJEPAConfig
+from ajepa.objectives.audio_mae import AudioMAE, AudioMAEConfig
+
+ObjectiveConfig = AJEPAConfig | AudioMAEConfig | AudioJEPAConfig
+# By the key `objective.system` of a recipe.
+OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
+    "a-jepa": AJEPAConfig,
+    "audio-mae": AudioMAEConfig,
+    "audio-jepa": AudioJEPAConfig,
+}
+
+
+def make_objective(config: ObjectiveConfig, encoder: EncoderConfig, total_steps: int) -> AJEPA | AudioMAE:
+    """The system that a configuration is of, with new weights from the global generator."""
+    if isinstance(config, AudioMAEConfig):
+        return AudioMAE(config, encoder, total_steps)
+    if isinstance(config, AudioJEPAConfig):
+        return AudioJEPA(config, encoder, total_steps)
+    return AJEPA(config, encoder, total_steps)
