@@ -4,12 +4,14 @@ BIN := $(VENV)/bin
 DATA ?=
 OUT ?= runs/demo
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench bench-gpu clean
 
 help:
 	@echo "make demo              pre-train a small A-JEPA and score it, in minutes (DATA=folder: on your audio)"
 	@echo "make test              lint, types and tests"
 	@echo "make setup             only the environment, .venv"
+	@echo "make bench             the CPU's benchmarks"
+	@echo "make bench-gpu         the GPU's in 8 minutes, into gpu.json (DATA=folder: a short run on your audio)"
 
 # The stamp is newer than pyproject.toml once the environment fits it.
 $(VENV)/.ready: pyproject.toml
@@ -34,6 +36,12 @@ test: lint
 
 bench: setup
 	$(BIN)/python benchmarks/features.py
+	$(BIN)/python benchmarks/masking.py
+	$(BIN)/python benchmarks/input.py
+	$(BIN)/python benchmarks/pretrain_step.py --against-float32
+
+bench-gpu:
+	benchmarks/gpu.sh $(if $(DATA),--audio "$(DATA)")
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
