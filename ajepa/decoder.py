@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from timm.layers import LayerNorm, Mlp
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from ajepa.blocks import LayerNorm, Mlp, attend
 from ajepa.grid import PatchGrid, sincos_positions
 from ajepa.positions import PositionTable, TableConfig
 from ajepa.windows import grid_windows, regroup
@@ -58,7 +58,13 @@ class DecoderConfig:
 
 
 class WindowAttention(nn.Module):
-    """Scaled-cosine self-attention within windows (Swin V2, sections 3.2 and 3.3)."""
+    """Scaled-cosine self-attention within windows (Swin V2, sections 3.2 and 3.3).
+
+    Attributes:
+        fused: see `ajepa.blocks.attend`.
+    """
+
+    fused = True
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -67,7 +73,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(width, width)
         # The original drops 10 % of this MLP's activations in training. Not done here: a step is a pure
         # function of its generator, and dropout draws from the global one.
-        self.position_mlp = Mlp(2, POSITION_HIDDEN, heads, act_layer=nn.ReLU)
+        self.position_mlp = Mlp(2, POSITION_HIDDEN, heads, act=nn.ReLU)
         self.temperature = nn.Parameter(torch.ones(heads))
 
     def forward(self, tokens_RND: Tensor, offsets_AA2: Tensor, mask_WAA: Tensor | None) -> Tensor:
@@ -91,12 +97,13 @@ class WindowAttention(nn.Module):
         key = functional.normalize(key, dim=-1, eps=1e-6)
         scale_H = 1.0 / self.temperature.clamp_min(LEAST_TEMPERATURE)
         query = query * scale_H.repeat(cells // area)[:, None, None]
-        attended = functional.scaled_dot_product_attention(
+        attended = attend(
             query.to(value.dtype),
             key.to(value.dtype),
             value,
-            attn_mask=bias_WHAA.flatten(0, 1)[None].to(value.dtype),
+            bias_WHAA.flatten(0, 1)[None].to(value.dtype),
             scale=1.0,
+            fused=self.fused,
         )
         attended = attended.unflatten(1, (-1, self.heads)).transpose(2, 3)
         return self.proj(attended.reshape(rows, cells, width))

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from timm.layers import LayerNorm
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ajepa.blocks import Block, LayerNorm
 from ajepa.grid import PatchGrid, sincos_positions
 from ajepa.inputs import InputConfig
 from ajepa.positions import PositionTable, TableConfig
@@ -70,8 +69,8 @@ class EncoderConfig:
 
 
 def transformer_blocks(width: int, depth: int, heads: int, mlp_ratio: float) -> nn.ModuleList:
-    """`depth` pre-norm blocks (timm, LayerNorm with ViT's epsilon of 1e-6), initialised as I-JEPA does."""
-    blocks = nn.ModuleList(Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True) for _ in range(depth))
+    """`depth` blocks, initialised as I-JEPA does."""
+    blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
     blocks.apply(init_linear)
     # BEiT's and I-JEPA's rule: the n-th block's residual branches start smaller by sqrt(2 n), so that the
     # variance of the residual stream does not grow with depth.
@@ -93,8 +92,8 @@ def init_linear(module: nn.Module) -> None:
 def run_block(block: nn.Module, tokens: Tensor, mask: Tensor | None, again: bool) -> Tensor:
     """One Transformer block; with `again` its activations are not kept but computed anew for the gradient."""
     if again and torch.is_grad_enabled():
-        return checkpoint(block, tokens, attn_mask=mask, use_reentrant=False)
-    return block(tokens, attn_mask=mask)
+        return checkpoint(block, tokens, mask, use_reentrant=False)
+    return block(tokens, mask)
 
 
 def attention_mask(valid_BN: Tensor | None) -> Tensor | None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from timm.layers import LayerNorm
 from torch import Tensor, nn
 
+from ajepa.blocks import LayerNorm
 from ajepa.encoder import attention_mask, init_linear, run_block, transformer_blocks
 from ajepa.grid import PatchGrid, sincos_positions
 from ajepa.positions import PositionTable, TableConfig

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import torch
-from timm.layers import Attention
 from torch import nn
 
+from ajepa.blocks import Attention
+from ajepa.decoder import WindowAttention
 from ajepa.encoder import EncoderConfig
 from ajepa.masking import MaskingConfig
 from ajepa.objectives.a_jepa import AJEPA, AJEPAConfig
@@ -39,7 +40,9 @@ def loss_and_gradients(objective: nn.Module) -> tuple[torch.Tensor, torch.Tensor
 
 
 def fused(objective: nn.Module) -> set[bool]:
-    return {module.fused_attn for module in objective.modules() if isinstance(module, Attention)}
+    return {
+        module.fused for module in objective.modules() if isinstance(module, (Attention, WindowAttention))
+    }
 
 
 def test_plain_attention_is_the_same_step() -> None:

@@ -82,7 +82,7 @@ def test_local_predictor_is_masked_attention_over_the_grid(grid: PatchGrid) -> N
     for depth, block in enumerate(reference.blocks):
         mask = neighbours(grid, config.window, config.shift if depth % 2 else (0, 0))
         block.register_forward_pre_hook(
-            lambda _, args, kwargs, mask=mask: (args, {"attn_mask": mask[None, None]}), with_kwargs=True
+            lambda _, args, kwargs, mask=mask: (args[:1], {"mask": mask[None, None]}), with_kwargs=True
         )
     torch.testing.assert_close(local, reference(context, index, valid, grid), atol=1e-5, rtol=1e-5)
 
@@ -122,7 +122,7 @@ def test_predictor_at_targets_equals_global_without_the_rest() -> None:
     kept[[0, 3, 6, 9, 19]] = True
     for block in reference.blocks:
         block.register_forward_pre_hook(
-            lambda _, args, kwargs: (args, {"attn_mask": kept[None, None, None]}), with_kwargs=True
+            lambda _, args, kwargs: (args[:1], {"mask": kept[None, None, None]}), with_kwargs=True
         )
     everywhere = reference(context, index, valid, grid)
     torch.testing.assert_close(prediction[:, :3], everywhere[:, [6, 9, 19]], atol=1e-5, rtol=1e-5)

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
-from timm.layers import Attention
 from torch import nn
 
-from ajepa.decoder import Decoder
+from ajepa.blocks import Attention
+from ajepa.decoder import Decoder, WindowAttention
 from ajepa.encoder import Encoder
 from ajepa.predictor import Predictor
 from ajepa.recipe import RecipeError, RunConfig
@@ -98,9 +98,9 @@ def plain_attention(objective: nn.Module) -> None:
     In bfloat16 on a CPU the fused kernel is slower at every length that pre-training has, above all
     backwards: 8 times for windows of 16 tokens, 4 times for contexts of 128 (docs/performance.md).
     """
-    layers: list[Any] = [module for module in objective.modules() if isinstance(module, Attention)]
-    for layer in layers:
-        layer.fused_attn = False
+    for module in objective.modules():
+        if isinstance(module, (Attention, WindowAttention)):
+            module.fused = False
 
 
 def keep_freed_memory() -> None:

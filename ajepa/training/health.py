@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ajepa.blocks import Attention
 from ajepa.encoder import Encoder
 
 
@@ -40,8 +41,8 @@ def attention_entropy(encoder: Encoder, spectrogram_BLM: Tensor, clips: int = 8)
     """
     entropies: list[Tensor] = []
 
-    def note(module: nn.Module, _: Any, qkv_BNE: Tensor) -> None:
-        query, key, _ = qkv_BNE.float().unflatten(2, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    def note(module: Attention, _: Any, qkv_BNE: Tensor) -> None:
+        query, key, _ = module.split(qkv_BNE.float())
         share = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1)
         entropies.append(torch.special.entr(share).sum(-1).mean())
 
