@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +14,16 @@ import pytest
 import soundfile
 import torch
 
+from ajepa.data import open_clips, remote
+from ajepa.data.encode import Packing
+from ajepa.data.pack import write_shards
 from ajepa.encoder import EncoderConfig
 from ajepa.features import LogMelConfig
 from ajepa.masking import MaskingConfig
 from ajepa.objectives.a_jepa import AJEPAConfig
 from ajepa.predictor import PredictorConfig
 from ajepa.recipe import DataConfig, OptimConfig, Recipe, RunConfig
+from tests.file_server import Handler, Server
 
 pytest.register_assert_rewrite("tests.hear_tasks", "tests.hear_toolkit")  # failures show their values
 
@@ -65,3 +73,34 @@ def tiny_recipe(audio_folder: Path, tmp_path: Path) -> Recipe:
             out=str(tmp_path / "run"), log_every=1, health_every=2, checkpoint_every=2, accelerator="cpu"
         ),
     )
+
+
+@pytest.fixture
+def noise_folder(tmp_path: Path) -> Path:
+    """Ten mono clips of 16 bits at 16 kHz, 4 to 6 s of noise: 150 kB each, so that seven fill a megabyte."""
+    folder = tmp_path / "noise"
+    (folder / "part").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        samples = rng.integers(-20_000, 20_000, int(16_000 * rng.uniform(4, 6)), dtype=np.int16)
+        soundfile.write(folder / "part" / f"{number:02d}.wav", samples, 16_000)
+    return folder
+
+
+@pytest.fixture
+def shards(noise_folder: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "shards"
+    write_shards(open_clips(noise_folder), out, Packing("wav", shard_megabytes=1))
+    return out
+
+
+@pytest.fixture
+def server(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.001)
+    with Server(("127.0.0.1", 0), partial(Handler, directory=str(shards))) as running:
+        running.requests, running.answers = Counter(), {}
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()

@@ -1,4 +1,4 @@
-"""Tar shards: written, indexed, read by place, fetched from a server."""
+"""Tar shards: written, indexed, read by place."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import io
 import json
 import pickle
 import tarfile
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +23,8 @@ from ajepa import checkpoint
 from ajepa.audio import AudioError, info, load
 from ajepa.audio_bytes import _READ_AT_ONCE
 from ajepa.cli import main
-from ajepa.data import open_clips, pack, remote
-from ajepa.data.clips import Clips, DataError
+from ajepa.data import open_clips, pack
+from ajepa.data.clips import DataError
 from ajepa.data.crops import CropDataset
 from ajepa.data.encode import Packing
 from ajepa.data.order import Draw, StepSampler
@@ -36,32 +33,8 @@ from ajepa.data.shards import LISTING, Shards
 from ajepa.data.tars import index_tars
 from ajepa.recipe import Recipe, RecipeError
 from ajepa.training.loop import pretrain
-
-
-@pytest.fixture
-def noise_folder(tmp_path: Path) -> Path:
-    """Ten mono clips of 16 bits at 16 kHz, 4 to 6 s of noise: 150 kB each, so that seven fill a megabyte."""
-    folder = tmp_path / "noise"
-    (folder / "part").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for number in range(10):
-        samples = rng.integers(-20_000, 20_000, int(16_000 * rng.uniform(4, 6)), dtype=np.int16)
-        soundfile.write(folder / "part" / f"{number:02d}.wav", samples, 16_000)
-    return folder
-
-
-@pytest.fixture
-def shards(noise_folder: Path, tmp_path: Path) -> Path:
-    out = tmp_path / "shards"
-    write_shards(open_clips(noise_folder), out, Packing("wav", shard_megabytes=1))
-    return out
-
-
-def crops(clips: Clips, **options: Any) -> list[torch.Tensor]:
-    dataset = CropDataset(clips, 1.0, 16_000, 6.0, **options)
-    found = [dataset[Draw(index, 100 + index)] for index in range(len(clips))]
-    assert not any(crop.failure or crop.broken for crop in found)
-    return [crop.waveform_S for crop in found]
+from tests.file_server import Server
+from tests.shard_sets import add, crops
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -307,14 +280,6 @@ def test_damage_is_told(shards: Path) -> None:
 # --- tars of others -------------------------------------------------------------------------------------
 
 
-def add(tar: tarfile.TarFile, name: str, data: bytes = b"", **fields: Any) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    for field, value in fields.items():
-        setattr(member, field, value)
-    tar.addfile(member, io.BytesIO(data))
-
-
 def test_tars_of_others_are_indexed(
     noise_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -381,130 +346,3 @@ def test_unusable_tars_are_told(noise_folder: Path, tmp_path: Path) -> None:
     (tars / "b.tar").write_bytes(data[:80_000])
     with pytest.raises(DataError, match=r"b\.tar: not readable as an uncompressed tar"):
         index_tars(tars, skip_broken=True)
-
-
-# --- shards on a server ---------------------------------------------------------------------------------
-
-
-class Server(ThreadingHTTPServer):
-    """Counts requests; `answers` plans the next ones of a name: "cut", "wrong" or a status."""
-
-    requests: Counter[str]
-    answers: dict[str, list[str | int]]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(SimpleHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        name = self.path.rsplit("/", 1)[-1]
-        self.server.requests[name] += 1
-        planned = self.server.answers.get(name)
-        answer = planned.pop(0) if planned else ""
-        if not answer:
-            return super().do_GET()
-        if isinstance(answer, int):
-            return self.send_error(answer)
-        data = Path(self.translate_path(self.path)).read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data[:1000] if answer == "cut" else bytes(len(data)))
-        return None
-
-    def log_message(self, *values: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.001)
-    with Server(("127.0.0.1", 0), partial(Handler, directory=str(shards))) as running:
-        running.requests, running.answers = Counter(), {}
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
-
-
-def test_remote_shards_are_fetched_once(server: Server, shards: Path, tmp_path: Path) -> None:
-    server.answers = {"shard-000000.tar": ["cut", "wrong", 503], LISTING: [500], "index.parquet": ["wrong"]}
-    local = open_clips(shards)
-    clips = open_clips(server.url, shard_cache=tmp_path / "cache")
-    assert server.requests == {LISTING: 2, "index.parquet": 2}, "no shard before one is needed"
-    assert clips.fingerprint() == local.fingerprint()
-    assert all(map(torch.equal, crops(clips), crops(local)))
-    tars = {shard.name: 1 for shard in clips.listing.shards} | {"shard-000000.tar": 4}  # type: ignore[attr-defined]
-    assert len(tars) == 2
-    assert {name: server.requests[name] for name in tars} == tars
-    again = open_clips(f"{server.url}/{LISTING}", shard_cache=tmp_path / "cache")
-    crops(again)
-    assert {name: server.requests[name] for name in tars} == tars, "the cache serves the next run"
-
-
-def test_a_wrong_checksum_and_absent_files_are_told(server: Server, tmp_path: Path) -> None:
-    clips = open_clips(server.url, shard_cache=tmp_path / "cache")
-    server.answers = {"shard-000000.tar": ["wrong"] * remote.ATTEMPTS, "shard-000001.tar": [404]}
-    dataset = CropDataset(clips, 0.5, 16_000, 0.0, skip_broken=True)
-    crop = dataset[Draw(0, 0)]
-    assert f"not fetched in {remote.ATTEMPTS} attempts" in crop.failure
-    assert "checksum" in crop.failure
-    assert "ajepa data index" in crop.failure
-    assert crop.broken == [], "a server's failure is no reason to leave clips out"
-    crop = dataset[Draw(9, 0)]
-    assert "shard-000001.tar: the server answers 404" in crop.failure
-    assert server.requests["shard-000001.tar"] == 1
-    assert not list((tmp_path / "cache").glob("*.tar"))
-    assert not dataset[Draw(0, 0)].failure, "the server is well again"
-    with pytest.raises(DataError, match="answers 404"):
-        open_clips(f"{server.url}/elsewhere", shard_cache=tmp_path / "cache")
-
-
-def test_the_cache_stays_within_its_limit(
-    noise_folder: Path, server: Server, shards: Path, tmp_path: Path
-) -> None:
-    """Ten shards of 150 kB, room for four: the least recently used go, what is in use stays readable."""
-    many = shards / "many"
-    files = sorted(noise_folder.rglob("*.wav"))
-    many.mkdir()
-    for number, file in enumerate(files):
-        with tarfile.open(many / f"{number}.tar", "w") as tar:
-            add(tar, "a.wav", file.read_bytes())
-    index_tars(many)
-    cache = tmp_path / "cache"
-    with pytest.raises(DataError, match=r"is 1, too little for 9 shards.*raise it to 2"):
-        open_clips(f"{server.url}/many", shard_cache=cache, shard_cache_megabytes=1)
-    clips = open_clips(f"{server.url}/many", shard_cache=cache, shard_cache_megabytes=1, shard_window=2)
-    (cache / f"{'0' * 64}.partial").write_bytes(bytes(2**20))  # left by a process that was killed
-    dataset = CropDataset(clips, 0.5, 16_000, 0.0)
-    expected = CropDataset(open_clips(many), 0.5, 16_000, 0.0)
-
-    def draw(index: int) -> None:
-        assert torch.equal(dataset[Draw(index, index)].waveform_S, expected[Draw(index, index)].waveform_S)
-        assert sum(path.stat().st_size for path in cache.glob("*.tar")) <= 2**20
-
-    for index in range(10):
-        draw(index)
-        draw(0)  # used again and again: held open, and fetched once
-    assert not list(cache.glob("*.partial"))
-    assert server.requests["0.tar"] == 1
-    kept = len(list(cache.glob("*.tar")))
-    assert 4 <= kept < 10
-    draw(1)
-    assert server.requests["1.tar"] == 2, "evicted, so fetched again"
-    draw(9)
-    assert server.requests["9.tar"] == 1
-
-
-def test_processes_share_a_download(server: Server, shards: Path, tmp_path: Path) -> None:
-    """As loader processes do: several readers, each with its own open shards, one request a shard."""
-    readers = [open_clips(server.url, shard_cache=tmp_path / "cache") for _ in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(crops, readers))
-    assert all(all(map(torch.equal, ours, crops(open_clips(shards)))) for ours in found)
-    assert server.requests["shard-000000.tar"] == server.requests["shard-000001.tar"] == 1

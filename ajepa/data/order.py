@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -39,6 +41,7 @@ class StepSampler(Sampler[list[Draw]]):
         clips: size of the set.
         shard_sizes: clips of each shard, in order; empty for files that stand alone, which are shuffled
             as a whole.
+        ahead: is told the shards that come about one window later.
         window: shards that are shuffled among each other at a time. The shards are permuted first. No more
             than so many are in use, twice as many while a batch spans two windows.
     """
@@ -55,6 +58,7 @@ class StepSampler(Sampler[list[Draw]]):
         *,
         shard_sizes: Sequence[int] = (),
         window: int = 8,
+        ahead: Callable[[int], None] | None = None,
     ) -> None:
         if batch_size % ranks:
             raise ValueError(f"batch size {batch_size} cannot be divided over {ranks} processes")
@@ -62,7 +66,8 @@ class StepSampler(Sampler[list[Draw]]):
             raise ValueError(f"shards of {sum(shard_sizes)} clips, but there are {clips}")
         self.clips, self.batch_size, self.seed = clips, batch_size, seed
         self.start, self.stop, self.rank, self.ranks = start, stop, rank, ranks
-        self.shard_sizes, self.window = tuple(shard_sizes), window
+        self.shard_sizes, self.window, self.ahead = tuple(shard_sizes), window, ahead
+        self._ends = list(accumulate(self.shard_sizes))
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -71,6 +76,10 @@ class StepSampler(Sampler[list[Draw]]):
         share = self.batch_size // self.ranks
         for step in range(self.start, self.stop):
             first = step * self.batch_size + self.rank * share
+            if self.ahead and self.shard_sizes:
+                one_window = self.clips * self.window // len(self.shard_sizes)
+                for position in range(first + one_window, first + one_window + share):
+                    self.ahead(bisect_right(self._ends, self.draw(position).clip))
             yield [self.draw(position) for position in range(first, first + share)]
 
     def draw(self, position: int) -> Draw:

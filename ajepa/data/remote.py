@@ -22,8 +22,9 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from filelock import FileLock, Timeout
 
-from ajepa.data.clips import DataError
-from ajepa.data.shards import INDEX, LISTING, MAKE_AGAIN, Shard, Shards, parse_listing
+from ajepa.data.ahead import LookAhead
+from ajepa.data.clips import Clips, DataError
+from ajepa.data.shards import INDEX, LISTING, MAKE_AGAIN, Listing, Shard, Shards, parse_listing
 
 ATTEMPTS = 6
 TIMEOUT_SECONDS = 30  # without a byte
@@ -57,7 +58,31 @@ def open_url(url: str, window: int, cache: Path, megabytes: int) -> Shards:
         raise DataError(f"{cache}: cannot be made ({error}); name another data.shard_cache") from error
     store = ShardCache(base, cache, megabytes * 2**20)
     index = store.fetch(INDEX, listing.index_sha256, suffix=".parquet")
-    return Shards(listing, index, store.locate, window)
+    ahead = sum(sorted((shard.size for shard in listing.shards), reverse=True)[: 2 * window + 1])
+    return RemoteShards(listing, index, store, window, ahead=ahead <= megabytes * 2**20)
+
+
+class RemoteShards(Shards):
+    """Shards of a server.
+
+    Args:
+        ahead: the cache holds two windows, so that one is fetched while the other is read.
+    """
+
+    def __init__(self, listing: Listing, index: Path, store: ShardCache, window: int, *, ahead: bool) -> None:
+        super().__init__(listing, index, store.locate, window)
+        self.looks_ahead, self._store = ahead, store
+
+    def prefetch(self, number: int) -> None:
+        self._store.locate(self.listing.shards[number])
+
+
+def look_ahead(clips: Clips) -> LookAhead | None:
+    """What fetches the shards of a set before they are read; None where there is nothing to fetch, or no
+    room for it."""
+    if not isinstance(clips, RemoteShards) or not clips.looks_ahead:
+        return None
+    return LookAhead(clips.prefetch, remembered=2 * clips.window)
 
 
 class ShardCache:

@@ -28,6 +28,7 @@ from ajepa.audio import AudioError
 from ajepa.data.clips import Clips
 from ajepa.data.crops import Batch, CropDataset, collate
 from ajepa.data.order import StepSampler, mix_seed
+from ajepa.data.remote import look_ahead
 from ajepa.distributed import sum_over_ranks
 from ajepa.encoder import parameter_count
 from ajepa.features import LogMel
@@ -125,6 +126,7 @@ def _run(fabric: Fabric, recipe: Recipe, clips: Clips, info: dict[str, Any], las
         fabric.world_size,
         shard_sizes=clips.shard_sizes,
         window=recipe.data.shard_window,
+        ahead=look_ahead(clips),
     )
     loader = DataLoader(
         dataset,
