@@ -1,0 +1,155 @@
+"""The three systems side by side, from their recipes: the table of docs/systems.md.
+
+    python benchmarks/systems.py            # print the table
+    python benchmarks/systems.py --write    # put it into docs/systems.md
+    python benchmarks/systems.py --check    # fail where docs/systems.md has another
+
+Nothing is timed. Shares of patches are means over 2,048 drawn masks; FLOPs are counted by torch on two clips
+(`pretrain_step.py`); parameters are those of the modules.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pretrain_step import flops_per_clip
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ajepa.encoder import Encoder
+from ajepa.grid import PatchGrid
+from ajepa.masking import sample_masks
+from ajepa.objectives.audio_mae import AudioMAEConfig
+from ajepa.objectives.systems import make_objective
+from ajepa.recipe import Recipe, load_recipe
+from ajepa.training.loop import whole_patch_seconds
+
+RECIPES = ("ajepa-vit-b-as2m", "audio-mae-vit-b-as2m", "audio-jepa-vit-b-as2m")
+PAGE = Path(__file__).parents[1] / "docs" / "systems.md"
+BEGIN, END = "<!-- table: python benchmarks/systems.py --write -->", "<!-- end of the table -->"
+DRAWS = 2048
+
+
+def column(recipe: Recipe) -> dict[str, str]:
+    """The rows of one system."""
+    front, encoder, objective = recipe.front_end, recipe.encoder, recipe.objective
+    samples = round(whole_patch_seconds(recipe) * front.sample_rate)
+    frames = 1 + (samples - front.window) // front.hop
+    network = make_objective(objective, encoder, 100)
+    grid = network.encoder.grid(frames)
+    mae = isinstance(objective, AudioMAEConfig)
+    second: nn.Module = network.decoder if mae else network.predictor  # type: ignore[assignment]
+    config = objective.decoder if isinstance(objective, AudioMAEConfig) else objective.predictor
+    windows = isinstance(objective, AudioMAEConfig) or objective.predictor.kind == "local"
+    return {
+        "recipe": f"`{recipe.name}`",
+        "input": f"{front.sample_rate // 1000} kHz, {frames} frames of {1e3 * front.hop_seconds:.4g} ms, "
+        f"{front.mels} mel bands",
+        "patches (time x frequency)": f"{grid.time} x {grid.freq} of {encoder.patch[0]} x {encoder.patch[1]}",
+        "class token": "yes" if encoder.cls_token else "no",
+        "masks": _masks(recipe),
+        "seen by the encoder, first and last step": _shares(recipe, grid, seen=True),
+        "predicted, first and last step": _shares(recipe, grid, seen=False),
+        "predictor": f"{config.depth} blocks of width {config.width}, "
+        + (f"windows {_pair(config.window)} shifted by {_pair(config.shift)}" if windows else "global"),
+        "it runs on": "the whole grid" if windows else "context and targets",
+        "predicts": _targets(recipe),
+        "loss": _loss(network),
+        "teacher (EMA)": "none" if isinstance(objective, AudioMAEConfig) else _ema(network),
+        "parameters: encoder": _millions(network.encoder),
+        "parameters: predictor": _millions(second),
+        "a step's work for one clip": f"{flops_per_clip(recipe) / 1e9:,.0f} GFLOP",
+        "embedding a clip": f"{_embedding_flops(network.encoder, grid) / 1e9:,.0f} GFLOP",
+        "evaluated": "the encoder" if network.evaluated == "encoder" else "the teacher",
+    }
+
+
+def _pair(pair: tuple[int, int]) -> str:
+    return f"{pair[0]} x {pair[1]}"
+
+
+def _masks(recipe: Recipe) -> str:
+    masking = recipe.objective.masking
+    if masking.kind == "curriculum":
+        return f"blocks, then whole steps and bands ({masking.progress} curriculum)"
+    return {"random": "single patches", "time+frequency": "whole steps and bands"}[masking.kind]
+
+
+def _targets(recipe: Recipe) -> str:
+    objective = recipe.objective
+    if isinstance(objective, AudioMAEConfig):
+        return "pixels, normed by patch" if objective.norm_pixels else "pixels"
+    return "the teacher's output, normed by patch"
+
+
+def _loss(network: nn.Module) -> str:
+    kind = "l2" if isinstance(network.config, AudioMAEConfig) else network.config.loss  # type: ignore[union-attr]
+    return {"l2": "mean squared error", "smooth-l1": "smooth L1", "cosine": "2 - 2 cos"}[str(kind)]
+
+
+def _ema(network: nn.Module) -> str:
+    ends = [network.momentum(step) for step in (0, network.total_steps)]  # type: ignore[operator]
+    kind = "cosine" if network.momentum(25) != ends[0] + (ends[1] - ends[0]) / 4 else "linear"  # type: ignore[operator]
+    return f"{ends[0]:.4g} to {ends[1]:.4g}, {kind}"
+
+
+def _shares(recipe: Recipe, grid: PatchGrid, *, seen: bool) -> str:
+    shares = []
+    for step in (0, 99):
+        generator = torch.Generator().manual_seed(0)
+        masks = sample_masks(recipe.objective.masking, grid, DRAWS, step, 100, generator)
+        chosen = masks.valid_BMK.float().sum(2) / grid.tokens if seen else masks.target_BMN.float().mean(2)
+        shares.append(f"{100 * chosen.mean():.0f} %")
+    return shares[0] if shares[0] == shares[1] else " and ".join(shares)
+
+
+def _millions(module: nn.Module) -> str:
+    return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:.1f} M"
+
+
+def _embedding_flops(encoder: Encoder, grid: PatchGrid) -> int:
+    patches_BNP = torch.zeros(1, grid.tokens, encoder.patch_embed.in_features)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        encoder(patches_BNP, encoder.positions(grid, patches_BNP))
+    return counter.get_total_flops()
+
+
+def table() -> str:
+    """The Markdown table."""
+    plain = ["run.precision=32-true", "run.compile=off", "run.accelerator=cpu"]
+    columns = [column(load_recipe(name, plain)) for name in RECIPES]
+    lines = ["| | A-JEPA | Audio-MAE | Audio-JEPA |", "|---|---|---|---|"]
+    lines += [f"| {row} | {' | '.join(one[row] for one in columns)} |" for row in columns[0]]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--write", action="store_true")
+    choice.add_argument("--check", action="store_true")
+    options = parser.parse_args(arguments)
+    made = table()
+    if not options.write and not options.check:
+        print(made)
+        return 0
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    found, after = rest.split(END)
+    if options.write:
+        PAGE.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}", encoding="utf-8")
+        return 0
+    for ours, theirs in zip(made.splitlines(), found.strip().splitlines(), strict=False):
+        if ours != theirs:
+            print(f"{PAGE}: has\n  {theirs}\nbut the recipes give\n  {ours}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
