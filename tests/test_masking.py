@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-from itertools import pairwise
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -15,21 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ajepa.cli import masks as masks_command
 from ajepa.grid import PatchGrid
-from ajepa.mask_pictures import MaskCase, cases_by_kind, mask_fractions
 from ajepa.masking import (
-    PROGRESS,
     MaskingConfig,
     MaskingError,
     Masks,
     RegionConfig,
     context_tokens,
-    hard_share,
     sample_masks,
     target_budget,
 )
-from ajepa.masking.config import Kind, Progress
+from ajepa.masking.config import Kind
 from ajepa.recipe import RecipeError, load_recipe
 
 KINDS = get_args(Kind)
@@ -290,56 +282,6 @@ def test_target_budget_is_reached(geometry: str, grid: PatchGrid) -> None:
         assert most == target_budget(MaskingConfig(kind=kind, **options), grid), kind
 
 
-def test_curriculum_goes_from_block_to_time_frequency() -> None:
-    config = MaskingConfig()
-    assert hard_share(config, 0, 1000) == pytest.approx(0.01)
-    assert hard_share(config, 1000, 1000) == 1.0
-    assert hard_share(config, 250, 1000) == pytest.approx((0.25 * (1 - 1e-4) + 1e-4) ** 0.5)
-    assert hard_share(MaskingConfig(kind="block"), 1000, 1000) == 0.0
-    assert hard_share(MaskingConfig(kind="time-frequency"), 0, 1000) == 1.0
-
-
-@given(
-    st.sampled_from(get_args(Progress)), st.floats(0, 1), st.lists(st.floats(0, 1), min_size=2, max_size=6)
-)
-def test_progress_never_falls_and_the_inverse_is_its_complement(
-    name: Any, c0: float, places: list[float]
-) -> None:
-    steps = sorted(round(1000 * place) for place in places)
-    config = MaskingConfig(progress=name, c0=c0)
-    shares = [hard_share(config, step, 1000) for step in steps]
-    assert all(0 <= share <= 1 for share in shares)
-    assert all(late >= early - 1e-12 for early, late in pairwise(shares))
-    inverse = MaskingConfig(kind="inverse", progress=name, c0=c0)
-    assert [hard_share(inverse, step, 1000) for step in steps] == pytest.approx([1 - s for s in shares])
-
-
-def test_progress_functions_are_their_formulas() -> None:
-    assert set(PROGRESS) == set(get_args(Progress))
-    c0, place = 0.01, 0.3
-    expected = {f"root-{p}": (place * (1 - c0**p) + c0**p) ** (1 / p) for p in (3, 5, 10)}
-    expected |= {
-        "linear": place * (1 - c0) + c0,
-        "sqrt": math.sqrt(place * (1 - c0**2) + c0**2),
-        "geometric": c0 * (1 / c0) ** place,
-        "step": c0,
-        "constant-0": 0.0,
-        "constant-1": 1.0,
-    }
-    assert {name: function(place, c0) for name, function in PROGRESS.items()} == pytest.approx(expected)
-    for name, function in PROGRESS.items():
-        if not name.startswith("constant"):
-            assert (function(0.0, c0), function(1.0, c0)) == pytest.approx((c0, 1.0)), name
-    assert PROGRESS["step"](0.5, c0) == 1.0
-
-
-def test_curriculum_draws_its_share() -> None:
-    """At a quarter of the way half of the masks are time-frequency: their targets are far smaller."""
-    masks = sample_masks(MaskingConfig(), PAPER_GRID, 4000, 250, 1000, torch.Generator().manual_seed(0))
-    hard = (masks.target_BMN.float().mean(-1) < 0.3).float().mean()
-    assert hard == pytest.approx(0.5, abs=0.08)
-
-
 def test_a_grid_of_one_patch_is_refused() -> None:
     with pytest.raises(MaskingError, match="1 patch"):
         draw("block", PatchGrid(1, 1))
@@ -375,45 +317,3 @@ def test_recipes_take_masking_keys() -> None:
     assert load_recipe("ajepa-demo", overrides).objective.masking.random_targets == (0.4, 0.6)
     with pytest.raises(RecipeError, match=r"masking.context_share is 2.0"):
         load_recipe("ajepa-demo", ["objective.masking.context_share=2.0"])
-
-
-def test_fractions_are_what_they_say() -> None:
-    cases = {case.title: case for case in cases_by_kind(MaskingConfig())}
-    assert list(cases) == PURE_KINDS
-    fractions = mask_fractions(cases["time+frequency"], PAPER_GRID, clips=16)
-    assert fractions["visible"]["min"] == fractions["visible"]["max"] == pytest.approx(95 / 512)
-    assert fractions["targets"]["mean"] == pytest.approx(417 / 512)
-    assert fractions["budget used"]["mean"] == pytest.approx(95 / 128)
-    whole = mask_fractions(cases["random"], PAPER_GRID, clips=16)
-    assert whole["context"]["mean"] == 0.25
-    assert whole["budget used"]["min"] == 1.0
-    # Half of the masks have some 47 % visible, the others some 16 %.
-    middle = mask_fractions(MaskCase("", MaskingConfig(), 0.25), PAPER_GRID)
-    assert middle["visible"]["mean"] == pytest.approx(0.315, abs=0.02)
-    assert middle["visible"]["5 %"] < 0.12 < 0.5 < middle["visible"]["95 %"]
-
-
-def run_masks(*arguments: str) -> None:
-    parser = argparse.ArgumentParser()
-    masks_command.add(parser.add_subparsers())
-    options, rest = parser.parse_known_args(["masks", *arguments])
-    options.rest = rest
-    options.run(options)
-
-
-def test_command_draws_and_tabulates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
-    picture, numbers = tmp_path / "masks.png", tmp_path / "masks.json"
-    run_masks("ajepa-demo", "--out", str(picture), "--json", str(numbers), "--clips", "2", "--draws", "200")
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    report = json.loads(numbers.read_text())
-    assert report["grid"] == {"time": 13, "freq": 8}
-    assert len(report["fractions"]) == 5
-    first, *_, last = report["fractions"].values()
-    assert first["targets"]["mean"] > 2 * last["targets"]["mean"]
-    printed = capsys.readouterr().out
-    assert "13 x 8 patches" in printed and f"| {100 * first['visible']['mean']:.1f} |" in printed
-    run_masks("ajepa-demo", "--kinds", "--draws", "20", "data.crop_seconds=10.24")
-    assert "64 x 8 patches" in (printed := capsys.readouterr().out) and "| time+frequency |" in printed
-    with pytest.raises(MaskingError, match="--clips is 0"):
-        run_masks("ajepa-demo", "--clips", "0")

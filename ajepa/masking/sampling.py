@@ -33,7 +33,8 @@ def sample_masks(
         target_RN, free_RN = _steps_and_bands(config, grid, rows, generator)
     else:
         target_RN, free_RN = _rectangles(config, grid, rows, hard_share(config, step, total), generator)
-    index_RK, valid_RK = _subsample(free_RN, context_tokens(config, grid), generator)
+    fewest = random_counts(config, grid)[0] if config.kind == "random" else 0
+    index_RK, valid_RK = _subsample(free_RN, context_tokens(config, grid), fewest, generator)
     shape = (batch, config.masks_per_clip)
     return Masks(index_RK.unflatten(0, shape), valid_RK.unflatten(0, shape), target_RN.unflatten(0, shape))
 
@@ -133,12 +134,15 @@ def _random_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Unstructured masks: single patches, as many as the mask's own draw says."""
     least, most = random_counts(config, grid)
-    # Only where masks differ in number does the order within the drawn ones matter.
-    index_RQ = _scores((rows, grid.tokens), generator).topk(most, sorted=least < most).indices
-    count_R1 = least + (_uniform((rows, 1), generator) * (most - least + 1)).long().clamp(max=most - least)
-    drawn_RQ = torch.arange(most, device=generator.device) < count_R1
+    score_RQ, index_RQ = _scores((rows, grid.tokens), generator).topk(most, sorted=False)
     target_RN = torch.zeros((rows, grid.tokens), dtype=torch.bool, device=generator.device)
-    target_RN.scatter_(1, index_RQ, drawn_RQ)
+    target_RN.scatter_(1, index_RQ, True)
+    if spare := most - least:
+        # Each row gives back its lowest so many. Only these are sorted: it takes a third of sorting all.
+        place_RX = score_RQ.topk(spare, largest=False, sorted=True).indices
+        back_R1 = (_uniform((rows, 1), generator) * (spare + 1)).long().clamp(max=spare)
+        kept_RX = torch.arange(spare, device=generator.device) >= back_R1
+        target_RN.scatter_(1, index_RQ.gather(1, place_RX), kept_RX)
     return target_RN, ~target_RN
 
 
@@ -159,12 +163,16 @@ def _steps_and_bands(
     return ~free_RN, free_RN
 
 
-def _subsample(free_RN: Tensor, budget: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _subsample(
+    free_RN: Tensor, budget: int, fewest_targets: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Choose up to `budget` free tokens of each row without bias: ascending indices [R, K] and validity.
 
     I-JEPA cuts every context to the batch's shortest by dropping the tail of the flat order, which keeps
     the first frequency row in 75 % of the cases and the last in none; a random subset has no such bias.
     """
+    if budget >= free_RN.shape[1] - fewest_targets:  # all free ones fit
+        return first_places(free_RN, budget)
     # What is not free scores 0: the best are a random subset of the free ones, as far as these go.
     score_RK, index_RK = _scores(tuple(free_RN.shape), generator).mul_(free_RN).topk(budget, sorted=False)
     return first_places(torch.zeros_like(free_RN).scatter_(1, index_RK, score_RK > 0), budget)
