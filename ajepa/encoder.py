@@ -101,6 +101,43 @@ def attention_mask(valid_BN: Tensor | None) -> Tensor | None:
     return None if valid_BN is None else valid_BN[:, None, None, :]
 
 
+@dataclass(frozen=True)
+class RegularisedMasking:
+    """A-JEPA's regularised masking (section 3.3): in every block, a random share of the patches is barred.
+
+    No query sees the key and value of a barred patch, its own included; the patch still attends to the
+    others and gets an output. Each block of each clip draws its own. Training alone; evaluation passes None.
+
+    Args:
+        share: of a clip's patches, rounded down to whole ones: 0.1 in the paper.
+        generator: on the tokens' device; it decides everything.
+    """
+
+    share: float
+    generator: torch.Generator
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise ValueError(f"the share of barred patches is {self.share}, must lie in [0, 1)")
+
+    def visible(self, tokens_BND: Tensor, valid_BN: Tensor | None, patches: slice) -> Tensor:
+        """Draw for one block: True where a token may be attended to, [B, N].
+
+        Args:
+            valid_BN: False for padding, which is not drawn from; None means all are valid.
+            patches: the tokens that are patches. A class token is never barred.
+        """
+        if valid_BN is None:
+            valid_BN = torch.ones(tokens_BND.shape[:2], dtype=torch.bool, device=tokens_BND.device)
+        score_BN = torch.rand(valid_BN.shape, generator=self.generator, device=valid_BN.device)
+        # A class token and padding stand behind every patch, so that the first so many are all patches.
+        score_BN[:, : patches.start] = 2.0
+        score_BN = score_BN.masked_fill(~valid_BN, 2.0)
+        count_B1 = (self.share * valid_BN[:, patches].sum(1, keepdim=True)).long()
+        place_BN = score_BN.argsort(1).argsort(1)
+        return valid_BN & (place_BN >= count_B1)
+
+
 class Encoder(nn.Module):
     """ViT on patches of a log-mel spectrogram (A-JEPA section 3): patchify, embed, add positions, attend.
 
@@ -171,6 +208,7 @@ class Encoder(nn.Module):
         valid_BN: Tensor | None = None,
         keep_layers: int = 0,
         keep_cls: bool = False,
+        regularised: RegularisedMasking | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Encode some or all patches of a grid.
 
@@ -180,6 +218,7 @@ class Encoder(nn.Module):
             valid_BN: False for padding, which no token attends to; None means all are valid.
             keep_layers: how many of the last blocks' outputs to return, 0 for none, -1 for all.
             keep_cls: leave the class token in the outputs, before the patches: N + 1 tokens.
+            regularised: bars some patches from being attended to, others in each block; for fine-tuning.
 
         Returns:
             The last block's output, normed, [B, N, D]; and the kept block outputs, un-normed, first to last.
@@ -195,9 +234,12 @@ class Encoder(nn.Module):
             if valid_BN is not None:
                 valid_BN = nn.functional.pad(valid_BN, (1, 0), value=True)
         mask = attention_mask(valid_BN)
+        patches = slice(tokens_BND.shape[1] - patches_BNP.shape[1], None)
         first_kept = 0 if keep_layers < 0 else len(self.blocks) - keep_layers
         layers = []
         for depth, block in enumerate(self.blocks):
+            if regularised is not None:
+                mask = attention_mask(regularised.visible(tokens_BND, valid_BN, patches))
             tokens_BND = run_block(block, tokens_BND, mask, self.checkpoint_activations)
             if depth >= first_kept:
                 layers.append(tokens_BND[:, drop:])
