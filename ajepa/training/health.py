@@ -83,8 +83,9 @@ class CollapseWatch:
 
     FLOORS = MappingProxyType({"rankme": 0.5, "target_std": 0.5})  # of the highest value so far
     ADVICE = (
-        "Look at a probe before you go on. What has helped (docs/LOG.md): objective.variance_weight=1 with "
-        "objective.covariance_weight=0.04, a slower moving average (objective.momentum), a lower optim.lr."
+        "Look at a probe before you go on. What has helped A-JEPA (docs/LOG.md): "
+        "objective.variance_weight=1 with objective.covariance_weight=0.04, a slower moving average "
+        "(objective.momentum), a lower optim.lr."
     )
 
     def __init__(self, history: list[dict[str, Any]]) -> None:
