@@ -97,7 +97,14 @@ class Block(nn.Module):
         self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
-    def forward(self, tokens_RND: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[R, N, D] to [R, N, D]; `mask` as for `Attention`."""
-        tokens_RND = tokens_RND + self.attn(self.norm1(tokens_RND), mask)
-        return tokens_RND + self.mlp(self.norm2(tokens_RND))
+    def forward(
+        self, tokens_RND: Tensor, mask: Tensor | None = None, scale_2R: Tensor | None = None
+    ) -> Tensor:
+        """[R, N, D] to [R, N, D]; `mask` as for `Attention`, `scale_2R` for each row's two branches."""
+        attended = self.attn(self.norm1(tokens_RND), mask)
+        if scale_2R is None:
+            tokens_RND = tokens_RND + attended
+            return tokens_RND + self.mlp(self.norm2(tokens_RND))
+        scale_attended, scale_mlp = scale_2R[:, :, None, None]
+        tokens_RND = tokens_RND + scale_attended * attended
+        return tokens_RND + scale_mlp * self.mlp(self.norm2(tokens_RND))

@@ -89,11 +89,14 @@ def init_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def run_block(block: nn.Module, tokens: Tensor, mask: Tensor | None, again: bool) -> Tensor:
+def run_block(
+    block: nn.Module, tokens: Tensor, mask: Tensor | None, again: bool, scale_2R: Tensor | None = None
+) -> Tensor:
     """One Transformer block; with `again` its activations are not kept but computed anew for the gradient."""
+    arguments = (tokens, mask) if scale_2R is None else (tokens, mask, scale_2R)
     if again and torch.is_grad_enabled():
-        return checkpoint(block, tokens, mask, use_reentrant=False)
-    return block(tokens, mask)
+        return checkpoint(block, *arguments, use_reentrant=False)
+    return block(*arguments)
 
 
 def attention_mask(valid_BN: Tensor | None) -> Tensor | None:
@@ -136,6 +139,28 @@ class RegularisedMasking:
         count_B1 = (self.share * valid_BN[:, patches].sum(1, keepdim=True)).long()
         place_BN = score_BN.argsort(1).argsort(1)
         return valid_BN & (place_BN >= count_B1)
+
+
+@dataclass(frozen=True)
+class DropPath:
+    """Stochastic depth (arXiv 1603.09382): in training, clips leave out branches of blocks at random.
+
+    A branch that stays is scaled so that its mean does not change. The rate grows linearly with depth, from
+    0 in the first block to `rate` in the last.
+    """
+
+    rate: float
+    generator: torch.Generator
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"the rate of drop path is {self.rate}, must lie in [0, 1)")
+
+    def scales(self, clips: int, depth: int, blocks: int) -> Tensor:
+        """What the two branches of block number `depth` are multiplied by: [2, B]."""
+        keep = 1 - self.rate * depth / max(1, blocks - 1)
+        drawn_2B = torch.rand(2, clips, generator=self.generator, device=self.generator.device)
+        return (drawn_2B < keep).float() / keep
 
 
 class Encoder(nn.Module):
@@ -209,6 +234,7 @@ class Encoder(nn.Module):
         keep_layers: int = 0,
         keep_cls: bool = False,
         regularised: RegularisedMasking | None = None,
+        drop_path: DropPath | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Encode some or all patches of a grid.
 
@@ -219,6 +245,7 @@ class Encoder(nn.Module):
             keep_layers: how many of the last blocks' outputs to return, 0 for none, -1 for all.
             keep_cls: leave the class token in the outputs, before the patches: N + 1 tokens.
             regularised: bars some patches from being attended to, others in each block; for fine-tuning.
+            drop_path: leaves out branches of blocks, others for each clip; for fine-tuning.
 
         Returns:
             The last block's output, normed, [B, N, D]; and the kept block outputs, un-normed, first to last.
@@ -228,9 +255,9 @@ class Encoder(nn.Module):
         drop = 0
         if self.cls_token is not None:
             drop = 0 if keep_cls else 1
-            tokens_BND = torch.cat(
-                [self.cls_token.expand(len(tokens_BND), 1, -1).to(tokens_BND.dtype), tokens_BND], 1
-            )
+            # The shape, not len(): that would fix the number of clips in an exported graph.
+            cls_B1D = self.cls_token.expand(tokens_BND.shape[0], 1, -1).to(tokens_BND.dtype)
+            tokens_BND = torch.cat([cls_B1D, tokens_BND], 1)
             if valid_BN is not None:
                 valid_BN = nn.functional.pad(valid_BN, (1, 0), value=True)
         mask = attention_mask(valid_BN)
@@ -240,7 +267,8 @@ class Encoder(nn.Module):
         for depth, block in enumerate(self.blocks):
             if regularised is not None:
                 mask = attention_mask(regularised.visible(tokens_BND, valid_BN, patches))
-            tokens_BND = run_block(block, tokens_BND, mask, self.checkpoint_activations)
+            scale_2B = drop_path.scales(len(tokens_BND), depth, len(self.blocks)) if drop_path else None
+            tokens_BND = run_block(block, tokens_BND, mask, self.checkpoint_activations, scale_2B)
             if depth >= first_kept:
                 layers.append(tokens_BND[:, drop:])
         return self.norm(tokens_BND[:, drop:]), layers

@@ -58,6 +58,14 @@ def test_one_barred_key_changes_nothing_for_the_others() -> None:
         assert change[2] > 1e-3 and change[[0, 1, 3, 4, 5]].max() == 0
 
 
+def test_a_branch_that_is_scaled() -> None:
+    block, _ = pair(True)
+    tokens_RND = torch.randn(2, 5, 32)
+    scale_2R = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    assert torch.equal(block(tokens_RND, None, scale_2R)[0], tokens_RND[0])
+    assert torch.allclose(block(tokens_RND, None, scale_2R)[1], block(tokens_RND)[1])
+
+
 def test_importing_a_model_imports_no_model_zoo() -> None:
     code = "import sys, ajepa.objectives.systems; print({'timm', 'torchvision'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ajepa.encoder import Encoder, EncoderConfig, gather_tokens, parameter_count
+from ajepa.encoder import DropPath, Encoder, EncoderConfig, gather_tokens, parameter_count
 from ajepa.grid import PatchGrid, sincos_positions
 from tests.conftest import TINY
 
@@ -83,3 +83,23 @@ def test_context_sees_only_its_tokens() -> None:
     others = torch.ones(2, grid.tokens, dtype=torch.bool).scatter(1, index, False)
     patches[others] = 0
     assert torch.equal(encoder(gather_tokens(patches, index), positions)[0], before)
+
+
+def test_drop_path_leaves_out_later_branches_more_often_and_keeps_the_mean() -> None:
+    drop = DropPath(0.5, torch.Generator().manual_seed(0))
+    for depth, keep in ((0, 1.0), (1, 0.75), (2, 0.5)):
+        scales_2B = drop.scales(20_000, depth, 3)
+        assert scales_2B.max().item() == pytest.approx(1 / keep) and len(scales_2B.unique()) == 1 + (keep < 1)
+        assert (scales_2B > 0).float().mean() == pytest.approx(keep, abs=0.01)
+        assert (scales_2B[0] != scales_2B[1]).any() == (keep < 1)
+    with pytest.raises(ValueError, match="drop path is 1"):
+        DropPath(1.0, torch.Generator())
+
+
+def test_drop_path_in_the_encoder_is_for_training_alone() -> None:
+    encoder = Encoder(EncoderConfig(size="ti", width=32, depth=3, heads=2))
+    patches_BNP, positions = torch.randn(4, 6, 256), torch.randn(6, 32)
+    plain, _ = encoder(patches_BNP, positions)
+    dropped, _ = encoder(patches_BNP, positions, drop_path=DropPath(0.9, torch.Generator().manual_seed(1)))
+    nothing, _ = encoder(patches_BNP, positions, drop_path=DropPath(0.0, torch.Generator()))
+    assert torch.allclose(nothing, plain, atol=1e-6) and not torch.allclose(dropped, plain, atol=1e-2)
