@@ -17,8 +17,9 @@ help:
 $(VENV)/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[dev,hear]"
+	$(BIN)/python -m pip install --quiet -e ".[dev,hear,s3prl]"
 	$(BIN)/ajepa harness enable hear
+	$(BIN)/ajepa harness enable s3prl
 	touch $@
 
 setup: $(VENV)/.ready
@@ -39,6 +40,7 @@ bench: setup
 	$(BIN)/python benchmarks/masking.py
 	$(BIN)/python benchmarks/input.py
 	$(BIN)/python benchmarks/pretrain_step.py --against-float32
+	$(BIN)/python benchmarks/embed.py
 
 bench-gpu:
 	benchmarks/gpu.sh $(if $(DATA),--audio "$(DATA)")

@@ -20,10 +20,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ajepa.model import load_model
 from ajepa.recipe import recipe_path
+
+from .files import write_json
 
 
 class EvaluationError(RuntimeError):
@@ -104,7 +107,7 @@ def evaluate(
         weights = fingerprint(entry.load())
         for folder in tasks:
             records.append(_cell(entry, weights, folder.resolve(), out.resolve(), grid, grid_points))
-            _write_json(out / "records.json", records)
+            write_json(out / "records.json", records)
     return records
 
 
@@ -150,7 +153,7 @@ def _cell(entry: Entry, weights: str, task: Path, out: Path, grid: str, grid_poi
         "task_hash": task_hash,
         "versions": _versions(),
     }
-    _write_json(record_file, record)
+    write_json(record_file, record)
     return record
 
 
@@ -184,7 +187,8 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{getattr(part, 'config', '')} {getattr(part, 'chunk_patches', '')}\n".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        # As bytes: numpy has no bfloat16.
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -205,12 +209,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def _write_json(path: Path, content: object) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""What the tests of the HEAR bridge share: an interpreter of its own, with the hook where it is wanted."""
+"""What the tests of the bridges share: an interpreter of its own, with the hook where it is wanted."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def python(*args: str, cwd: Path, path: list[Path], check: bool = True) -> subpr
     return done
 
 
-def enabled_site(folder: Path) -> Path:
+def enabled_site(folder: Path, bridge: str = "hear") -> Path:
     """A folder that, on PYTHONPATH, gives an interpreter the hook as site-packages would."""
     site_dir = folder / "site"
     site_dir.mkdir()
-    harness.enable("hear", install=False, site_dir=site_dir)
+    harness.enable(bridge, install=False, site_dir=site_dir)
     (site_dir / "sitecustomize.py").write_text(f"import site\nsite.addsitedir({str(site_dir)!r})\n")
     return site_dir

@@ -39,6 +39,22 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     task.add_argument("--force", action="store_true", help="replace a task folder that exists")
     task.set_defaults(run=run_hear_task)
 
+    s3prl = data.add_parser("s3prl", help="bring a data set that you have into the form s3prl reads")
+    s3prl.add_argument("dataset", choices=["speech_commands", "voxceleb1"])
+    s3prl.add_argument("--source", type=Path, required=True, help="the data set's folder")
+    s3prl.add_argument("--out", type=Path, required=True, help="the folder to write")
+    s3prl.add_argument(
+        "--keywords",
+        type=lambda text: tuple(text.split(",")),
+        metavar="WORD,WORD,...",
+        help="speech_commands: up to ten words in place of the ten that s3prl knows, whose names they take",
+    )
+    s3prl.add_argument("--test-source", type=Path, help="speech_commands: the official test archive")
+    s3prl.add_argument("--meta", type=Path, help="voxceleb1: another split than SOURCE/iden_split.txt")
+    s3prl.add_argument("--skip-missing", action="store_true", help="voxceleb1: leave out files not there")
+    s3prl.add_argument("--force", action="store_true", help="replace a folder that exists")
+    s3prl.set_defaults(run=run_s3prl)
+
     manifest = data.add_parser("manifest", help="list a folder's audio, with durations, in a table")
     manifest.add_argument("source", type=Path, metavar="FOLDER")
     manifest.add_argument("out", type=Path, metavar="OUT.csv|.parquet")
@@ -181,6 +197,34 @@ def run_hear_task(options: argparse.Namespace) -> None:
             **common,
         )
     print(f"{path}: HEAR task folder")
+
+
+def run_s3prl(options: argparse.Namespace) -> None:
+    """`ajepa data s3prl`."""
+    from ajepa.s3prl_upstream import sets
+
+    if options.dataset == "speech_commands":
+        path = sets.speech_commands(
+            options.source,
+            options.out,
+            keywords=options.keywords or sets.KEYWORDS,
+            test_source=options.test_source,
+            force=options.force,
+        )
+    else:
+        path = sets.voxceleb1(
+            options.source,
+            options.out,
+            meta=options.meta,
+            skip_missing=options.skip_missing,
+            force=options.force,
+        )
+        print(
+            "note: the bridge keeps s3prl's file lists of each data set apart; without it, delete "
+            "downstream/voxceleb1/.cache in s3prl's folder, or it reads the list of another data set",
+            file=sys.stderr,
+        )
+    print(f"{path}: s3prl's {options.dataset}; run it with -d {options.dataset} -c {path / sets.CONFIG}")
 
 
 def run_synthetic(options: argparse.Namespace) -> None:

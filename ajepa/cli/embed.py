@@ -5,6 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ajepa.model import AudioEncoder
+
+# Clips are sorted by length before they are put together. So many are held for that, at most so many seconds.
+HELD_CLIPS, HELD_SECONDS = 64, 1200
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -14,6 +23,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     embed.add_argument("--model", default=None, help="what ajepa.load_model takes; default: its default")
     embed.add_argument("--out", type=Path, required=True, help="embeddings.npz: arrays `files` and `clip`")
     embed.add_argument("--device", default=None)
+    embed.add_argument(
+        "--precision",
+        choices=["float32", "bf16"],
+        default="float32",
+        help="bf16: some 3 times as fast where the processor multiplies in bfloat16; cosine above 0.999",
+    )
+    embed.add_argument("--batch", type=int, default=8, help="clips embedded at once; default: 8")
     embed.add_argument("--skip-broken", action="store_true", help="list unreadable files, do not stop")
     embed.set_defaults(run=run_embed)
 
@@ -28,8 +44,10 @@ def run_embed(options: argparse.Namespace) -> None:
     from ajepa.model import load_model
 
     files = [f for item in options.audio for f in (find_audio(item) if item.is_dir() else [item])]
-    model = load_model(options.model, device=options.device)
-    names, clips = [], []
+    if options.batch < 1:
+        raise AudioError(f"--batch is {options.batch}, must be at least 1")
+    model = load_model(options.model, device=options.device, precision=options.precision)
+    names, clips, held = [], [], []
     for path in tqdm(files, unit="file", disable=None):
         try:
             waveform = load(path, sample_rate=model.sample_rate)
@@ -38,13 +56,37 @@ def run_embed(options: argparse.Namespace) -> None:
                 raise
             print(error, file=sys.stderr)
             continue
-        with torch.no_grad():
-            clips.append(model(waveform[None]).clip[0].cpu().numpy())
         names.append(str(path))
+        held.append(waveform)
+        if len(held) == HELD_CLIPS or sum(map(len, held)) > HELD_SECONDS * model.sample_rate:
+            clips.append(embed_clips(model, held, options.batch))
+            held = []
+    if held:
+        clips.append(embed_clips(model, held, options.batch))
     if not clips:
         raise AudioError("none of the files could be read; their reasons are above")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     partial = options.out.with_name(f".{options.out.name}.npz")
-    np.savez(partial, files=np.array(names), clip=np.stack(clips))
+    np.savez(partial, files=np.array(names), clip=torch.cat(clips).numpy())
     partial.replace(options.out)
     print(f"{options.out}: {len(names)} embeddings of {model.embedding_size} features")
+
+
+def embed_clips(model: AudioEncoder, waveforms: list[Tensor], batch: int) -> Tensor:
+    """Clip embeddings [B, F * D] of waveforms [S], on the CPU; clips of like lengths share a batch."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    order = sorted(range(len(waveforms)), key=lambda clip: len(waveforms[clip]))
+    most_samples = HELD_SECONDS * model.sample_rate
+    embedded = torch.empty(len(waveforms), model.embedding_size)
+    while order:
+        # Ascending lengths: a long recording is not joined by short ones that are padded to its length.
+        rows = order[:batch]
+        while len(rows) > 1 and len(rows) * len(waveforms[rows[-1]]) > most_samples:
+            rows.pop()
+        order = order[len(rows) :]
+        padded_BS = pad_sequence([waveforms[row] for row in rows], batch_first=True)
+        with torch.inference_mode():
+            embedded[rows] = model(padded_BS, [len(waveforms[row]) for row in rows]).clip.cpu()
+    return embedded

@@ -1,29 +1,92 @@
-"""`ajepa evaluate` and `ajepa demo`."""
+"""`ajepa evaluate`, `ajepa compare` and `ajepa demo`."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Any
+
+# Options of `ajepa evaluate` that a task reads: flag, the task function's argument, help.
+TASK_OPTIONS = (
+    ("--csv", "csv", "esc50, esc10: another table than meta/esc50.csv, with folds of its own"),
+    ("--test-data", "test_data", "speech_commands_v1: the unpacked official test archive"),
+    ("--split-list", "split_list", "voxceleb1: another list than iden_split.txt"),
+    ("--label", "label", "table: column of the labels; default: label"),
+    ("--fold", "fold", "table: column of the folds"),
+    ("--split", "split", "table: column of train, valid and test"),
+    ("--group", "group", "table: column of what clips share, such as their recording"),
+    ("--path", "path", "table: column of the files; default: filename"),
+    ("--audio-root", "audio_root", "table: where the files' paths start; default: the table's folder"),
+)
+
+
+class UsageError(ValueError):
+    """Options that are missing or do not go together."""
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to the parser."""
-    evaluate = commands.add_parser("evaluate", help="score models on HEAR tasks with the stock HEAR toolkit")
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="score models on labelled audio: a linear probe, nearest neighbours, or the stock HEAR toolkit",
+    )
     evaluate.add_argument(
         "--model",
         action="append",
         required=True,
-        help="what ajepa.load_model takes, or `logmel`; NAME=SOURCE names its row; may be repeated",
+        help="what ajepa.load_model takes, `logmel`, `random-projection`, or a folder saved by transformers; "
+        "NAME=SOURCE names its row; may be repeated",
     )
-    evaluate.add_argument("--protocol", choices=["hear"], default="hear")
-    evaluate.add_argument("--tasks-dir", type=Path, required=True, help="made by `ajepa data hear-task`")
-    evaluate.add_argument("--task", default="all", help="one task's folder name; default: all of them")
     evaluate.add_argument(
-        "--out", type=Path, required=True, help="folder for embeddings, scores and records.json"
+        "--protocol",
+        choices=["linear", "knn", "hear"],
+        help="default: hear with --tasks-dir, else linear",
     )
-    evaluate.add_argument("--grid", choices=["default", "fast", "faster"], default="default")
-    evaluate.add_argument("--grid-points", type=int, default=8, help="hyper-parameter settings to try")
+    evaluate.add_argument(
+        "--task",
+        default=None,
+        help="esc50, esc10, speech_commands_v1, speech_commands_v2, voxceleb1 or table; "
+        "hear: one task's folder name (default: all of them)",
+    )
+    probe = evaluate.add_argument_group("linear and knn")
+    probe.add_argument("--data", type=Path, help="the data set's folder; for `table` a CSV file")
+    probe.add_argument("--json", type=Path, help="write the record here (of several models a list)")
+    probe.add_argument("--baseline", help="name of the model that the others are compared with")
+    probe.add_argument(
+        "--layer",
+        default="last",
+        help="last, a number from 1, each (a row for each), or best on validation; default: last",
+    )
+    probe.add_argument(
+        "--pool",
+        choices=["concat", "mean", "best"],
+        default="concat",
+        help="frequency patches side by side, averaged, or the better on validation; default: concat",
+    )
+    probe.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the models")
+    probe.add_argument("--device", default=None)
+    probe.add_argument("--cache", type=Path, help="folder of embeddings; default: ~/.cache/ajepa/embeddings")
+    probe.add_argument("--skip-missing", action="store_true", help="leave out clips whose audio is not there")
+    for flag, argument, text in TASK_OPTIONS:
+        probe.add_argument(flag, dest=argument, default=None, help=text)
+    probe.add_argument("--multilabel", action="store_true", help="table: labels are lists, split at ;")
+    hear = evaluate.add_argument_group("hear")
+    hear.add_argument("--tasks-dir", type=Path, help="made by `ajepa data hear-task`")
+    hear.add_argument("--out", type=Path, help="folder for embeddings, scores and records.json")
+    hear.add_argument("--grid", choices=["default", "fast", "faster"], default="default")
+    hear.add_argument("--grid-points", type=int, default=8, help="hyper-parameter settings to try")
     evaluate.set_defaults(run=run_evaluate)
+
+    compare = commands.add_parser("compare", help="score models on tasks by protocols, all from one file")
+    compare.add_argument("file", type=Path, metavar="FILE.yaml", help="models, tasks and protocols")
+    compare.add_argument(
+        "--out", type=Path, required=True, help="folder for the cells, records.json, table.md and table.csv"
+    )
+    compare.add_argument(
+        "--cache", type=Path, help="folder of embeddings; default: ~/.cache/ajepa/embeddings"
+    )
+    compare.set_defaults(run=run_compare)
 
     demo = commands.add_parser("demo", help="the whole job on synthetic audio, in minutes")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))
@@ -33,6 +96,17 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """`ajepa evaluate`."""
+    protocol = options.protocol or ("hear" if options.tasks_dir else "linear")
+    needed = ("tasks_dir", "out") if protocol == "hear" else ("task", "data")
+    if missing := [f"--{name.replace('_', '-')}" for name in needed if getattr(options, name) is None]:
+        raise UsageError(f"the protocol {protocol} needs {' and '.join(missing)}")
+    if protocol == "hear":
+        _run_hear(options)
+    else:
+        _run_probe(options, protocol)
+
+
+def _run_hear(options: argparse.Namespace) -> None:
     from ajepa.eval.hear import Entry, evaluate, table
 
     entries = [Entry.parse(text) for text in options.model]
@@ -40,11 +114,47 @@ def run_evaluate(options: argparse.Namespace) -> None:
         entries,
         options.tasks_dir,
         options.out,
-        task=options.task,
+        task=options.task or "all",
         grid=options.grid,
         grid_points=options.grid_points,
     )
     print(table(records))
+
+
+def _run_probe(options: argparse.Namespace, protocol: str) -> None:
+    from ajepa.eval.embeddings import DEFAULT_CACHE
+    from ajepa.eval.models import open_model
+    from ajepa.eval.native import ProbeOptions, probe_models, table, write_records
+    from ajepa.eval.tasks import open_task
+
+    given: dict[str, Any] = {name: getattr(options, name) for _, name, _ in TASK_OPTIONS}
+    given |= {"multilabel": options.multilabel or None, "skip_missing": options.skip_missing or None}
+    task = open_task(options.task, options.data, **{k: v for k, v in given.items() if v is not None})
+    for note in task.notes:
+        print(f"note: {task.name}: {note}", file=sys.stderr)
+    how = ProbeOptions(
+        protocol=protocol,
+        layer=options.layer,
+        pool=options.pool,
+        cache=options.cache or DEFAULT_CACHE,
+    )
+    models = [open_model(text, options.device, options.precision) for text in options.model]
+    records = probe_models(models, task, how, options.baseline)
+    if options.json:
+        write_records(options.json, records)
+    print(table(records))
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    """`ajepa compare`; 1 where a cell failed."""
+    from ajepa.eval.compare import Comparison, compare
+    from ajepa.eval.embeddings import DEFAULT_CACHE
+    from ajepa.eval.native import table
+
+    records, failures = compare(Comparison.read(options.file), options.out, options.cache or DEFAULT_CACHE)
+    print(table(records))
+    print(f"\n{options.out / 'table.md'}: {len(records)} cells, {len(failures)} failed")
+    return 1 if failures else 0
 
 
 def run_demo(options: argparse.Namespace) -> None:

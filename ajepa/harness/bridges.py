@@ -10,11 +10,8 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from . import hear
-
-
-class HarnessError(RuntimeError):
-    """A bridge cannot be set up or used; the message says what to do."""
+from . import hear, s3prl
+from .errors import HarnessError
 
 
 @dataclass(frozen=True)
@@ -39,17 +36,23 @@ class Bridge:
     extra: the extra of `ajepa` that lists what the toolkit imports.
     cures: module name -> its cures.
     mains: module name -> the function to call when the module is run with `python -m`.
+    everywhere: cures of all modules of the toolkit.
     """
 
     toolkit: tuple[str, ...]
     extra: str
     cures: Mapping[str, Sequence[Cure]]
     mains: Mapping[str, str]
+    everywhere: tuple[Cure, ...] = ()
 
     @property
     def packages(self) -> tuple[str, ...]:
         """The top-level packages whose imports the hook watches."""
         return tuple(sorted({name.partition(".")[0] for name in self.cures}))
+
+    def cures_of(self, module: str) -> tuple[Cure, ...]:
+        """The cures to put around a module of the toolkit."""
+        return (*self.everywhere, *self.cures.get(module, ()))
 
     def extra_requirements(self) -> list[str]:
         """The requirements of the extra, from the metadata of the installed `ajepa`."""
@@ -97,6 +100,40 @@ BRIDGES: dict[str, Bridge] = {
             "hearvalidator.validate": "main",
         },
     ),
+    "s3prl": Bridge(
+        toolkit=("s3prl>=0.4.18,<0.5",),
+        extra="s3prl",
+        cures={
+            "s3prl.hub": (
+                Cure("has no place for upstreams of others", s3prl.our_upstreams),
+                Cure("is what run_downstream.py imports before it breaks", s3prl.for_the_script),
+            ),
+            "s3prl.downstream.runner": (
+                Cure("imports HfFolder and Repository, gone in huggingface_hub 1", s3prl.huggingface_names),
+                Cure("loads its checkpoints with a class torch 2.6 refuses", s3prl.loadable_checkpoints),
+            ),
+            "s3prl.run_downstream": (
+                Cure("imports HfFolder, gone in huggingface_hub 1", s3prl.huggingface_names),
+                Cure("loads its checkpoints with a class torch 2.6 refuses", s3prl.loadable_checkpoints),
+            ),
+            "s3prl.downstream.speech_commands.expert": (
+                Cure(
+                    "imports catalyst, which has no release for this Python", s3prl.sampler_without_catalyst
+                ),
+            ),
+            "s3prl.downstream.voxceleb1.dataset": (
+                Cure("reads one data set's file list for every other", s3prl.file_lists_of_each_data_set),
+            ),
+        },
+        mains={"s3prl.run_downstream": "main"},
+        everywhere=(
+            Cure(
+                "calls torchaudio's load, set_audio_backend or sox_effects, gone in torchaudio 2.9",
+                s3prl.torchaudio_with_files,
+                s3prl.torchaudio_is_bare,
+            ),
+        ),
+    ),
 }
 
 
@@ -115,7 +152,7 @@ def cured_spec(
     bridge = bridge_of(fullname)
     if spec is None or bridge is None or type(spec.loader) is not SourceFileLoader:
         return spec
-    cures, main = bridge.cures.get(fullname, ()), bridge.mains.get(fullname)
+    cures, main = bridge.cures_of(fullname), bridge.mains.get(fullname)
     if cures or main:
         spec.loader = CuringLoader(spec.loader, cures, main)
     return spec

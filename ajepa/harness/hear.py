@@ -13,6 +13,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from .overlay import with_names
+
 
 def tensorflow_is_absent() -> bool:
     return importlib.util.find_spec("tensorflow") is None
@@ -53,13 +55,6 @@ def gpu_name_as_bytes(module: Any) -> Iterator[None]:
     module.nvmlDeviceGetName = name_as_bytes
 
 
-def _with_names(real: ModuleType, **names: object) -> ModuleType:
-    """A module that has `names` of its own and everything else from `real`, which stays as it is."""
-    overlay = ModuleType(real.__name__, real.__doc__)
-    vars(overlay).update(names, __getattr__=functools.partial(getattr, real))
-    return overlay
-
-
 @contextmanager
 def trainer_with_gpus(module: Any) -> Iterator[None]:
     """Translate `Trainer(gpus=...)` as Lightning 1 read it: None, 0 and [] mean the CPU."""
@@ -70,7 +65,7 @@ def trainer_with_gpus(module: Any) -> Iterator[None]:
             place = {"accelerator": "gpu", "devices": gpus} if gpus else {"accelerator": "cpu", "devices": 1}
             super().__init__(**place, **options)
 
-    module.pl = _with_names(module.pl, Trainer=Trainer)
+    module.pl = with_names(module.pl, Trainer=Trainer)
 
 
 @contextmanager
@@ -89,7 +84,7 @@ def settable_epoch(module: Any) -> Iterator[None]:
             chosen: int | None = getattr(self.fit_loop, "current_epoch", None)
             return super().current_epoch if chosen is None else chosen
 
-    module.pl = _with_names(module.pl, Trainer=Trainer)
+    module.pl = with_names(module.pl, Trainer=Trainer)
 
 
 @contextmanager

@@ -91,7 +91,10 @@ def status(*, site_dir: Path | None = None) -> list[str]:
         lines += [f"  {_state(requirement)}" for requirement in requirements]
         lines += [
             f"  {'cure for' if cure.needed() else 'no cure needed here for'} {module}: it {cure.breaks}"
-            for module, cures in bridge.cures.items()
+            for module, cures in [
+                *bridge.cures.items(),
+                (f"{', '.join(bridge.packages)}.*", bridge.everywhere),
+            ]
             for cure in cures
         ]
     return lines
@@ -110,7 +113,8 @@ def run(module: str, args: Sequence[str]) -> None:
     package = module.partition(".")[0]
     if importlib.util.find_spec(package) is None:
         raise HarnessError(
-            f"{package} is not installed; run `{_pip('install', '--no-deps', *bridge.toolkit)}`"
+            f"{package} is not installed; run `{_pip('install', '--no-deps', *bridge.toolkit)}`, "
+            f"and for what it imports `{_pip('install', *bridge.extra_requirements())}`"
         )
     hook.install(*bridge.packages)
     # `python -m` imports from the working directory; a console script would not.
@@ -161,7 +165,7 @@ def _pip(*args: str) -> str:
 
 
 def _install(bridge: Bridge) -> list[str]:
-    """What the toolkit imports first, then the toolkit without its pins (numpy 1.19, TensorFlow)."""
+    """What the toolkit imports first, then the toolkit without its pins (HEAR: numpy 1.19, TensorFlow)."""
     steps = [
         [requirement for requirement in bridge.extra_requirements() if not _is_met(requirement)],
         [requirement for requirement in bridge.toolkit if not _is_met(requirement)],
@@ -182,7 +186,7 @@ def _install(bridge: Bridge) -> list[str]:
     importlib.invalidate_caches()
     return [
         f"installed {', '.join(steps[0] + steps[1])}",
-        "pip may say that the toolkit wants other versions (numpy==1.19.2, tensorflow): expected.",
+        "pip may say that the toolkit wants other packages or versions: expected.",
     ]
 
 

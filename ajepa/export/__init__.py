@@ -1,0 +1,80 @@
+"""Models for other people and other programs: weights with a model card, ONNX, torch.export, the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ajepa.export.card import write_card
+from ajepa.export.errors import ExportError
+from ajepa.export.weights import Dtype, origin_of, write_weights
+from ajepa.hub import WEIGHTS
+from ajepa.model import AudioEncoder
+
+__all__ = ["CARD", "ExportError", "Exported", "export_model"]
+
+CARD = "README.md"
+ONNX, TORCH_EXPORT = "model.onnx", "model.pt2"
+
+
+class Exported(NamedTuple):
+    """The files that were written, and the graphs' largest difference from the model."""
+
+    files: list[Path]
+    differences: dict[str, float]
+
+
+def export_model(
+    model: AudioEncoder,
+    out: str | Path,
+    *,
+    name: str | None = None,
+    dtype: Dtype = "float32",
+    records: Sequence[dict[str, Any]] = (),
+    licence: str | None = None,
+    repo: str | None = None,
+    onnx: bool = False,
+    torch_export: bool = False,
+) -> Exported:
+    """Write model.safetensors (which `load_model` reads), a model card, and on request graphs.
+
+    Args:
+        model: from `load_model`, in single precision and on the CPU.
+        out: folder, made if it is missing; files of the same names are replaced.
+        name: title of the card; the folder's by default.
+        dtype: of the stored weights.
+        records: of `ajepa.export.card.read_records`.
+        licence: of the weights, such as "cc-by-4.0".
+        repo: owner/name on the Hub, for the card's example.
+        onnx, torch_export: also write model.onnx, model.pt2 and compare them with the model.
+
+    Raises:
+        ExportError: random weights, or a graph that cannot be made or disagrees with the model.
+        CheckpointError: the folder cannot be written.
+    """
+    out = Path(out)
+    origin = origin_of(model)
+    files, differences = [out / WEIGHTS], {}
+    write_weights(model, origin, files[0], dtype)
+    if onnx or torch_export:
+        from ajepa.export.programs import capture, write_onnx, write_torch
+
+        program = capture(model)
+        if onnx:
+            differences[ONNX] = write_onnx(program, out / ONNX, model)
+        if torch_export:
+            differences[TORCH_EXPORT] = write_torch(program, out / TORCH_EXPORT, model)
+    files += [out / file for file in differences]
+    files.append(out / CARD)
+    write_card(
+        out / CARD,
+        name or (repo.split("/")[-1] if repo else out.resolve().name),
+        model,
+        origin,
+        records,
+        licence,
+        repo,
+        tuple(differences),
+    )
+    return Exported(files, differences)

@@ -1,0 +1,177 @@
+"""The model card: README.md with the front matter that the Hugging Face Hub reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ajepa.export.errors import ExportError
+from ajepa.export.weights import Origin
+from ajepa.hub import SCHEME
+from ajepa.model import AudioEncoder
+
+NEEDED = ("model", "task", "metric", "score", "weights")
+SYSTEMS = {"a-jepa": "A-JEPA", "audio-mae": "Audio-MAE", "audio-jepa": "Audio-JEPA"}
+
+
+def read_records(path: Path, fingerprint: str) -> list[dict[str, Any]]:
+    """Records of `ajepa evaluate`; those whose `weights` are `fingerprint` get `"this": True`.
+
+    Raises:
+        ExportError: not records, or none of them is of these weights.
+    """
+    try:
+        records = json.loads(path.read_text())
+        complete = all(name in record for record in records for name in NEEDED)
+    except (OSError, ValueError, TypeError) as error:
+        raise ExportError(f"{path}: not the records.json of `ajepa evaluate` ({error})") from error
+    if not complete:
+        raise ExportError(f"{path}: a record lacks one of {', '.join(NEEDED)}")
+    records = [record | {"this": record["weights"] == fingerprint} for record in records]
+    if not any(record["this"] for record in records):
+        raise ExportError(
+            f"{path}: no score of these weights ({fingerprint}); score this very file with `ajepa evaluate`"
+        )
+    return records
+
+
+def write_card(
+    path: Path,
+    name: str,
+    model: AudioEncoder,
+    origin: Origin,
+    records: Sequence[dict[str, Any]] = (),
+    licence: str | None = None,
+    repo: str | None = None,
+    programs: Sequence[str] = (),
+) -> None:
+    """Write README.md.
+
+    Args:
+        name: title of the card.
+        records: of `read_records`; every model in them becomes a row, so that scores stand beside baselines.
+        licence: its identifier on the Hub; None says that it is not stated.
+        repo: owner/name on the Hub, if it goes there.
+        programs: names of the exported graphs that lie beside the weights.
+    """
+    front = yaml.safe_dump(_front_matter(name, origin, records, licence), sort_keys=False, allow_unicode=True)
+    parts = [
+        f"---\n{front}---\n\n# {name}\n",
+        _about(model, origin),
+        _use(SCHEME + repo if repo else path.parent.name, model),
+        _programs(programs, model),
+        _scores(records),
+        _making(origin),
+        "## Licence\n\n"
+        + (f"{licence}\n" if licence else "Not stated. Ask whoever trained these weights before use.\n"),
+    ]
+    path.write_text("\n".join(part for part in parts if part))
+
+
+def _front_matter(
+    name: str, origin: Origin, records: Sequence[dict[str, Any]], licence: str | None
+) -> dict[str, Any]:
+    front: dict[str, Any] = {
+        "library_name": "ajepa",
+        "license": licence or "unknown",
+        "pipeline_tag": "feature-extraction",
+        "tags": ["audio", "audio-embeddings", "self-supervised-learning", _system(origin).lower()],
+    }
+    results = [
+        {
+            "task": {"type": "audio-classification"},
+            "dataset": {"name": record["task"], "type": record["task"]},
+            "metrics": [{"type": record["metric"], "value": round(record["score"], 4)}],
+        }
+        for record in records
+        if record["this"]
+    ]
+    return front | ({"model-index": [{"name": name, "results": results}]} if results else {})
+
+
+def _system(origin: Origin) -> str:
+    if not origin.trained_here:
+        return str(origin.recipe["name"]).split(",")[0]
+    return SYSTEMS[origin.recipe["objective"].get("system", "a-jepa")]
+
+
+def _about(model: AudioEncoder, origin: Origin) -> str:
+    width, depth, heads = model.encoder.config.dimensions
+    parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
+    return (
+        f"An audio encoder pre-trained with {_system(origin)}: a Vision Transformer ({depth} blocks, width "
+        f"{width}, {heads} heads, {parameters / 1e6:.1f} M parameters) on log-mel spectrograms of "
+        f"{model.sample_rate:,} Hz mono audio. An embedding has {model.embedding_size} features, for a whole "
+        f"clip or every {1000 * model.hop_seconds:.0f} ms.\n"
+    )
+
+
+def _use(source: str, model: AudioEncoder) -> str:
+    return f"""## Use
+
+```python
+import ajepa  # pip install ajepa{"[hub]" if source.startswith(SCHEME) else ""}
+
+model = ajepa.load_model("{source}")
+embedding = model(waveforms, lengths)  # [B, samples] at {model.sample_rate:,} Hz, of any length
+embedding.clip  # [B, {model.embedding_size}]
+embedding.frames  # [B, T, {model.embedding_size}]
+```
+"""
+
+
+def _programs(names: Sequence[str], model: AudioEncoder) -> str:
+    if not names:
+        return ""
+    from ajepa.export.graph import EmbeddingGraph
+
+    longest = EmbeddingGraph(model).most_samples
+    return (
+        f"{' and '.join(f'`{name}`' for name in names)} hold the encoder with its front end as a graph: "
+        f"`waveform` [clips, samples], float32 at {model.sample_rate:,} Hz, up to {longest:,} samples "
+        f"({longest / model.sample_rate:.2f} s); `lengths` [clips], int64, samples of each clip before its "
+        "padding. They give `frames` (zero past a clip's end), `clip` and `steps`, the time steps of each "
+        "clip. Longer audio is cut by the caller; `ajepa` itself takes any length.\n"
+    )
+
+
+def _scores(records: Sequence[dict[str, Any]]) -> str:
+    if not records:
+        return ""
+    tasks = list(dict.fromkeys(record["task"] for record in records))
+    rows: dict[str, dict[str, str]] = {}
+    for record in records:
+        name = f"**{record['model']}** (these weights)" if record["this"] else record["model"]
+        spread = "" if record.get("spread") is None else f" ± {record['spread']:.3f}"
+        rows.setdefault(name, {})[record["task"]] = f"{record['score']:.3f}{spread}"
+    protocols = sorted({str(record.get("protocol", "not stated")) for record in records})
+    metrics = sorted({str(record["metric"]) for record in records})
+    lines = [
+        f"## Scores\n\nProtocol: {', '.join(protocols)}; metric: {', '.join(metrics)}; "
+        "± is the standard deviation over folds.\n",
+        f"| model | {' | '.join(tasks)} |",
+        "|---" * (len(tasks) + 1) + "|",
+        *(f"| {name} | {' | '.join(row.get(task, '') for task in tasks)} |" for name, row in rows.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _making(origin: Origin) -> str:
+    if not origin.trained_here:
+        return (
+            f"## Training\n\nConverted from an official {_system(origin)} checkpoint; its authors' paper "
+            "says how it was trained.\n"
+        )
+    data = origin.info.get("data") or {}
+    made = {key: origin.info[key] for key in ("ajepa", "commit", "torch", "device") if origin.info.get(key)}
+    lines = [f"{origin.step} optimiser steps of recipe `{origin.recipe['name']}`."]
+    if data:
+        lines.append(f"Data: {data['files']} clips, fingerprint `{data['sha256'][:16]}`.")
+    if made:
+        lines.append(f"Made with {', '.join(f'{key} {value}' for key, value in made.items())}.")
+    recipe = yaml.safe_dump(json.loads(json.dumps(origin.recipe)), sort_keys=False)
+    return f"## Training\n\n{' '.join(lines)}\n\n```yaml\n{recipe}```\n"

@@ -1,0 +1,111 @@
+"""The encoder with its front end as one graph of fixed steps, for torch.export and ONNX.
+
+`AudioEncoder` plans in Python how clips are cut into chunks; a graph cannot. Here stands the same computation
+for one chunk, in tensors alone: a clip of any length up to the one that the encoder was trained on.
+
+Axes: B clips, S samples, L spectrogram frames, M mel bands, T time patches, F frequency patches, N tokens,
+P values of a patch, D features.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast, overload
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from ajepa.grid import PatchGrid, sincos_positions
+from ajepa.inputs import levelled
+from ajepa.model import AudioEncoder
+
+
+class Outputs(NamedTuple):
+    """Frames [B, T, F * D], zero past a clip's end; clips [B, F * D]; valid time steps of each clip [B]."""
+
+    frames: Tensor
+    clip: Tensor
+    steps: Tensor
+
+
+class EmbeddingGraph(nn.Module):
+    """(waveform [B, S], lengths [B]) to `Outputs`, as `AudioEncoder` gives them for one chunk.
+
+    Shares its weights with the model.
+
+    Attributes:
+        most_samples: longest clip that it takes.
+    """
+
+    codes_ND: Tensor
+
+    def __init__(self, model: AudioEncoder) -> None:
+        super().__init__()
+        self.features, self.encoder, self.fill_value = model.features, model.encoder, model.fill_value
+        self.inputs, self.patch = model.encoder.config.inputs, model.encoder.config.patch
+        table = model.encoder.position_table
+        self.most_steps = min(model.chunk_patches, table.config.time) if table else model.chunk_patches
+        self.transposed_steps = table.config.time if table and table.config.transposed else None
+        grid = PatchGrid(self.most_steps, model.encoder.freq_patches)
+        codes_ND = table.table if table else sincos_positions(grid, model.encoder.width)
+        self.register_buffer("codes_ND", codes_ND.clone(), persistent=False)
+        front_end = model.features.config
+        self.most_samples = self.most_steps * self.patch[0] * front_end.hop + front_end.window - 1
+
+    def forward(self, waveform_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embed clips of `lengths_B` samples, each from 1 to S; what follows a clip's end is ignored.
+
+        Returns what `Outputs` names; a plain tuple, since a saved program knows no class of ours.
+        """
+        batch, samples = waveform_BS.shape
+        front_end, (patch_time, patch_freq) = self.features.config, self.patch
+        frames = 1 + cast(int, torch.sym_max(samples - front_end.window, 0)) // front_end.hop
+        steps = self._seen((frames + patch_time - 1) // patch_time)
+        # So many samples have the frames of whole patches, and are never fewer than came in.
+        whole = steps * patch_time * front_end.hop + front_end.window - 1
+        waveform_BS = pad(waveform_BS, (0, whole - samples))
+        ended_BS = torch.arange(whole, device=waveform_BS.device) >= lengths_B[:, None]
+        waveform_BS = levelled(waveform_BS.masked_fill(ended_BS, 0.0), self.inputs, lengths_B)
+        spectrogram_BLM = self.features(waveform_BS, lengths_B)
+
+        frames_B = self.features.frames(lengths_B)
+        steps_B = (frames_B + patch_time - 1) // patch_time
+        frame_L = torch.arange(steps * patch_time, device=waveform_BS.device)
+        spectrogram_BLM = spectrogram_BLM.masked_fill(
+            (frame_L >= frames_B[:, None])[..., None], self.fill_value
+        )
+        freq = self.encoder.freq_patches
+        patches = spectrogram_BLM.reshape(batch, steps, patch_time, freq, patch_freq).transpose(2, 3)
+        patches_BNP = patches.reshape(batch, steps * freq, patch_time * patch_freq)
+
+        token_N = torch.arange(steps * freq, device=waveform_BS.device)
+        seen_B = self._seen(steps_B)
+        codes = self._codes(token_N, seen_B)
+        tokens_BND, _ = self.encoder(patches_BNP, codes, token_N < (seen_B * freq)[:, None])
+        past_BN = token_N >= (steps_B * freq)[:, None]
+        tokens_BND = tokens_BND.masked_fill(past_BN[..., None], 0.0)
+        frames_BTE = tokens_BND.reshape(batch, steps, freq * self.encoder.width)
+        return frames_BTE, frames_BTE.sum(1) / steps_B[:, None], steps_B
+
+    @overload
+    def _seen(self, steps: int) -> int: ...
+    @overload
+    def _seen(self, steps: Tensor) -> Tensor: ...
+    def _seen(self, steps: int | Tensor) -> int | Tensor:
+        """Time patches that a clip of so many is filled up to (`InputConfig.steps`)."""
+        multiple = self.inputs.steps
+        if multiple == 1:
+            return steps
+        filled = (steps + multiple - 1) // multiple * multiple
+        if isinstance(filled, Tensor):
+            return filled.clamp_max(self.most_steps)
+        return cast(int, torch.sym_min(filled, self.most_steps))
+
+    def _codes(self, token_N: Tensor, seen_B: Tensor) -> Tensor:
+        """Position codes, [N, D] or [B, N, D]: what `PositionTable` cuts for each clip's own length."""
+        if self.transposed_steps is None:
+            return self.codes_ND[: token_N.shape[0]]
+        band_BN, time_BN = token_N // seen_B[:, None], token_N % seen_B[:, None]
+        entry_BN = band_BN * self.transposed_steps + time_BN
+        # Tokens past a clip's end point past the table's; nobody attends to them.
+        return self.codes_ND[entry_BN.clamp_max(self.codes_ND.shape[0] - 1)]

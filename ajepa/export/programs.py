@@ -1,0 +1,145 @@
+"""The embedding graph as files that run without this package: ONNX, and a program of torch.export.
+
+Each file is loaded again after it was written and compared with the model on clips of many lengths; one that
+disagrees is not kept and is an error.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ajepa.export.errors import ExportError
+from ajepa.export.graph import EmbeddingGraph, Outputs
+from ajepa.model import AudioEncoder
+
+TOLERANCE = 1e-4
+INPUT_NAMES = ("waveform", "lengths")
+EXAMPLE_CLIPS = 2  # of the traced example; the file takes any number
+
+Runner = Callable[[Tensor, Tensor], Sequence[Tensor]]
+
+
+@torch.no_grad()
+def capture(model: AudioEncoder) -> torch.export.ExportedProgram:
+    """Trace waveform [B, S], lengths [B] to `Outputs`, with B and S free, S up to `most_samples`.
+
+    Raises:
+        ExportError: the model is not in single precision.
+    """
+    # Private, but what torch.onnx.export itself sets: else a clip of one time step is a case of its own.
+    from torch.fx.experimental import _config
+
+    if model.precision != "float32":
+        raise ExportError("a graph is made in single precision; load the model with precision='float32'")
+    graph = EmbeddingGraph(model).eval()
+    samples = graph.most_samples // 2
+    example = (torch.zeros(EXAMPLE_CLIPS, samples), torch.tensor([samples, samples // 2]))
+    batch = torch.export.Dim("clips", min=1)
+    longest = torch.export.Dim("samples", min=1, max=graph.most_samples)
+    with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        return torch.export.export(graph, example, dynamic_shapes=({0: batch, 1: longest}, {0: batch}))
+
+
+def write_torch(program: torch.export.ExportedProgram, path: Path, model: AudioEncoder) -> float:
+    """Write a program for `torch.export.load`; returns the largest difference from the model.
+
+    Raises:
+        ExportError: it disagrees with the model.
+    """
+    with _in_place_of(path) as partial:
+        with warnings.catch_warnings():
+            # The front end's filters are one tensor in parts, which are saved one by one.
+            warnings.filterwarnings("ignore", "No complete tensor found")
+            torch.export.save(program, partial)
+        return _checked(path, torch.export.load(partial).module(), model)
+
+
+def write_onnx(program: torch.export.ExportedProgram, path: Path, model: AudioEncoder) -> float:
+    """Write an ONNX file; returns the largest difference from the model.
+
+    Raises:
+        ExportError: onnx is not installed, or the file disagrees with the model in onnxruntime.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - what torch.onnx translates with
+    except ImportError as error:
+        raise ExportError("ONNX needs its packages: pip install 'ajepa[onnx]'") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about its own internals
+        translated = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=INPUT_NAMES,
+            output_names=Outputs._fields,
+        )
+    assert translated is not None
+    with _in_place_of(path) as partial:
+        translated.save(partial)
+        session = onnxruntime.InferenceSession(partial, providers=["CPUExecutionProvider"])
+
+        def run(waveform_BS: Tensor, lengths_B: Tensor) -> Sequence[Tensor]:
+            feeds = dict(zip(INPUT_NAMES, (waveform_BS.numpy(), lengths_B.numpy()), strict=True))
+            return [torch.from_numpy(value) for value in session.run(None, feeds)]
+
+        return _checked(path, run, model)
+
+
+@contextmanager
+def _in_place_of(path: Path) -> Iterator[Path]:
+    """A file to write that takes the place of `path` once the region ends without an error."""
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _checked(path: Path, run: Runner, model: AudioEncoder) -> float:
+    worst = 0.0
+    for waveform_BS, lengths_B in check_batches(EmbeddingGraph(model).most_samples, model.sample_rate):
+        difference = _difference(run, model, waveform_BS, lengths_B)
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"{path}: differs from the model by {difference:.2g} (allowed: {TOLERANCE:g}) for clips of "
+                f"{lengths_B.tolist()} samples, and was not written. Other versions of torch, onnxscript or "
+                "onnxruntime may agree"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+@torch.no_grad()
+def _difference(run: Runner, model: AudioEncoder, waveform_BS: Tensor, lengths_B: Tensor) -> float:
+    expected = model(waveform_BS, lengths_B)
+    found = Outputs(*run(waveform_BS, lengths_B))
+    if not torch.equal(found.steps, expected.lengths):
+        return float("inf")
+    steps = expected.frames.shape[1]
+    past = found.frames[:, steps:].abs().amax() if found.frames.shape[1] > steps else torch.zeros(())
+    differences = (
+        (found.frames[:, :steps] - expected.frames).abs().amax(),
+        (found.clip - expected.clip).abs().amax(),
+        past,
+    )
+    return float(torch.stack(differences).amax())
+
+
+def check_batches(most_samples: int, sample_rate: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of noise with tones at the level of recordings, from one sample to the longest clip."""
+    generator = torch.Generator().manual_seed(0)
+    for clips, samples in ((1, 1), (3, most_samples // 20), (1, most_samples // 3), (2, most_samples)):
+        time_S = torch.arange(samples) / sample_rate
+        pitch_B1 = torch.rand(clips, 1, generator=generator) * 2000 + 100
+        noise_BS = torch.randn(clips, samples, generator=generator)
+        # Each clip is shorter than the one before it; the others' padding is loud, since it must not matter.
+        lengths_B = torch.tensor([max(1, samples // (1 + clip)) for clip in range(clips)])
+        yield 0.1 * (2 * torch.pi * pitch_B1 * time_S).sin() + 0.03 * noise_BS, lengths_B

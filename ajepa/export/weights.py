@@ -1,0 +1,85 @@
+"""The weights of any model as one file of ours, and what is known of their making."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ajepa import checkpoint
+from ajepa.export.errors import ExportError
+from ajepa.model import AudioEncoder
+from ajepa.unpickle import is_torch_file
+
+Dtype = Literal["float32", "float16"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights come from.
+
+    Attributes:
+        recipe: what `load_model` needs of a recipe; the whole of it for weights that this package trained.
+        trained_here: whether it is the whole.
+        step, info: as in `checkpoint.Checkpoint`.
+    """
+
+    recipe: dict[str, Any]
+    trained_here: bool
+    step: int
+    info: dict[str, Any]
+
+
+def origin_of(model: AudioEncoder) -> Origin:
+    """Read it from the file that the model was loaded from.
+
+    Raises:
+        ExportError: the model came from no file: random weights are their recipe's name and a seed.
+    """
+    source = model.source
+    if source is None or not source.path:
+        raise ExportError("random weights are not worth a file: load_model(RECIPE, seed=...) makes them anew")
+    if not is_torch_file(Path(source.path)):
+        saved = checkpoint.load(source.path, prefixes=())
+        return Origin(_without_places(saved.recipe), "optim" in saved.recipe, saved.step, saved.info)
+    seconds = model.chunk_patches * model.hop_seconds
+    recipe = {
+        "name": source.recipe,
+        "front_end": asdict(model.features.config),
+        "encoder": asdict(model.encoder.config),
+        "data": {"crop_seconds": seconds},
+    }
+    return Origin(recipe, False, max(0, source.step), {"official": source.recipe, "weights": source.weights})
+
+
+def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe whose paths have lost all but their last part: a file for others tells of no home folder."""
+    recipe = copy.deepcopy(recipe)
+    for place, key in (("data", "source"), ("data", "shard_cache"), ("run", "out")):
+        if recipe.get(place, {}).get(key):
+            recipe[place][key] = Path(recipe[place][key]).name
+    probe = recipe.get("run", {}).get("probe", {})
+    if probe.get("table"):
+        probe["table"] = Path(probe["table"]).name
+    return recipe
+
+
+def write_weights(model: AudioEncoder, origin: Origin, path: Path, dtype: Dtype = "float32") -> None:
+    """Write a checkpoint of the encoder and its front end.
+
+    Half precision is of storage alone: `load_model` computes in single precision. The front end's two
+    numbers stay as they are.
+
+    Raises:
+        ExportError: a weight is too large for half precision.
+    """
+    tensors = {f"encoder.{name}": value for name, value in model.encoder.state_dict().items()}
+    if dtype == "float16":
+        tensors = {name: value.half() for name, value in tensors.items()}
+        too_large = [name for name, value in tensors.items() if not value.isfinite().all()]
+        if too_large:
+            raise ExportError(f"float16 cannot hold {', '.join(too_large)}; leave --dtype out")
+    tensors |= {f"features.{name}": value.float() for name, value in model.features.state_dict().items()}
+    saved = checkpoint.Checkpoint(tensors, origin.recipe, origin.step, origin.info | {"dtype": dtype})
+    checkpoint.save(path, saved)

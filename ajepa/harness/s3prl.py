@@ -1,0 +1,220 @@
+"""The cures of s3prl 0.4.18, the PyPI package and a checkout alike.
+
+Each is a context manager around the execution of one of its modules, see `ajepa.harness.hear`. One module
+cannot be reached that way: `run_downstream.py`, run by its path, is `__main__` and not imported. It imports
+`s3prl.hub` first, and `for_the_script` then cures the names that the script has or is about to import.
+"""
+
+import argparse
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from packaging.version import Version
+
+from .errors import HarnessError
+from .overlay import attributes, importable, with_names
+
+# Named here and imported when s3prl looks: the core does not depend on the plug-ins.
+UPSTREAMS = "ajepa.s3prl_upstream.hubconf"
+SCRIPT = "run_downstream.py"
+
+
+# -- torchaudio --
+
+
+def _torchaudio_names() -> dict[str, Any]:
+    from . import s3prl_audio
+
+    effects: Any = ModuleType("torchaudio.sox_effects", "Stand-in for the effects that s3prl applies.")
+    effects.apply_effects_file = s3prl_audio.apply_effects_file
+    effects.apply_effects_tensor = s3prl_audio.apply_effects_tensor
+    return {
+        "load": s3prl_audio.load,
+        "info": s3prl_audio.info,
+        "save": s3prl_audio.save,
+        "set_audio_backend": s3prl_audio.set_audio_backend,
+        "sox_effects": effects,
+    }
+
+
+@functools.cache
+def torchaudio_is_bare() -> bool:
+    """Whether torchaudio is one without sox effects (2.9 and later)."""
+    return Version(importlib.metadata.version("torchaudio")) >= Version("2.9")
+
+
+@contextmanager
+def torchaudio_with_files(module: ModuleType) -> Iterator[None]:
+    """Give a module of s3prl a torchaudio that reads files and knows sox effects.
+
+    While the module is executed the names are in torchaudio itself, for what it imports and calls at once;
+    afterwards in an overlay that this module alone sees.
+    """
+    import torchaudio
+
+    names, real_load = _torchaudio_names(), torchaudio.load
+    with importable(names["sox_effects"]), attributes(torchaudio, **names):
+        yield
+    for name, real, instead in (
+        ("torchaudio", torchaudio, with_names(torchaudio, **names)),
+        ("load", real_load, names["load"]),
+    ):
+        if vars(module).get(name) is real:
+            setattr(module, name, instead)
+
+
+# -- huggingface_hub --
+
+
+class HfFolder:
+    """Where huggingface_hub before 1.0 kept its token."""
+
+    @staticmethod
+    def get_token() -> str | None:
+        from huggingface_hub import get_token
+
+        return get_token()
+
+    @staticmethod
+    def save_token(token: str) -> None:
+        from huggingface_hub import login
+
+        login(token)
+
+
+class Repository:
+    """The git clone of huggingface_hub before 1.0, which `--push_to_hf_hub` works with."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        raise HarnessError(
+            "--push_to_hf_hub needs huggingface_hub.Repository, gone in version 1.0. The results are in the "
+            "experiment's folder; upload it with `hf upload REPOSITORY FOLDER`"
+        )
+
+
+@contextmanager
+def huggingface_names(module: ModuleType) -> Iterator[None]:
+    """Let `from huggingface_hub import HfFolder, Repository` succeed while `module` is executed."""
+    import huggingface_hub
+
+    with attributes(huggingface_hub, HfFolder=HfFolder, Repository=Repository):
+        yield
+
+
+# -- checkpoints --
+
+
+def _torch_that_loads_arguments() -> ModuleType:
+    """torch, with a `load` that takes the arguments of the command line in s3prl's checkpoints."""
+    import torch
+    from torch.serialization import safe_globals
+
+    def load(*args: Any, **options: Any) -> Any:
+        with safe_globals([argparse.Namespace]):
+            return torch.load(*args, **options)
+
+    return with_names(torch, load=load)
+
+
+@contextmanager
+def loadable_checkpoints(module: Any) -> Iterator[None]:
+    """Let s3prl load its own checkpoints, still with `weights_only=True`: they hold an argparse.Namespace."""
+    yield
+    module.torch = _torch_that_loads_arguments()
+
+
+# -- the hub --
+
+
+@contextmanager
+def our_upstreams(module: ModuleType) -> Iterator[None]:
+    """Add our upstreams to `s3prl.hub`, a fixed list of imports, without replacing any."""
+    yield
+    hubconf = importlib.import_module(UPSTREAMS)
+    for name in hubconf.__all__:
+        vars(module).setdefault(name, getattr(hubconf, name))
+
+
+@contextmanager
+def for_the_script(module: ModuleType) -> Iterator[None]:
+    """Cure `python run_downstream.py`, which imports the hub after torch and torchaudio, before the rest.
+
+    Its process exists for s3prl alone, so that huggingface_hub may keep the name that the script asks for.
+    """
+    main: Any = sys.modules.get("__main__")
+    if Path(getattr(main, "__file__", None) or "").name == SCRIPT and hasattr(main, "torchaudio"):
+        import huggingface_hub
+        import torchaudio
+
+        if main.torchaudio is torchaudio:
+            main.torchaudio = with_names(torchaudio, **_torchaudio_names())
+        main.torch = _torch_that_loads_arguments()
+        if not hasattr(huggingface_hub, "HfFolder"):
+            vars(huggingface_hub)["HfFolder"] = HfFolder
+    yield
+
+
+# -- downstream tasks --
+
+
+@contextmanager
+def sampler_without_catalyst(module: ModuleType) -> Iterator[None]:
+    """Give keyword spotting the one class of catalyst that it imports.
+
+    No release of catalyst can be installed with a current pip and imported on Python 3.10 or later.
+    """
+    catalyst, data = ModuleType("catalyst"), ModuleType("catalyst.data")
+    sampler: Any = ModuleType("catalyst.data.sampler", "Stand-in for the class that s3prl uses.")
+    sampler.DistributedSamplerWrapper = _distributed_sampler_wrapper()
+    with importable(catalyst, data, sampler):
+        yield
+
+
+def _distributed_sampler_wrapper() -> type:
+    from torch.utils.data import DistributedSampler, Sampler
+
+    class DistributedSamplerWrapper(DistributedSampler):
+        """Each process's share of what another sampler draws (the same on all, which share a seed)."""
+
+        def __init__(self, sampler: Sampler[int], **options: Any) -> None:
+            super().__init__(range(len(sampler)), **options)  # type: ignore[arg-type]
+            self.sampler = sampler
+
+        def __iter__(self) -> Iterator[int]:
+            drawn = list(self.sampler)
+            return (drawn[place] for place in super().__iter__())
+
+    return DistributedSamplerWrapper
+
+
+@contextmanager
+def file_lists_of_each_data_set(module: Any) -> Iterator[None]:
+    """Keep voxceleb1's cached file lists apart for each data set, and out of the package's folder.
+
+    s3prl names them after the split alone: a second data set, or a changed meta file, silently got the lists
+    of the first. Here their folder is named by the data's path and the meta file's content.
+    """
+    yield
+    data_set = module.SpeakerClassifiDataset
+    construct: Callable[..., None] = data_set.__init__
+
+    def __init__(self: Any, mode: str, file_path: Any, meta_data: str, *args: Any, **options: Any) -> None:  # noqa: N807
+        digest = hashlib.sha256(str(Path(file_path).resolve()).encode() + Path(meta_data).read_bytes())
+        module.CACHE_PATH = str(_cache_folder() / "voxceleb1" / digest.hexdigest()[:16])
+        construct(self, mode, file_path, meta_data, *args, **options)
+
+    data_set.__init__ = __init__
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "ajepa" / "s3prl"

@@ -1,0 +1,99 @@
+"""What s3prl asks of torchaudio and torchaudio 2.9 and later no longer has: reading files, and sox effects.
+
+Files are read and written with soundfile. Of the sox effects, those of SUPERB's keyword spotting and of a few
+other tasks are here, in torch and soxr; any other is refused by name.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+
+from .errors import HarnessError
+
+
+class AudioMetaData(NamedTuple):
+    """What `torchaudio.info` returned."""
+
+    sample_rate: int
+    num_frames: int
+    num_channels: int
+    bits_per_sample: int
+    encoding: str
+
+
+def set_audio_backend(backend: str | None) -> None:
+    """There is one way to read files here, whatever the name."""
+
+
+def load(
+    filepath: str | Path,
+    frame_offset: int = 0,
+    num_frames: int = -1,
+    normalize: bool = True,
+    channels_first: bool = True,
+    **_format: object,
+) -> tuple[Tensor, int]:
+    """Samples [C, S] within -1..1 and the sample rate, as `torchaudio.load` gave them."""
+    if not normalize:
+        raise HarnessError(
+            "torchaudio.load(normalize=False) has no stand-in; s3prl is not known to ask for it"
+        )
+    samples_SC, rate = soundfile.read(
+        filepath, frames=num_frames, start=frame_offset, dtype="float32", always_2d=True
+    )
+    waveform_SC = torch.from_numpy(samples_SC)
+    return (waveform_SC.t().contiguous() if channels_first else waveform_SC), rate
+
+
+def info(filepath: str | Path, **_format: object) -> AudioMetaData:
+    """As `torchaudio.info`."""
+    found = soundfile.info(filepath)
+    bits = {"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32, "FLOAT": 32, "DOUBLE": 64}
+    encoding = "PCM_S" if found.subtype.startswith("PCM") else found.subtype
+    return AudioMetaData(found.samplerate, found.frames, found.channels, bits.get(found.subtype, 0), encoding)
+
+
+def save(filepath: str | Path, src: Tensor, sample_rate: int, **_format: object) -> None:
+    """Write samples [C, S], as `torchaudio.save` did."""
+    soundfile.write(filepath, src.detach().cpu().t().numpy(), sample_rate)
+
+
+def apply_effects_file(path: str | Path, effects: list[list[str]], **_options: object) -> tuple[Tensor, int]:
+    """As `torchaudio.sox_effects.apply_effects_file`, for channels, rate, gain and norm."""
+    return apply_effects_tensor(*load(path), effects)
+
+
+def apply_effects_tensor(
+    tensor: Tensor, sample_rate: int, effects: list[list[str]], channels_first: bool = True
+) -> tuple[Tensor, int]:
+    """As `torchaudio.sox_effects.apply_effects_tensor`; `tensor` is [C, S].
+
+    Raises:
+        HarnessError: an effect that has no stand-in, with its name.
+    """
+    waveform_CS = tensor if channels_first else tensor.t()
+    for name, *values in effects:
+        if name == "channels" and values == ["1"]:
+            waveform_CS = waveform_CS.mean(0, keepdim=True)
+        elif name == "rate" and len(values) == 1:
+            if int(values[0]) != sample_rate:  # soxr is the resampler of sox
+                resampled_SC = soxr.resample(waveform_CS.t().numpy(), sample_rate, int(values[0]))
+                waveform_CS = torch.from_numpy(resampled_SC).t()
+            sample_rate = int(values[0])
+        elif name == "gain" and len(values) == 1:
+            waveform_CS = waveform_CS * math.pow(10.0, float(values[0]) / 20)
+        elif name == "norm" and not values:
+            waveform_CS = waveform_CS / waveform_CS.abs().max().clamp_min(1e-7)
+        else:
+            asked = " ".join([name, *values])
+            raise HarnessError(
+                f"the sox effect {asked!r} has no stand-in here. Install torchaudio<2.9 with the torch that "
+                "it needs for this task, or apply the effect to the files beforehand"
+            )
+    waveform_CS = waveform_CS.clamp(-1, 1)  # as sox does at the end of its chain
+    return (waveform_CS if channels_first else waveform_CS.t()), sample_rate

@@ -1,0 +1,135 @@
+"""Encoders on the Hugging Face Hub: `hf://owner/name[@revision][/file]`, to and fro.
+
+By the Hub's own client, which keeps downloads in its cache and finds the access token where `hf auth login`
+or the environment (HF_TOKEN) put it. HF_ENDPOINT names another server.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+SCHEME = "hf://"
+WEIGHTS = "model.safetensors"  # the name by which the Hub knows a model's weights
+
+# One segment each: owner, name, revision; then the rest of the path.
+ADDRESS = re.compile(r"hf://([\w.-]+)/([\w.-]+)(?:@([\w.-]+))?(?:/(.+))?")
+
+
+class HubError(RuntimeError):
+    """The Hub does not have something, does not allow it, or cannot be reached; the message says which."""
+
+
+class Address(NamedTuple):
+    """A file on the Hub; `revision` is a branch, a tag or a commit, None for the main branch."""
+
+    repo: str
+    revision: str | None
+    file: str
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Raises HubError for what is not `hf://owner/name[@revision][/file]`."""
+        found = ADDRESS.fullmatch(text)
+        if not found:
+            raise HubError(
+                f"{text}: not an address on the Hub; give hf://owner/name, hf://owner/name@revision or "
+                "hf://owner/name/file"
+            )
+        owner, name, revision, file = found.groups()
+        return cls(f"{owner}/{name}", revision, file or WEIGHTS)
+
+
+def download(text: str) -> Path:
+    """The one file that an address names, from the client's cache where it is there already.
+
+    Raises:
+        HubError: no such repository, revision or file; no access; no network and nothing in the cache.
+    """
+    address = Address.parse(text)
+    client = _client()
+    with _explained(text, address):
+        found = client.hf_hub_download(address.repo, address.file, revision=address.revision)
+    return Path(found)
+
+
+def check_repo(repo: str) -> Address:
+    """Raises HubError unless it is owner/name."""
+    address = Address.parse(SCHEME + repo)
+    if address != Address(repo, None, WEIGHTS):
+        raise HubError(f"{repo}: give owner/name alone")
+    return address
+
+
+def upload(folder: Path, repo: str, files: list[str], *, private: bool, message: str) -> str:
+    """Make the repository if there is none and commit some files of a folder to it; returns its address.
+
+    Args:
+        repo: owner/name.
+        files: names in the folder; what else lies in it stays there.
+        private: of a new repository; one that exists stays what it is.
+        message: of the commit.
+
+    Raises:
+        HubError: not owner/name, no token, no permission, or no network.
+    """
+    address = check_repo(repo)
+    client = _client()
+    with _explained(SCHEME + repo, address):
+        client.create_repo(repo, private=private, exist_ok=True)
+        client.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=files, commit_message=message)
+    return SCHEME + repo
+
+
+def _client() -> HfApi:
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise HubError("the Hub needs its client: pip install 'ajepa[hub]'") from error
+    # The client reads HF_ENDPOINT when it is imported, which may be long ago.
+    return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+
+
+@contextmanager
+def _explained(text: str, address: Address) -> Iterator[None]:
+    """Turn the client's errors into one sentence with the remedy."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise HubError(f"{text}: access must be asked for on its page, then `hf auth login`") from error
+    except errors.RepositoryNotFoundError as error:
+        raise HubError(
+            f"{text}: no such repository, or it is private: then `hf auth login` or set HF_TOKEN"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise HubError(f"{text}: the repository has no revision {address.revision!r}") from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise HubError(
+            f"{text}: the repository has no {address.file}; hf://{address.repo}/FILE names another file"
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise HubError(
+            f"{text}: not in the cache, and the Hub cannot be reached (or HF_HUB_OFFLINE is set)"
+        ) from error
+    except errors.LocalTokenNotFoundError as error:
+        raise HubError(f"{text}: no access token; `hf auth login` or set HF_TOKEN") from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "no answer"
+        hint = "; `hf auth login` or set HF_TOKEN" if status in {401, 403} else ""
+        reason = error.server_message or str(error).strip().splitlines()[0]
+        raise HubError(f"{text}: the Hub refused ({status}): {reason}{hint}") from error
+    except errors.HFValidationError as error:
+        raise HubError(f"{text}: {error}") from error
+    except errors.HTTPError as error:  # of the library that the client speaks HTTP with
+        raise HubError(f"{text}: the Hub cannot be reached ({error})") from error
+    except (OSError, RuntimeError) as error:  # of the client's transfer library, or a full disk
+        raise HubError(f"{text}: {error}") from error

@@ -1,0 +1,211 @@
+"""Embeddings for each second of work: `AudioEncoder` against the same network as Audio-MAE's script runs it.
+
+    python benchmarks/embed.py [--data FOLDER] [--seconds 1 5 10] [--batch N] [--repeats N] [--threads N]
+
+The network is a ViT-B with Audio-MAE's class token and position table, and random weights. Its script runs it
+in single precision, attention by plain products (timm 0.3.2), on torchaudio's fbank of one clip after the
+other, padded to 1024, 512 or 128 frames. Ours is `AudioEncoder` in bf16, twice: filled up to whole steps, as
+Audio-MAE's weights ask, and at a clip's native length, as A-JEPA's do. The sides take turns, from waveform to
+clip embedding; a time is a median. FLOPs are counted by torch on our side's own tokens, and the floor is the
+time that they take at the rate of one large bf16 product in the same run.
+
+Real clips (--data, searched for audio) show the agreement of embeddings, as means over the same time steps
+(the script's own mean would take in the padding's tokens): filled up against the script; at native length,
+where the stored positions of a cut table are others, against the same in single precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pretrain_step import product_rate, seconds_of
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from torchaudio.compliance import kaldi
+
+from ajepa.audio import AudioError, find_audio, load
+from ajepa.blocks import Attention
+from ajepa.encoder import EncoderConfig
+from ajepa.features import LogMelConfig
+from ajepa.inputs import InputConfig
+from ajepa.model import AudioEncoder
+from ajepa.official.audio_mae import INPUTS
+from ajepa.positions import TableConfig
+from ajepa.training.devices import keep_freed_memory
+from ajepa.training.provenance import describe_run
+
+RATE = 16_000
+LENGTHS = (1024, 512, 128)  # frames to which Audio-MAE's script pads: AudioSet, ESC-50, Speech Commands
+CPU = torch.device("cpu")
+Embed = Callable[[Tensor], Tensor]
+
+
+def network(inputs: InputConfig) -> AudioEncoder:
+    """A ViT-B of Audio-MAE's form, the same random weights in each call."""
+    table = TableConfig(64, 8, transposed=True)
+    torch.manual_seed(0)
+    model = AudioEncoder(
+        LogMelConfig(),
+        EncoderConfig(size="b", cls_token=True, table=table, inputs=inputs),
+        chunk_seconds=10.24,
+    )
+    assert model.encoder.position_table is not None
+    torch.nn.init.normal_(model.encoder.position_table.table, std=0.5)
+    return model.eval()
+
+
+class Script:
+    """What Audio-MAE's script does with a batch."""
+
+    def __init__(self) -> None:
+        self.model = network(INPUTS)
+        for module in self.model.encoder.modules():
+            if isinstance(module, Attention):
+                module.fused = False
+
+    def features(self, waveform_S: Tensor) -> Tensor:
+        """[1, S] to a normalised and padded spectrogram [L, M]."""
+        config = self.model.features.config
+        fbank_LM = kaldi.fbank(
+            waveform_S - waveform_S.mean(),
+            htk_compat=True,
+            sample_frequency=RATE,
+            use_energy=False,
+            window_type="hanning",
+            num_mel_bins=config.mels,
+            dither=0.0,
+            frame_shift=10,
+        )
+        frames = min(length for length in LENGTHS if length >= len(fbank_LM))
+        padded_LM = torch.nn.functional.pad(fbank_LM, (0, 0, 0, frames - len(fbank_LM)))
+        return (padded_LM - config.mean) / (2 * config.std)
+
+    def __call__(self, waveform_BS: Tensor) -> Tensor:
+        encoder = self.model.encoder
+        spectrogram_BLM = torch.stack([self.features(clip_S[None]) for clip_S in waveform_BS])
+        patches_BNP, grid = encoder.patchify(spectrogram_BLM)
+        tokens_BND, _ = encoder(patches_BNP, encoder.positions(grid, patches_BNP))
+        valid = -(-self.model.features.frames(waveform_BS.shape[1]) // 16)
+        return tokens_BND.unflatten(1, tuple(grid))[:, :valid].flatten(2).mean(1)
+
+
+def token_flops(model: AudioEncoder, waveform_BS: Tensor) -> int:
+    """FLOPs of embedding a batch; attention by plain products: the counter does not know every kernel."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(waveform_BS)
+    return counter.get_total_flops()
+
+
+def real_clips(folder: Path, seconds: float, count: int) -> Tensor | None:
+    """Up to `count` clips [B, S] from all over a folder; None where there are none so long."""
+    if not folder.is_dir():
+        return None
+    samples = round(seconds * RATE)
+    files = sorted(find_audio(folder))
+    clips = []
+    for path in files[:: max(1, len(files) // (16 * count))]:
+        try:
+            waveform_S = load(path, sample_rate=RATE)
+        except AudioError:  # the folder holds damaged files on purpose
+            continue
+        if len(waveform_S) >= samples and waveform_S[:samples].abs().max() > 1e-3:
+            clips.append(waveform_S[:samples])
+        if len(clips) == count:
+            break
+    return torch.stack(clips) if clips else None
+
+
+def cosines(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
+    """Smallest cosine over clips, as they are and less the mean over all clips (which alike clips share)."""
+    mean = theirs.mean(0)
+    plain = torch.nn.functional.cosine_similarity(ours, theirs)
+    centred = torch.nn.functional.cosine_similarity(ours - mean, theirs - mean)
+    return float(plain.min()), float(centred.min())
+
+
+@torch.inference_mode()
+def measure(seconds: float, batch: int, repeats: int, data: Path) -> dict[str, Any]:
+    """One length: clips/s of each side, shares of the floor, agreement."""
+    script = Script()
+    native = replace(INPUTS, steps=1)
+    ours = {"filled up": network(INPUTS), "native": network(native)}
+    waveform_BS = 0.1 * torch.randn(batch, round(seconds * RATE), generator=torch.Generator().manual_seed(0))
+    flops = {name: token_flops(model, waveform_BS) for name, model in ours.items()}
+    sides: dict[str, Embed] = {"script": script}
+    for name, model in ours.items():
+        model.set_bf16()
+        sides[name] = lambda waveform, model=model: model(waveform).clip  # type: ignore[misc]
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    rates = []
+    for turn in range(repeats + 1):
+        for name, embed in sides.items():
+            took = seconds_of(lambda embed=embed: embed(waveform_BS), CPU)  # type: ignore[misc]
+            if turn:
+                times[name].append(took)
+        rates.append(product_rate(CPU, torch.bfloat16, 3))
+    rate = statistics.median(rates)
+    median = {name: statistics.median(values) for name, values in times.items()}
+    result: dict[str, Any] = {"seconds": seconds, "batch": batch, "product_flop_per_s": rate, "sides": {}}
+    real = real_clips(data, seconds, 24)
+    single = network(native)
+    for name, took in median.items():
+        side: dict[str, Any] = {"clips_per_s": batch / took, "times_script": median["script"] / took}
+        if name != "script":
+            side["share_of_floor"] = flops[name] / took / rate
+            if real is not None:
+                theirs = script(real) if name == "filled up" else single(real).clip
+                side["clips"] = len(real)
+                side["cosine"], side["cosine_centred"] = cosines(sides[name](real), theirs)
+        result["sides"][name] = side
+    return result
+
+
+def show(result: dict[str, Any]) -> None:
+    print(f"{result['seconds']:g} s, batches of {result['batch']}:")
+    for name, side in result["sides"].items():
+        line = f"  {name:10} {side['clips_per_s']:8.2f} clips/s  x {side['times_script']:.2f}"
+        if name != "script":
+            line += f"  {100 * side['share_of_floor']:.0f} % of the floor  "
+            if "cosine" not in side:
+                line += "no real audio (--data)"
+            else:
+                line += f"cosine >= {side['cosine']:.5f}, centred {side['cosine_centred']:.5f}"
+                line += f" ({side['clips']} clips)"
+        print(line, flush=True)
+
+
+def main() -> None:
+    shared = Path(os.environ.get("AJEPA_SHARED", Path(__file__).parents[2] / "shared"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=shared / "data", help="real audio, for the agreement")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[1.0, 5.0, 10.0])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    run = describe_run(CPU)
+    print(f"{run['device']}, {run['threads']} threads, torch {run['torch']}")
+    results = []
+    for seconds in options.seconds:
+        results.append(measure(seconds, options.batch, options.repeats, options.data))
+        show(results[-1])
+    if options.json:
+        options.json.write_text(json.dumps({"run": run, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Fine-tuning an encoder on a task, as A-JEPA and Audio-MAE do it."""

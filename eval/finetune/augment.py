@@ -1,0 +1,58 @@
+"""What fine-tuning does to its training clips. Every draw comes from a generator that is passed in.
+
+Axes: B clips, S samples, C classes, L frames, M mel bands.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def mixup(
+    waveform_BS: Tensor, target_BC: Tensor, share: float, beta: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Mix some clips with others of the batch, and their targets in the same shares (arXiv 1710.09412).
+
+    Args:
+        share: of the clips that are mixed.
+        beta: both parameters of the Beta distribution of the clip's own share.
+    """
+    clips = len(waveform_BS)
+    # torch's Beta distribution takes no generator: two Gamma variables give one of it.
+    gamma_2B = torch._standard_gamma(torch.full((2, clips), beta), generator=generator)
+    own_B = gamma_2B[0] / gamma_2B.sum(0)
+    mixed_B = torch.rand(clips, generator=generator) < share
+    own_B1 = torch.where(mixed_B, own_B, 1.0)[:, None].to(waveform_BS.device)
+    other = torch.randperm(clips, generator=generator).to(waveform_BS.device)
+    waveform_BS = own_B1 * waveform_BS + (1 - own_B1) * waveform_BS[other]
+    return waveform_BS, own_B1 * target_BC + (1 - own_B1) * target_BC[other]
+
+
+def spec_augment(
+    spectrogram_BLM: Tensor, freq_mask: int, time_mask: int, fill: float, generator: torch.Generator
+) -> Tensor:
+    """Overwrite one band and one stretch of each clip (arXiv 1904.08779), each up to the given width."""
+    clips, frames, mels = spectrogram_BLM.shape
+    for size, widest, dim in ((mels, freq_mask, 2), (frames, time_mask, 1)):
+        if widest:
+            hidden_BX = _stretches(clips, size, min(widest, size), generator).to(spectrogram_BLM.device)
+            shape = (clips, 1, size) if dim == 2 else (clips, size, 1)
+            spectrogram_BLM = spectrogram_BLM.masked_fill(hidden_BX.view(shape), fill)
+    return spectrogram_BLM
+
+
+def _stretches(clips: int, size: int, widest: int, generator: torch.Generator) -> Tensor:
+    """One stretch of each row, of 0 to `widest` places, anywhere: bool [B, size]."""
+    width_B1 = torch.randint(widest + 1, (clips, 1), generator=generator)
+    start_B1 = (torch.rand(clips, 1, generator=generator) * (size - width_B1 + 1)).long()
+    place = torch.arange(size)
+    return (place >= start_B1) & (place < start_B1 + width_B1)
+
+
+def add_noise(spectrogram_BLM: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform noise of up to a tenth of a random amplitude, and a shift by up to 10 frames (AST's)."""
+    amplitude = torch.rand(len(spectrogram_BLM), 1, 1, generator=generator) / 10
+    noise = torch.rand(spectrogram_BLM.shape, generator=generator) * amplitude
+    shift = int(torch.randint(-10, 11, (1,), generator=generator))
+    return (spectrogram_BLM + noise.to(spectrogram_BLM.device)).roll(shift, dims=1)

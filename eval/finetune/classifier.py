@@ -1,0 +1,103 @@
+"""The network that is fine-tuned: front end, encoder, mean over the patches, a linear head."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ajepa.blocks import LayerNorm
+from ajepa.encoder import DropPath, RegularisedMasking
+from ajepa.eval.finetune.augment import add_noise, spec_augment
+from ajepa.eval.finetune.config import FinetuneConfig
+from ajepa.inputs import levelled
+from ajepa.model import AudioEncoder
+
+
+class Classifier(nn.Module):
+    """A copy of an encoder with a new head: "average pool and a linear layer" (A-JEPA, section 4).
+
+    Args:
+        model: it is copied, and stays as it is.
+        head_std: of the head's initial weights, from torch's global generator.
+    """
+
+    def __init__(self, model: AudioEncoder, classes: int, config: FinetuneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.features = copy.deepcopy(model.features)
+        self.encoder = copy.deepcopy(model.encoder).requires_grad_(True)
+        self.fill = model.fill_value
+        # The mean of normed patches is not normed itself: Audio-MAE norms it anew before the head.
+        self.norm = LayerNorm(self.encoder.width)
+        self.head = nn.Linear(self.encoder.width, classes)
+        nn.init.trunc_normal_(self.head.weight, std=config.head_std)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self, waveform_BS: Tensor, lengths_B: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Logits [B, C].
+
+        Args:
+            waveform_BS: clips, zeros after their ends.
+            lengths_B: samples of each.
+            generator: on the CPU; of the augmentations, of regularised masking and of drop path. None for
+                evaluation, where there are none.
+        """
+        encoder, config = self.encoder, self.config
+        with torch.no_grad():
+            waveform_BS = levelled(waveform_BS, encoder.config.inputs, lengths_B)
+            spectrogram_BLM = self.features(waveform_BS, lengths_B)
+            frames_B = self.features.frames(lengths_B)
+            if generator is not None:
+                # 0 is the mean of the normalised spectrograms.
+                spectrogram_BLM = spec_augment(
+                    spectrogram_BLM, config.freq_mask, config.time_mask, 0.0, generator
+                )
+                if config.noise:
+                    spectrogram_BLM = add_noise(spectrogram_BLM, generator)
+            ended_BL = torch.arange(spectrogram_BLM.shape[1], device=frames_B.device) >= frames_B[:, None]
+            spectrogram_BLM = spectrogram_BLM.masked_fill(ended_BL[..., None], self.fill)
+        patches_BNP, grid = encoder.patchify(spectrogram_BLM, self.fill)
+        steps_B = -(-frames_B // encoder.config.patch[0])
+        valid_BT = torch.arange(grid.time, device=steps_B.device) < steps_B[:, None]
+        valid_BN = valid_BT.repeat_interleave(grid.freq, 1)
+        regularised = drop_path = None
+        if generator is not None:  # theirs draws on the device
+            seed = int(torch.randint(2**62, (1,), generator=generator))
+            inner = torch.Generator(patches_BNP.device).manual_seed(seed)
+            regularised = RegularisedMasking(config.masked_share, inner)
+            drop_path = DropPath(config.drop_path, inner)
+        tokens_BND, _ = encoder(
+            patches_BNP,
+            encoder.positions(grid, patches_BNP),
+            None if bool(valid_BN.all()) else valid_BN,
+            regularised=regularised,
+            drop_path=drop_path,
+        )
+        weight_BN1 = valid_BN[..., None].to(tokens_BND.dtype)
+        return self.head(self.norm((tokens_BND * weight_BN1).sum(1) / weight_BN1.sum(1)))
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """Parameters with the share of the rate that their depth gives them, and whether they decay.
+
+        The head and the last norms have the whole rate, the last block once `layer_decay` of it, and so on
+        down to the patch embedding (ELECTRA's rule, as in BEiT and Audio-MAE).
+        """
+        blocks = len(self.encoder.blocks)
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if name.startswith("encoder.blocks."):
+                depth = int(name.split(".")[2]) + 1
+            elif name.startswith(("encoder.norm", "norm", "head")):
+                depth = blocks + 1
+            else:  # patch embedding, class token, positions
+                depth = 0
+            scale = self.config.layer_decay ** (blocks + 1 - depth)
+            groups.setdefault((scale, parameter.ndim > 1), []).append(parameter)
+        return [
+            {"params": params, "scale": scale, "weight_decay": self.config.weight_decay if decays else 0.0}
+            for (scale, decays), params in groups.items()
+        ]

@@ -1,0 +1,135 @@
+"""Fine-tuned models on a task: one JSON record for each."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from ajepa.eval.finetune.config import FinetuneConfig
+from ajepa.eval.finetune.training import Outcome, Waveforms, finetune
+from ajepa.eval.models import EncoderModel, Named
+from ajepa.eval.native import Result
+from ajepa.eval.scores import ACCURACY_DRAWS, PRECISION_DRAWS, Scored, bootstrap, interval, score
+from ajepa.eval.tasks import Task
+from ajepa.training.provenance import cpu_name, git_commit
+
+
+class FinetuneError(ValueError):
+    """A model cannot be fine-tuned; the message says which can."""
+
+
+def finetune_model(
+    model: Named,
+    task: Task,
+    config: FinetuneConfig,
+    *,
+    seeds: Sequence[int] = (0,),
+    bf16: bool = False,
+    report: Callable[[str, int, dict[str, float]], Any] = lambda split, seed, line: None,
+) -> Result:
+    """Fine-tune a model for every round of a task and every seed.
+
+    The score is the mean over the seeds of the mean over the test splits; its interval is a bootstrap over
+    clips, with the same draws for all seeds.
+
+    Args:
+        report: gets the test split, the seed and a line of the history after each epoch.
+
+    Raises:
+        FinetuneError: the model is none of ours: there is nothing to train in a baseline.
+        AudioError: a clip cannot be decoded.
+    """
+    if not isinstance(model.module, EncoderModel):
+        raise FinetuneError(f"{model.name}: only encoders that ajepa.load_model loads can be fine-tuned")
+    encoder = model.module.encoder
+    waveforms = Waveforms(task.clips, encoder.sample_rate)
+    target = torch.from_numpy(task.target())
+    scores, draws, outcomes = [], [], []
+    for seed in seeds:
+        splits = []
+        for chosen in task.rounds():
+            outcome = finetune(
+                encoder,
+                task,
+                chosen,
+                config,
+                score=_score,
+                seed=seed,
+                bf16=bf16,
+                waveforms=waveforms,
+                report=lambda line, split=chosen.test, seed=seed: report(split, seed, line),
+            )
+            outcomes.append((seed, chosen.test, outcome))
+            groups = tuple(task.clips[number].group for number in outcome.test)
+            logits_MC = torch.from_numpy(outcome.logits)
+            splits.append(Scored(chosen.test, logits_MC, target[outcome.test], groups))
+        scores.append({split.split: split.score for split in splits})
+        draws.append(bootstrap(splits))
+    draws_S = torch.stack(draws).mean(0)
+    by_seed = [float(np.mean(list(by_split.values()))) for by_split in scores]
+    record = {
+        "model": model.name,
+        "source": model.source,
+        "task": task.name,
+        "protocol": "finetune",
+        "metric": task.metric,
+        "score": float(np.mean(by_seed)),
+        "interval": interval(draws_S),
+        "interval_method": (
+            f"95 %, bootstrap of {PRECISION_DRAWS if task.multilabel else ACCURACY_DRAWS:,} draws over clips "
+            f"within each test split, the mean of {len(by_seed)} seeds"
+        ),
+        "spread": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
+        "folds": {split: float(np.mean([one[split] for one in scores])) for split in scores[0]},
+        "seeds": list(seeds),
+        "by_seed": by_seed,
+        "chosen": [_chosen(seed, split, outcome) for seed, split, outcome in outcomes],
+        "layer": "last",
+        "pool": "mean",
+        "precision": "bf16" if bf16 else "float32",
+        "config": asdict(config),
+        "clips": len(task.clips),
+        "clips_by_split": dict(sorted(task.counts.items())),
+        "classes": len(task.classes),
+        "notes": list(task.notes),
+        "probe_seconds": sum(outcome.seconds for _, _, outcome in outcomes),
+        "clips_per_s": _rate(task, config, [outcome for _, _, outcome in outcomes], len(seeds)),
+        "task_hash": task.fingerprint(),
+        "versions": {
+            "ajepa": version("ajepa"),
+            "commit": git_commit(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "hardware": cpu_name(),
+        "threads": torch.get_num_threads(),
+    }
+    return Result(record, draws_S)
+
+
+def _score(target: np.ndarray, logits: np.ndarray) -> float:
+    return float(score(torch.from_numpy(logits), torch.from_numpy(target)))
+
+
+def _chosen(seed: int, split: str, outcome: Outcome) -> dict[str, Any]:
+    last = outcome.history[outcome.epoch - 1]
+    return {
+        "seed": seed,
+        "split": split,
+        "epoch": outcome.epoch,
+        "loss": last["loss"],
+        "valid": last.get("valid"),
+    }
+
+
+def _rate(task: Task, config: FinetuneConfig, outcomes: Sequence[Outcome], seeds: int) -> float:
+    """Clips trained on in a second, evaluation included."""
+    counts = task.counts
+    trained = sum(counts[split] for chosen in task.rounds() for split in chosen.train)
+    return seeds * config.epochs * trained / sum(outcome.seconds for outcome in outcomes)

@@ -1,0 +1,223 @@
+"""Fine-tuning for one round of a task: train, choose the epoch if there is something to choose by, test."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ajepa.audio import load
+from ajepa.data.order import mix_seed
+from ajepa.eval.finetune.augment import mixup
+from ajepa.eval.finetune.classifier import Classifier
+from ajepa.eval.finetune.config import FinetuneConfig
+from ajepa.eval.tasks.task import Clip, Round, Task
+from ajepa.model import AudioEncoder
+from ajepa.schedules import warmup_cosine
+from ajepa.training.devices import keep_freed_memory, plain_attention
+
+Score = Callable[[np.ndarray, np.ndarray], float]  # of targets and logits, the higher the better
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a round gave.
+
+    Attributes:
+        test: numbers of the clips that were tested, in the task's order.
+        logits: theirs, [clips, classes].
+        epoch: whose weights were tested, counted from 1.
+        history: for each epoch the training loss and, without folds, the validation score.
+    """
+
+    test: np.ndarray
+    logits: np.ndarray
+    epoch: int
+    seconds: float
+    history: list[dict[str, float]]
+
+
+class Waveforms:
+    """The clips of a task at one rate, decoded once as far as they fit into memory."""
+
+    def __init__(self, clips: Sequence[Clip], sample_rate: int, megabytes: int = 4096) -> None:
+        self.clips, self.sample_rate = clips, sample_rate
+        self._kept: dict[int, Tensor] = {}
+        self._room = megabytes * 2**20
+
+    def __getitem__(self, number: int) -> Tensor:
+        """A whole clip [S]. Raises AudioError where it cannot be read."""
+        if number in self._kept:
+            return self._kept[number]
+        clip = self.clips[number]
+        waveform_S = load(clip.path, start=clip.start, seconds=clip.seconds, sample_rate=self.sample_rate)
+        if self._room >= waveform_S.nbytes:
+            self._room -= waveform_S.nbytes
+            self._kept[number] = waveform_S
+        return waveform_S
+
+
+def finetune(
+    model: AudioEncoder,
+    task: Task,
+    chosen: Round,
+    config: FinetuneConfig,
+    *,
+    score: Score,
+    seed: int = 0,
+    bf16: bool = False,
+    waveforms: Waveforms | None = None,
+    report: Callable[[dict[str, float]], Any] = lambda _: None,
+) -> Outcome:
+    """Fine-tune a copy of an encoder for one round of a task.
+
+    The epoch whose weights are tested is the best on the validation split; with folds there is none that is
+    free, and it is the last: never is an epoch chosen on what is tested. The same seed gives the same result
+    on the same number of threads.
+
+    Args:
+        model: stays as it is. Training runs on its device.
+        score: of validation logits.
+        bf16: autocast to bfloat16.
+        waveforms: share them between rounds, so that clips are decoded once.
+        report: gets each epoch's line of the history.
+
+    Raises ValueError if the loss does not fit the task.
+    """
+    if task.multilabel and config.loss == "cross-entropy":
+        raise ValueError(f"{task.name} is multilabel: fine-tune it with loss='bce'")
+    since, device = time.perf_counter(), model.device
+    waveforms = waveforms or Waveforms(task.clips, model.sample_rate)
+    splits = np.array([clip.split for clip in task.clips])
+    train, test = (np.flatnonzero(np.isin(splits, list(names))) for names in (chosen.train, [chosen.test]))
+    valid = np.flatnonzero(splits == "valid") if not task.folds else np.array([], dtype=int)
+    target = task.target()
+    target_NC = (
+        torch.from_numpy(target)
+        if task.multilabel
+        else functional.one_hot(torch.from_numpy(target), len(task.classes)).float()
+    )
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Classifier(model, len(task.classes), config).to(device)
+    if device.type == "cpu":
+        keep_freed_memory()
+        if bf16:
+            plain_attention(network)
+    optimizer = torch.optim.AdamW(network.parameter_groups(), lr=config.lr, betas=(0.9, 0.95), fused=True)
+    batches_an_epoch = -(-len(train) // config.batch_size)
+    total, warmup = config.epochs * batches_an_epoch, round(config.warmup_epochs * batches_an_epoch)
+    history: list[dict[str, float]] = []
+    best: tuple[float, int, dict[str, Tensor]] | None = None
+    step = 0
+    for epoch in range(1, config.epochs + 1):
+        generator = torch.Generator().manual_seed(mix_seed(seed, epoch))
+        order = _order(train, target_NC, config.balanced, generator)
+        losses = []
+        network.train()
+        for numbers in order.split(config.batch_size):
+            rate = warmup_cosine(step, total, warmup, config.lr, config.min_lr)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+            waveform_BS, lengths_B = _crops(waveforms, numbers.tolist(), config.seconds, generator)
+            waveform_BS, target_BC = mixup(
+                waveform_BS, target_NC[numbers], config.mixup, config.mixup_beta, generator
+            )
+            if config.mixup:  # a mixed clip lasts as long as the longer of the two
+                lengths_B = torch.full_like(lengths_B, waveform_BS.shape[1])
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                logits_BC = network(waveform_BS.to(device), lengths_B.to(device), generator)
+            loss = _loss(logits_BC.float(), target_BC.to(device), config.loss)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(loss.detach())
+            step += 1
+        line = {"epoch": float(epoch), "loss": float(torch.stack(losses).mean())}
+        if len(valid):
+            line["valid"] = score(target[valid], predict(network, waveforms, valid, bf16=bf16))
+            if best is None or line["valid"] > best[0]:
+                best = (line["valid"], epoch, copy.deepcopy(network.state_dict()))
+        history.append(line)
+        report(line)
+    if best:
+        network.load_state_dict(best[2])
+    logits = predict(network, waveforms, test, bf16=bf16)
+    return Outcome(test, logits, best[1] if best else config.epochs, time.perf_counter() - since, history)
+
+
+@torch.no_grad()
+def predict(
+    network: Classifier, waveforms: Waveforms, numbers: np.ndarray, *, bf16: bool = False
+) -> np.ndarray:
+    """Logits of clips [clips, classes]. Neighbours in length share a batch, so that little is padded."""
+    network.eval()
+    config, device = network.config, network.head.weight.device
+    longest = max(1, round(config.seconds * waveforms.sample_rate))
+    pieces = [
+        (place, piece_S)
+        for place, number in enumerate(numbers.tolist())
+        for piece_S in _pieces(waveforms[number], longest)
+    ]
+    pieces.sort(key=lambda piece: len(piece[1]))
+    sums = np.zeros((len(numbers), network.head.out_features))
+    counts = np.zeros((len(numbers), 1))
+    for first in range(0, len(pieces), config.batch_size):
+        some = pieces[first : first + config.batch_size]
+        waveform_BS, lengths_B = _padded([piece_S for _, piece_S in some])
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits_BC = network(waveform_BS.to(device), lengths_B.to(device))
+        for (place, _), logits_C in zip(some, logits_BC.float().cpu().numpy(), strict=True):
+            sums[place] += logits_C
+            counts[place] += 1
+    return sums / counts
+
+
+def _order(train: np.ndarray, target_NC: Tensor, balanced: bool, generator: torch.Generator) -> Tensor:
+    """An epoch's clips: each once, or drawn by the inverse sizes of their classes (Audio-MAE's weights)."""
+    if not balanced:
+        return torch.from_numpy(train)[torch.randperm(len(train), generator=generator)]
+    target = target_NC[train]
+    weight_N = (target * (1000 / (target.sum(0) + 0.01))).sum(1)
+    drawn = torch.multinomial(weight_N, len(train), replacement=True, generator=generator)
+    return torch.from_numpy(train)[drawn]
+
+
+def _crops(
+    waveforms: Waveforms, numbers: Sequence[int], seconds: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    longest = max(1, round(seconds * waveforms.sample_rate))
+    crops = []
+    for number in numbers:
+        waveform_S = waveforms[number]
+        spare = max(0, len(waveform_S) - longest)
+        start = int(torch.randint(spare + 1, (1,), generator=generator))
+        crops.append(waveform_S[start : start + longest])
+    return _padded(crops)
+
+
+def _pieces(waveform_S: Tensor, longest: int) -> Iterator[Tensor]:
+    """Consecutive stretches; the last one ends with the clip and may overlap the one before."""
+    for start in range(0, max(1, len(waveform_S) - longest + 1), longest):
+        yield waveform_S[start : start + longest]
+    if len(waveform_S) > longest and len(waveform_S) % longest:
+        yield waveform_S[-longest:]
+
+
+def _padded(waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    lengths_B = torch.tensor([len(waveform_S) for waveform_S in waveforms])
+    return torch.nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True), lengths_B
+
+
+def _loss(logits_BC: Tensor, target_BC: Tensor, kind: str) -> Tensor:
+    if kind == "bce":
+        return functional.binary_cross_entropy_with_logits(logits_BC, target_BC)
+    return functional.cross_entropy(logits_BC, target_BC)

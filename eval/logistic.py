@@ -1,0 +1,155 @@
+"""Logistic regression along a path of penalties, by L-BFGS in the coordinates where it is easy.
+
+For each c of the path, from the strongest penalty (the smallest c) to the weakest, the minimum of
+
+    c * sum_n loss(x_n W + b, y_n) + |W|^2 / 2
+
+with the cross-entropy over classes, or with the binary one of each class (several labels). This is what
+scikit-learn's LogisticRegression(C=c) minimises; the intercept b is not penalised.
+
+Features are rotated onto the principal axes of the training clips (with more features than clips, onto the
+axes that the clips span). |W| and so the minimum stay the same, but there the Hessian is almost diagonal:
+about h * variance_k + 1 / (c N) for axis k, with h the mean of p (1 - p) over clips and classes. Dividing
+each axis by its square root makes it almost the identity, so that tens of steps do in place of hundreds. Each
+c starts from the weights and the h of the one before: fewer products in all than with all c as one batch.
+
+Shape suffixes: N clips, D features, K principal axes, C classes, R penalties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MEMORY = 8
+STEPS = 500
+# Below this share of the largest variance the Gram matrix of clips leaves nothing of an axis but rounding.
+LEAST_VARIANCE = {torch.float32: 1e-7, torch.float64: 1e-14}
+
+
+class Linear(NamedTuple):
+    """One linear classifier for each penalty: weights [R, D, C] and intercepts [R, C]."""
+
+    weight_RDC: Tensor
+    bias_RC: Tensor
+
+    def __call__(self, features_ND: Tensor) -> Tensor:
+        """Logits [R, N, C]."""
+        return features_ND @ self.weight_RDC + self.bias_RC[:, None]
+
+
+class _Axes(NamedTuple):
+    """Features on their principal axes, (features - mean_D) @ basis_DK, and a last column of ones."""
+
+    scores_NK: Tensor
+    basis_DK: Tensor
+    mean_D: Tensor
+    variance_K: Tensor
+
+
+def fit_logistic(
+    features_ND: Tensor,
+    target: Tensor,
+    penalties: Sequence[float],
+    classes: int,
+    *,
+    tolerance: float = 1e-4,
+    separated: float = 0.0,
+) -> Linear:
+    """Fit one classifier for each penalty.
+
+    Args:
+        features_ND: training clips, float32 or float64, in which everything is computed.
+        target: class numbers [N], or 0 and 1 [N, C] for several labels.
+        penalties: the c of the formula above [R], ascending.
+        classes: C; a class may have no clip here.
+        tolerance: stop when the squared gradient, in the scaled coordinates, is about this share of the loss:
+            so far above its minimum, about, is then the loss.
+        separated: where the mean training loss (nats) falls below it, weaker penalties scale the weights and
+            hardly turn them: they are not fitted, and get the same weights.
+    """
+    count, dtype = len(features_ND), features_ND.dtype
+    several = target.ndim == 2
+    truth_NC = (target if several else functional.one_hot(target, classes)).to(dtype)
+    axes = _principal_axes(features_ND)
+    weight_KC = features_ND.new_zeros(axes.scores_NK.shape[1], classes)
+    found = []
+    for penalty in penalties:
+        decay_K1 = torch.full_like(axes.variance_K, 1 / (penalty * count))[:, None]
+        decay_K1[-1] = 0.0
+        logits_NC = axes.scores_NK @ weight_KC
+        if _losses(logits_NC, truth_NC, several).mean() < separated:
+            found.append(weight_KC)
+            continue
+        chance_NC = torch.sigmoid(logits_NC) if several else torch.softmax(logits_NC, 1)
+        curvature = (chance_NC * (1 - chance_NC)).mean().clamp_min(1e-6)
+        scale_K1 = (curvature * axes.variance_K[:, None] + decay_K1).rsqrt()
+        weight_KC = _minimise(axes.scores_NK, truth_NC, weight_KC, decay_K1, scale_K1, several, tolerance)
+        found.append(weight_KC)
+    weight_RKC = torch.stack(found)
+    weight_RDC = axes.basis_DK @ weight_RKC[:, :-1]
+    return Linear(weight_RDC, weight_RKC[:, -1] - axes.mean_D @ weight_RDC)
+
+
+def _minimise(
+    scores_NK: Tensor,
+    truth_NC: Tensor,
+    start_KC: Tensor,
+    decay_K1: Tensor,
+    scale_K1: Tensor,
+    several: bool,
+    tolerance: float,
+) -> Tensor:
+    """Weights at the minimum for one penalty; the optimiser moves weights / scale."""
+    scaled_KC = start_KC / scale_K1
+
+    def closure() -> Tensor:
+        weight_KC = scaled_KC * scale_K1
+        logits_NC = scores_NK @ weight_KC
+        chance_NC = torch.sigmoid(logits_NC) if several else torch.softmax(logits_NC, 1)
+        error_NC, pull_KC = chance_NC - truth_NC, decay_K1 * weight_KC
+        # By hand: half the time of autograd's.
+        scaled_KC.grad = (scores_NK.T @ error_NC / len(scores_NK) + pull_KC) * scale_K1
+        loss = _losses(logits_NC, truth_NC, several).mean()
+        return loss + 0.5 * (pull_KC * weight_KC).sum()
+
+    least = float(closure()) * tolerance / scaled_KC.numel()
+    optimiser = torch.optim.LBFGS(
+        [scaled_KC],
+        max_iter=STEPS,
+        history_size=MEMORY,
+        tolerance_grad=3 * least**0.5,  # of its largest entry, about 3 times the root mean square
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
+    optimiser.step(closure)
+    return scaled_KC * scale_K1
+
+
+def _losses(logits_NC: Tensor, truth_NC: Tensor, several: bool) -> Tensor:
+    """Cross-entropy of each clip [N], nats; with several labels the sum of the classes' binary ones."""
+    matched_N = (logits_NC * truth_NC).sum(1)
+    if several:
+        return functional.softplus(logits_NC).sum(1) - matched_N
+    return torch.logsumexp(logits_NC, 1) - matched_N
+
+
+def _principal_axes(features_ND: Tensor) -> _Axes:
+    count, width = features_ND.shape
+    mean_D = features_ND.mean(0)
+    centred_ND = features_ND - mean_D
+    if width <= count:
+        square_K, basis_DK = torch.linalg.eigh(centred_ND.T @ centred_ND)
+        scores_NK = centred_ND @ basis_DK
+    else:
+        square_K, clips_NK = torch.linalg.eigh(centred_ND @ centred_ND.T)
+        kept = square_K > LEAST_VARIANCE[features_ND.dtype] * square_K[-1]
+        square_K, clips_NK = square_K[kept], clips_NK[:, kept]
+        basis_DK = centred_ND.T @ (clips_NK / square_K.sqrt())
+        scores_NK = clips_NK * square_K.sqrt()
+    variance_K = torch.cat([square_K.clamp_min(0) / count, square_K.new_ones(1)])
+    return _Axes(torch.cat([scores_NK, scores_NK.new_ones(count, 1)], 1), basis_DK, mean_D, variance_K)

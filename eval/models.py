@@ -1,0 +1,92 @@
+"""What can be evaluated, behind one interface: our encoders, baselines, and encoders of transformers.
+
+A clip model is a module with `sample_rate` (Hz), `ragged` (may a batch hold clips of several lengths?) and
+
+    model(waveform_BS, lengths, all_layers) -> Tensor [B, L, F, D]
+
+each layer's mean over a clip's own time, the last layer last; F > 1 where a time step has frequency patches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ajepa.model import AudioEncoder, load_model
+from ajepa.precision import Precision
+
+from .baselines import BaselineError, LogMelBaseline, RandomProjection
+
+BASELINES: dict[str, Callable[[], nn.Module]] = {
+    "logmel": LogMelBaseline,
+    "random-projection": RandomProjection,
+}
+
+
+class Named(NamedTuple):
+    """A model.
+
+    Attributes:
+        name: as tables call it.
+        source: where it came from.
+        module: the clip model.
+        precision: of its matrix products, which `module` is run with.
+    """
+
+    name: str
+    source: str
+    module: nn.Module
+    precision: Precision = "float32"
+
+
+class EncoderModel(nn.Module):
+    """An `AudioEncoder`, averaged over time; layers are those of the blocks and the normed last one."""
+
+    def __init__(self, encoder: AudioEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.sample_rate = encoder.sample_rate
+        self.ragged = True
+
+    def forward(self, waveform_BS: Tensor, lengths: list[int], all_layers: bool) -> Tensor:
+        """Clips [B, S] of so many samples each to [B, L, F, D]."""
+        found = self.encoder(waveform_BS, lengths, layers=all_layers)
+        time_B11 = found.lengths[:, None, None]
+        return torch.stack([layer.float().sum(1) / time_B11 for layer in (*found.layers, found.patches)], 1)
+
+
+def open_model(text: str, device: str | None = None, precision: Precision = "float32") -> Named:
+    """A model from SOURCE or NAME=SOURCE.
+
+    SOURCE is a baseline's name (`logmel`, `random-projection`), a folder that transformers saved, or whatever
+    `ajepa.load_model` takes (a recipe's name gives the random twin).
+
+    Raises:
+        ajepa.model.ModelError: no such source.
+        BaselineError: a folder of transformers that cannot be used.
+    """
+    name, _, source = text.rpartition("=")
+    if source in BASELINES:
+        return Named(name or source, source, BASELINES[source]().eval().to(device or "cpu"), precision)
+    path = Path(source)
+    if _is_transformers(path):
+        try:
+            from .transformers_audio import TransformersModel
+        except ImportError as error:
+            raise BaselineError(
+                f"{source}: a model of transformers; pip install 'ajepa[baselines]' ({error})"
+            ) from error
+        module = TransformersModel(path).eval().to(device or "cpu")
+        return Named(name or path.name, source, module, precision)
+    encoder = load_model(source, device=device, precision=precision)
+    return Named(name or path.stem, source, EncoderModel(encoder).eval(), precision)
+
+
+def _is_transformers(path: Path) -> bool:
+    config = path / "config.json"
+    return config.is_file() and "model_type" in json.loads(config.read_text())

@@ -1,0 +1,203 @@
+"""Models on tasks with a probe on frozen features: one JSON record for each pair."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ajepa.training.provenance import cpu_name, git_commit
+
+from .embeddings import DEFAULT_CACHE, Embedded, embed_task
+from .files import write_json
+from .models import Named
+from .probes import PROBES
+from .scores import ACCURACY_DRAWS, PRECISION_DRAWS, bootstrap, interval, two_sided
+from .selection import describe, run_probe
+from .tasks import Task
+
+
+class ProbeError(ValueError):
+    """An evaluation was asked for that cannot be done; the message says what can."""
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """How models are probed.
+
+    Args:
+        protocol: "linear" or "knn".
+        layer: "last", a number from 1, "best" on validation, or "each" (a record for each).
+        pool: frequency patches of a time step side by side ("concat"), averaged ("mean"), or what is "best"
+            on validation.
+        cache: folder of the embeddings.
+    """
+
+    protocol: str = "linear"
+    layer: str = "last"
+    pool: str = "concat"
+    cache: str | Path = DEFAULT_CACHE
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROBES:
+            raise ProbeError(f"protocol is {self.protocol!r}; choose {' or '.join(PROBES)}")
+
+
+class Result(NamedTuple):
+    """A record, and the bootstrap draws [S] of its score, by which it is compared with others."""
+
+    record: dict[str, Any]
+    draws_S: Tensor
+
+
+def probe_models(
+    models: Sequence[Named], task: Task, options: ProbeOptions, baseline: str | None = None
+) -> list[dict[str, Any]]:
+    """One record for each model (with `layer="each"` for each layer too).
+
+    Args:
+        models: models, with names that differ.
+        task: the task.
+        options: how.
+        baseline: name of the model that the others are compared with, clip by clip; None compares none.
+
+    Raises:
+        ProbeError: names that are alike, no such baseline, layer or pooling.
+        AudioError: a clip cannot be decoded.
+    """
+    names = [model.name for model in models]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ProbeError(f"several models are called {', '.join(twice)}; tell them apart by NAME=SOURCE")
+    if baseline is not None and baseline not in names:
+        raise ProbeError(f"no model is called {baseline!r}, the baseline; there are {', '.join(names)}")
+    results = [result for model in models for result in probe_model(model, task, options)]
+    if baseline is not None:
+        compare_with(results, baseline)
+    return [result.record for result in results]
+
+
+def probe_model(model: Named, task: Task, options: ProbeOptions) -> list[Result]:
+    """The result of one model; with `layer="each"` one for each layer.
+
+    Raises:
+        ProbeError: no such layer or pooling.
+        AudioError: a clip cannot be decoded.
+    """
+    embedded = embed_task(model, task, all_layers=options.layer != "last", cache=options.cache)
+    layers = [options.layer]
+    if options.layer == "each":
+        layers = [*(str(number) for number in range(1, embedded.values.shape[1])), "last"]
+    return [_probe(model, task, embedded, layer, options) for layer in layers]
+
+
+def compare_with(results: Sequence[Result], baseline: str) -> None:
+    """Adds to the records of one task how far each is above the baseline's (of its layer, else its last)."""
+    of_baseline = {r.record["layer"]: r for r in results if r.record["model"] == baseline}
+    for record, draws_S in results:
+        if record["model"] == baseline:
+            continue
+        other = of_baseline.get(record["layer"]) or list(of_baseline.values())[-1]
+        difference_S = draws_S - other.draws_S
+        record["baseline"] = {
+            "model": baseline,
+            "difference": record["score"] - other.record["score"],
+            "interval": interval(difference_S),
+            "p": two_sided(difference_S),
+            "method": "the same bootstrap draws for both models",
+        }
+
+
+def _probe(model: Named, task: Task, embedded: Embedded, layer: str, options: ProbeOptions) -> Result:
+    probe, started = PROBES[options.protocol], time.perf_counter()
+    try:
+        representations = embedded.representations(layer, options.pool)
+    except ValueError as error:
+        raise ProbeError(f"{model.name}: {error}") from error
+    outcome = run_probe(representations, task, probe)
+    seconds = time.perf_counter() - started
+    drawn = bootstrap(outcome.splits)
+    scores = [split.score for split in outcome.splits]
+    grouped = any(any(split.groups) for split in outcome.splits)
+    record = {
+        "model": model.name,
+        "source": model.source,
+        "task": task.name,
+        "protocol": options.protocol,
+        "metric": task.metric,
+        "score": outcome.score,
+        "interval": interval(drawn),
+        "interval_method": (
+            f"95 %, bootstrap of {PRECISION_DRAWS if task.multilabel else ACCURACY_DRAWS:,} draws over "
+            f"{'groups of clips of one source' if grouped else 'clips'} within each test split"
+        ),
+        "spread": float(torch.tensor(scores).std()) if len(scores) > 1 else None,
+        "folds": {split.split: split.score for split in outcome.splits},
+        "seeds": [],  # a convex fit or a count of neighbours: nothing is drawn
+        "chosen": describe(outcome.choices, task.rounds(), probe),
+        "layer": layer,
+        "pool": options.pool,
+        "precision": model.precision,
+        "features": len(next(iter(representations.values()))()[0]),
+        "clips": len(task.clips),
+        "clips_by_split": dict(sorted(task.counts.items())),
+        "classes": len(task.classes),
+        "notes": list(task.notes),
+        "embed_seconds": embedded.seconds,
+        "embeddings_cached": embedded.cached,
+        "clips_per_s": len(task.clips) / embedded.seconds,
+        "probe_seconds": seconds,
+        "weights": embedded.weights,
+        "task_hash": task.fingerprint(),
+        "versions": {
+            "ajepa": version("ajepa"),
+            "commit": git_commit(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "hardware": cpu_name(),
+        "threads": torch.get_num_threads(),
+    }
+    return Result(record, drawn)
+
+
+def write_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """One record as an object, several as a list; atomically."""
+    write_json(path, records[0] if len(records) == 1 else list(records))
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """A text table, one line for each record."""
+    rows = [
+        ["model", "task", "protocol", "score", "95 % interval", "over the baseline", "seconds", "clips/s"]
+    ]
+    for record in records:
+        model = record["model"] + ("" if record["layer"] == "last" else f" ({record['layer']})")
+        over = ""
+        if "baseline" in record:
+            low, high = record["baseline"]["interval"]
+            over = f"{record['baseline']['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+        low, high = record["interval"]
+        rows.append(
+            [
+                model,
+                record["task"],
+                record["protocol"],
+                f"{record['score']:.3f}",
+                f"{low:.3f} to {high:.3f}",
+                over,
+                f"{record['probe_seconds']:.1f}",
+                f"{record['clips_per_s']:.0f}",
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,0 +1,81 @@
+"""Probes on frozen features: a linear one and nearest neighbours.
+
+A probe is a function from labelled training clips to the scores of other clips, for each of several values
+of its one hyper-parameter, listed from the smoothest to the sharpest. Of values that do equally well on
+validation the first is taken.
+
+Shape suffixes: N training clips, M clips to score, D features, C classes, V values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .logistic import fit_logistic
+
+LEAST_STD = 1e-6  # features that are constant in training stay at 0
+ROWS = 1024  # clips whose neighbours are sought at a time
+CHOOSING = {"tolerance": 1e-3, "separated": 1e-2}  # of the fits among which a penalty is chosen
+FINAL = {"tolerance": 1e-4}  # of those that are scored
+
+
+class Probe(NamedTuple):
+    """A probe.
+
+    Attributes:
+        scores: (train_ND, target, scored_MD, values, classes, final) to [V, M, C]: log-probabilities, or with
+            several labels (target [N, C]) what ranks the clips of a class. `final`: not for a choice.
+        parameter: what the values are called in records.
+        values: those that are tried.
+    """
+
+    scores: Callable[[Tensor, Tensor, Tensor, Sequence[float], int, bool], Tensor]
+    parameter: str
+    values: tuple[float, ...]
+
+
+def standardised(train_ND: Tensor, scored_MD: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with mean 0 and variance 1 over the training clips."""
+    mean_D, std_D = train_ND.mean(0), train_ND.std(0, correction=0)
+    std_D = torch.where(std_D > LEAST_STD, std_D, torch.inf)
+    return (train_ND - mean_D) / std_D, (scored_MD - mean_D) / std_D
+
+
+def linear(
+    train_ND: Tensor, target: Tensor, scored_MD: Tensor, values: Sequence[float], classes: int, final: bool
+) -> Tensor:
+    """Multinomial logistic regression on standardised features; one binary one a class for several labels."""
+    train_ND, scored_MD = standardised(train_ND, scored_MD)
+    precision = FINAL if final else CHOOSING
+    logits_VMC = fit_logistic(train_ND, target, values, classes, **precision)(scored_MD)
+    return logits_VMC if target.ndim == 2 else functional.log_softmax(logits_VMC, 2)
+
+
+def knn(
+    train_ND: Tensor, target: Tensor, scored_MD: Tensor, values: Sequence[float], classes: int, final: bool
+) -> Tensor:
+    """The k nearest training clips by the cosine of standardised features vote, with 1 + cosine."""
+    train_ND, scored_MD = standardised(train_ND, scored_MD)
+    train_ND, scored_MD = functional.normalize(train_ND), functional.normalize(scored_MD)
+    truth_NC = (functional.one_hot(target, classes) if target.ndim == 1 else target).to(train_ND)
+    most = min(len(train_ND), int(max(values)))
+    shares_VMC = train_ND.new_empty(len(values), len(scored_MD), classes)
+    for first in range(0, len(scored_MD), ROWS):
+        cosine_MK, nearest_MK = (scored_MD[first : first + ROWS] @ train_ND.T).topk(most)
+        votes_MKC = truth_NC[nearest_MK] * (1 + cosine_MK)[..., None]
+        for row, neighbours in enumerate(values):
+            count = min(most, int(neighbours))
+            total_M1 = (1 + cosine_MK[:, :count]).sum(1, keepdim=True)
+            shares_VMC[row, first : first + ROWS] = votes_MKC[:, :count].sum(1) / total_M1
+    # The constant bounds what a class without a vote costs in log-probability.
+    return shares_VMC if target.ndim == 2 else (shares_VMC + 1e-3).log()
+
+
+PENALTIES = tuple(10 ** (half / 2) for half in range(-8, 5))
+NEIGHBOURS = (50, 20, 10, 5, 3, 1)
+PROBES = {"linear": Probe(linear, "C", PENALTIES), "knn": Probe(knn, "k", NEIGHBOURS)}

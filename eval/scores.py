@@ -1,0 +1,113 @@
+"""Scores with intervals: accuracy and mean average precision, and the bootstrap of both.
+
+Clips of one group (a recording's parts, a speaker's utterances) are not independent, so that the bootstrap
+draws groups, where the task knows them, within each test split. Draws depend on the task alone: two models'
+are paired, and their difference has an interval of its own.
+
+Shape suffixes: M clips of a split, C classes, G groups, S draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ACCURACY_DRAWS, PRECISION_DRAWS = 10_000, 1_000
+DRAWS_A_PASS = 500
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A test split after scoring.
+
+    Attributes:
+        split: its name.
+        scores_MC: the higher, the more likely a class.
+        target: class numbers [M], or 0 and 1 [M, C] for several labels.
+        groups: each clip's group, empty where it stands alone.
+    """
+
+    split: str
+    scores_MC: Tensor
+    target: Tensor
+    groups: tuple[str, ...]
+
+    @property
+    def score(self) -> float:
+        """Accuracy, or with several labels mean average precision."""
+        return float(score(self.scores_MC, self.target))
+
+    def group_numbers(self) -> Tensor:
+        """Group of each clip as a number from 0 [M]."""
+        names = [group or f"clip {index}" for index, group in enumerate(self.groups)]
+        number = {name: index for index, name in enumerate(dict.fromkeys(names))}
+        return torch.tensor([number[name] for name in names])
+
+
+def score(scores_MC: Tensor, target: Tensor) -> Tensor:
+    """Accuracy where `target` is class numbers, mean average precision where it is 0 and 1."""
+    if target.ndim == 1:
+        return (scores_MC.argmax(1) == target).double().mean()
+    return mean_average_precision(scores_MC, target, scores_MC.new_ones(1, len(target)))[0]
+
+
+def mean_average_precision(scores_MC: Tensor, target_MC: Tensor, weight_SM: Tensor) -> Tensor:
+    """Mean of the classes' average precision, for each row of clip weights [S].
+
+    The unweighted mean over classes that have clips; average precision as scikit-learn's, ties as one step.
+    """
+    total_S = torch.zeros(len(weight_SM), dtype=torch.float64)
+    present_S = torch.zeros_like(total_S)
+    for scores_M, target_M in zip(scores_MC.T, target_MC.T, strict=True):
+        order_M = scores_M.argsort(descending=True)
+        falling_M = -scores_M[order_M]
+        last_M = torch.searchsorted(falling_M, falling_M, right=True) - 1
+        clips_SM = weight_SM[:, order_M].double()
+        hits_SM = clips_SM * target_M[order_M]
+        precision_SM = hits_SM.cumsum(1)[:, last_M] / clips_SM.cumsum(1)[:, last_M].clamp_min(1e-12)
+        positives_S = hits_SM.sum(1)
+        total_S += (hits_SM * precision_SM).sum(1) / positives_S.clamp_min(1e-12)
+        present_S += positives_S > 0
+    return total_S / present_S.clamp_min(1)
+
+
+def bootstrap(splits: Sequence[Scored], seed: int = 0) -> Tensor:
+    """Scores of a task, the mean over its test splits, in resamples of their groups [S], float64."""
+    several = splits[0].target.ndim == 2
+    draws = PRECISION_DRAWS if several else ACCURACY_DRAWS
+    generator = torch.Generator().manual_seed(seed)
+    result_S = torch.zeros(draws, dtype=torch.float64)
+    for split in splits:
+        group_M = split.group_numbers()
+        groups = int(group_M.max()) + 1
+        hits_M = (split.scores_MC.argmax(1) == split.target).double() if not several else None
+        for first in range(0, draws, DRAWS_A_PASS):
+            drawn_SG = torch.randint(groups, (DRAWS_A_PASS, groups), generator=generator)
+            times_SG = torch.zeros(DRAWS_A_PASS, groups, dtype=torch.float64)
+            times_SG.scatter_add_(1, drawn_SG, torch.ones_like(times_SG))
+            if hits_M is None:
+                part_S = mean_average_precision(split.scores_MC, split.target, times_SG[:, group_M])
+            else:
+                hits_G = times_SG.new_zeros(groups).index_add_(0, group_M, hits_M)
+                clips_G = torch.bincount(group_M, minlength=groups).double()
+                part_S = (times_SG @ hits_G) / (times_SG @ clips_G)
+            result_S[first : first + DRAWS_A_PASS] += part_S / len(splits)
+    return result_S
+
+
+def interval(draws_S: Tensor) -> tuple[float, float]:
+    """The central 95 % of the draws."""
+    tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=draws_S.dtype)
+    low, high = draws_S.quantile(tails).tolist()
+    return low, high
+
+
+def two_sided(difference_S: Tensor) -> float:
+    """A p-value of "no difference": twice the share of draws on the rarer side of 0, at least one draw."""
+    least = 1 / len(difference_S)
+    below, above = (difference_S <= 0).double().mean(), (difference_S >= 0).double().mean()
+    return min(1.0, max(least, 2 * float(torch.minimum(below, above))))

@@ -1,0 +1,43 @@
+"""Evaluation tasks as data: labelled clips and their splits, read from the data sets' own layouts.
+
+`open_task(name, data, ...)` opens one. Nothing is downloaded or copied; a clip names its file.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .esc50 import open_esc10, open_esc50
+from .speech_commands import open_speech_commands_v1, open_speech_commands_v2
+from .table import open_table
+from .task import Clip, Round, Task, TaskError
+from .voxceleb1 import open_voxceleb1
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "esc10": open_esc10,
+    "esc50": open_esc50,
+    "speech_commands_v1": open_speech_commands_v1,
+    "speech_commands_v2": open_speech_commands_v2,
+    "table": open_table,
+    "voxceleb1": open_voxceleb1,
+}
+
+__all__ = ["TASKS", "Clip", "Round", "Task", "TaskError", "open_task"]
+
+
+def open_task(name: str, data: str | Path, **options: Any) -> Task:
+    """Open the task `name` of the data set in `data`; `options` are those of the task's own function.
+
+    Raises:
+        TaskError: no such task, an option that it does not take, or data that are not what it expects.
+    """
+    if name not in TASKS:
+        raise TaskError(f"no task {name!r}; there are {', '.join(TASKS)}")
+    opener = TASKS[name]
+    taken = list(inspect.signature(opener).parameters)[1:]
+    if surplus := sorted(set(options) - set(taken)):
+        raise TaskError(f"task {name} has no option {', '.join(surplus)}; it has {', '.join(taken)}")
+    return opener(data, **options)

@@ -1,0 +1,140 @@
+"""Speech Commands (P. Warden, arXiv 1804.03209), version 0.01 with 12 classes and 0.02 with 35.
+
+Layout: a folder for each word with `{speaker}_nohash_{take}.wav`, `validation_list.txt`, `testing_list.txt`,
+and `_background_noise_/`. The test set of the 12 classes is an archive of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ajepa import audio
+from ajepa.hear_module.task_folder import listed
+from ajepa.hear_module.task_sources import existing_folder, locate, without_missing
+from ajepa.hear_module.tasks import HEAR_WORDS as KEYWORDS
+
+from .task import SPLITS, Clip, Task, TaskError
+
+HOME = "http://download.tensorflow.org/data"
+UNKNOWN, SILENCE, NOISE = "_unknown_", "_silence_", "_background_noise_"
+VALIDATION_NOISE = "running_tap"
+SILENCE_SECONDS = 1.0
+V1_CLIPS, V1_WORDS = 64_727, 30
+V1_TEST_CLIPS = 3_081
+V2_COUNTS, V2_WORDS = (84_843, 9_981, 11_005), 35
+
+
+def open_speech_commands_v2(data: str | Path, *, skip_missing: bool = False) -> Task:
+    """One class for each word that has a folder, split by the official lists (35 words in version 0.02).
+
+    Args:
+        data: the data set's folder.
+        skip_missing: leave out listed clips whose file is not there.
+
+    Raises:
+        TaskError: no such folder or list, or no audio.
+    """
+    data = Path(data)
+    clips = _listed_clips(data, f"{HOME}/speech_commands_v0.02.tar.gz", skip_missing)
+    words = {clip.labels for clip in clips}
+    counts = tuple(sum(clip.split == split for clip in clips) for split in SPLITS)
+    if counts == V2_COUNTS and len(words) == V2_WORDS:
+        return Task("speech_commands_v2", tuple(clips), folds=False)
+    note = (
+        f"{len(words)} words, {' / '.join(f'{count:,}' for count in counts)} clips; version 0.02 has "
+        f"{V2_WORDS} and {' / '.join(f'{count:,}' for count in V2_COUNTS)}"
+    )
+    return Task(f"speech_commands_{len(words)}_words", tuple(clips), folds=False, notes=(note,))
+
+
+def open_speech_commands_v1(
+    data: str | Path, *, test_data: str | Path | None = None, skip_missing: bool = False
+) -> Task:
+    """Ten words, `_unknown_` (all others) and `_silence_`, tested on the official archive.
+
+    Silence for training is 1 s slices, half overlapping, of `_background_noise_`; those of `running_tap` are
+    for validation, as HEAR has it. The clips that `testing_list.txt` names are not used.
+
+    Args:
+        data: the folder of version 0.01.
+        test_data: the unpacked `speech_commands_test_set_v0.01.tar.gz`: a folder for each of the 12 classes.
+        skip_missing: as in `open_speech_commands_v2`.
+
+    Raises:
+        TaskError: a folder, list or class is missing.
+    """
+    data, archive = Path(data), f"{HOME}/speech_commands_test_set_v0.01.tar.gz"
+    if test_data is None:
+        raise TaskError(f"speech_commands_v1 is tested on an archive of its own: pass test_data ({archive})")
+    listed_clips = _listed_clips(data, f"{HOME}/speech_commands_v0.01.tar.gz", skip_missing)
+    if absent := sorted(set(KEYWORDS) - {clip.labels[0] for clip in listed_clips}):
+        raise TaskError(
+            f"{data}: no clips of {listed(absent)}; the 12 classes need all of {', '.join(KEYWORDS)}. "
+            "speech_commands_v2 takes the words that are there"
+        )
+    clips = [
+        clip if clip.labels[0] in KEYWORDS else clip._replace(labels=(UNKNOWN,))
+        for clip in listed_clips
+        if clip.split != "test"
+    ]
+    clips += _silence(data / NOISE)
+    test = existing_folder(test_data, f"the unpacked test archive, {archive}")
+    labels = (*KEYWORDS, UNKNOWN, SILENCE)
+    if absent := [label for label in labels if not (test / label).is_dir()]:
+        raise TaskError(f"{test}: no folder {listed(absent)}; expected the unpacked {archive}")
+    tested = [
+        Clip(path, (label,), "test", _speaker(path))
+        for label in labels
+        for path in audio.find_audio(test / label)
+    ]
+    words = len({clip.path.parent for clip in listed_clips})
+    notes = []
+    if (len(listed_clips), words) != (V1_CLIPS, V1_WORDS):
+        notes.append(
+            f"{len(listed_clips):,} clips of {words} words; version 0.01 has {V1_CLIPS:,} of {V1_WORDS}"
+        )
+    if len(tested) != V1_TEST_CLIPS:
+        notes.append(f"{len(tested):,} clips to test; the official archive has {V1_TEST_CLIPS:,}")
+    return Task("speech_commands_v1", tuple(clips + tested), folds=False, notes=tuple(notes))
+
+
+def _listed_clips(data: Path, home: str, skip_missing: bool) -> list[Clip]:
+    """All clips in folders of words, with the split that the two lists give them."""
+    existing_folder(data, f"a folder for each word; it is at {home}")
+    split_of: dict[str, str] = {}
+    for split, name in (("valid", "validation_list.txt"), ("test", "testing_list.txt")):
+        if not (data / name).is_file():
+            raise TaskError(f"{data / name}: no such file; the official lists keep speakers apart ({home})")
+        split_of |= {_stem(line): split for line in (data / name).read_text().split()}
+    without_missing(
+        [(locate(data, f"{stem}.wav"),) for stem in split_of], data / "*_list.txt", skip=skip_missing
+    )
+    words = sorted(path for path in data.iterdir() if path.is_dir() and path.name[0] not in "._")
+    clips = []
+    for word in words:
+        for path in sorted(path for path in word.iterdir() if path.suffix.lower() in audio.AUDIO_SUFFIXES):
+            split = split_of.get(f"{word.name}/{path.stem}", "train")
+            clips.append(Clip(path, (word.name,), split, _speaker(path)))
+    if not clips:
+        raise TaskError(f"{data}: no audio in folders named after words; it is at {home}")
+    return clips
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"\.\w+$", "", name)  # copies may be re-encoded: the lists say .wav
+
+
+def _speaker(path: Path) -> str:
+    return path.stem.split("_nohash_")[0]
+
+
+def _silence(folder: Path) -> list[Clip]:
+    clips = []
+    for path in audio.find_audio(existing_folder(folder, "the noises that _silence_ is made of")):
+        split = "valid" if path.stem == VALIDATION_NOISE else "train"
+        seconds = audio.info(path).seconds
+        for number in range(int(2 * (seconds / SILENCE_SECONDS - 1)) + 1):
+            start = number * SILENCE_SECONDS / 2
+            clips.append(Clip(path, (SILENCE,), split, path.stem, start, SILENCE_SECONDS))
+    return clips

@@ -1,0 +1,68 @@
+"""A task from any table: a CSV (or TSV) file with a row for each clip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ajepa.hear_module.task_folder import listed
+from ajepa.hear_module.task_sources import locate, read_table, without_missing
+from ajepa.hear_module.tasks import SPLIT_NAMES
+
+from .task import Clip, Task, TaskError
+
+NOTE = "a table of one's own"
+
+
+def open_table(
+    data: str | Path,
+    *,
+    label: str = "label",
+    fold: str | None = None,
+    split: str | None = None,
+    group: str | None = None,
+    path: str = "filename",
+    audio_root: str | Path | None = None,
+    multilabel: bool = False,
+    label_separator: str = ";",
+    skip_missing: bool = False,
+) -> Task:
+    """A task from the table `data`.
+
+    Args:
+        data: the table.
+        label, path: columns of the labels and of the audio files.
+        fold, split: column of the folds, or of train, valid and test; one of the two.
+        group: column of what clips share (recording, speaker); such clips are resampled together.
+        audio_root: where the files' paths start; the table's folder if None.
+        multilabel: a cell holds labels separated by `label_separator`, or none.
+        skip_missing: leave out clips whose file is not there.
+
+    Raises:
+        TaskError: no such table, column or file, an unknown split, an empty label, or a file named twice.
+    """
+    table = Path(data)
+    if (fold is None) == (split is None):
+        raise TaskError(f"{table}: name the column of the folds or the one of the splits (fold or split)")
+    column = fold or split or ""
+    root = Path(audio_root) if audio_root is not None else table.parent
+    rows = read_table(table, [path, label, column, *([group] if group else [])])
+    located = without_missing([(locate(root, row[path]), row) for row in rows], table, skip_missing)
+    clips: dict[Path, Clip] = {}
+    for file, row in located:
+        part = row[column].strip()
+        part = part if fold else SPLIT_NAMES.get(part.lower(), "")
+        if not part:
+            wanted = "folds" if fold else "train, valid and test"
+            raise TaskError(f"{table}: column {column!r} has {row[column]!r} for {row[path]}; use {wanted}")
+        parts = row[label].split(label_separator) if multilabel else [row[label]]
+        labels = tuple(dict.fromkeys(text.strip() for text in parts if text.strip()))
+        if not labels and not multilabel:
+            raise TaskError(f"{table}: {row[path]} has no {label}; fill it in or remove the row")
+        if file in clips:
+            raise TaskError(f"{table}: {row[path]} is listed twice; join the rows or remove one")
+        clips[file] = Clip(file, labels, part, row[group].strip() if group else "")
+    task = Task(table.stem, tuple(clips.values()), fold is not None, multilabel, (NOTE,))
+    trained = {name for clip in task.clips if fold or clip.split == "train" for name in clip.labels}
+    if unseen := sorted(set(task.classes) - trained):
+        raise TaskError(f"{table}: no clip for training has the labels {listed(unseen)}; split them anew")
+    return task

@@ -1,0 +1,133 @@
+"""What a task is: clips with labels and splits, and the rounds of training and testing that follow."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ajepa.hear_module.task_folder import TaskError, listed
+
+__all__ = ["SPLITS", "Clip", "Round", "Task", "TaskError"]
+
+SPLITS = ("train", "valid", "test")
+
+
+class Clip(NamedTuple):
+    """A labelled clip.
+
+    Attributes:
+        path: its file.
+        labels: one, or with a multilabel task any number.
+        split: train, valid or test; with folds, the fold's name.
+        group: what it shares with other clips (recording, speaker): those are resampled together when an
+            interval is drawn. Empty: the clip stands alone.
+        start: where it begins in the file, seconds.
+        seconds: its length; None is the rest of the file.
+    """
+
+    path: Path
+    labels: tuple[str, ...]
+    split: str
+    group: str = ""
+    start: float = 0.0
+    seconds: float | None = None
+
+
+class Round(NamedTuple):
+    """One test split, what is trained for it, and what chooses its hyper-parameters.
+
+    Attributes:
+        test: the split that is scored.
+        train: the splits that the scored model is trained on.
+        inner: pairs of (splits to train on, split to validate on); `test` is in none of them.
+    """
+
+    test: str
+    train: frozenset[str]
+    inner: tuple[tuple[frozenset[str], str], ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task.
+
+    Attributes:
+        name: as records call it.
+        clips: in a fixed order.
+        folds: cross-validation over the clips' splits; else train, valid and test.
+        multilabel: scored by mAP; else by accuracy.
+        notes: where the data differ from the published set; empty means that scores are comparable.
+
+    Raises TaskError for splits without clips, fewer than three folds and fewer than two classes.
+    """
+
+    name: str
+    clips: tuple[Clip, ...] = field(repr=False)
+    folds: bool
+    multilabel: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        counts = self.counts
+        if self.folds and len(counts) < 3:
+            raise TaskError(f"{self.name}: {len(counts)} folds; training, validation and test need 3")
+        if not self.folds and (empty := [split for split in SPLITS if not counts[split]]):
+            raise TaskError(f"{self.name}: no clips in {listed(empty)}; every split needs some")
+        if len(self.classes) < 2:
+            raise TaskError(f"{self.name}: clips of {len(self.classes)} class; a task needs at least two")
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Clips of each split."""
+        return Counter(clip.split for clip in self.clips)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Labels, sorted."""
+        return tuple(sorted({label for clip in self.clips for label in clip.labels}))
+
+    @property
+    def metric(self) -> str:
+        """Name of the score."""
+        return "mAP" if self.multilabel else "accuracy"
+
+    def rounds(self) -> list[Round]:
+        """With folds one round each: the other folds train it, and validate each other to choose.
+
+        For the choice, each of the other folds is scored in turn by a model trained on the remaining ones;
+        the test fold takes no part. Without folds: trained on train, chosen on valid, scored on test.
+        """
+        if not self.folds:
+            train = frozenset({"train"})
+            return [Round("test", train, ((train, "valid"),))]
+        folds = sorted(self.counts, key=lambda name: (len(name), name))
+        rounds = []
+        for test in folds:
+            others = frozenset(folds) - {test}
+            inner = tuple((others - {valid}, valid) for valid in folds if valid != test)
+            rounds.append(Round(test, others, inner))
+        return rounds
+
+    def target(self) -> np.ndarray:
+        """Class numbers, int64 [clips]; of a multilabel task 0 or 1, float32 [clips, classes]."""
+        number = {label: index for index, label in enumerate(self.classes)}
+        if not self.multilabel:
+            return np.array([number[clip.labels[0]] for clip in self.clips])
+        target_NC = np.zeros((len(self.clips), len(number)), dtype=np.float32)
+        for row, clip in zip(target_NC, self.clips, strict=True):
+            row[[number[label] for label in clip.labels]] = 1
+        return target_NC
+
+    def fingerprint(self) -> str:
+        """Hash of what is scored: each clip's file name, size, stretch, labels and split."""
+        digest = hashlib.sha256(f"{self.folds} {self.multilabel}\n".encode())
+        for clip in self.clips:
+            name = "/".join(clip.path.parts[-3:])
+            entry = (name, clip.path.stat().st_size, clip.labels, clip.split, clip.start, clip.seconds)
+            digest.update(f"{entry}\n".encode())
+        return digest.hexdigest()[:16]

@@ -1,0 +1,275 @@
+"""Data sets that people have on disk, brought into the form that s3prl's tasks read.
+
+`speech_commands` and `voxceleb1` write a folder with a `config.yaml` for `-c`: SUPERB's setting with the
+paths filled in. Audio that is 16 kHz, mono WAV already is linked, anything else is converted. Nothing is
+downloaded.
+
+Sources: s3prl/downstream/{speech_commands,voxceleb1}; P. Warden, arXiv 1804.03209, for the official test set.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import yaml
+from tqdm import tqdm
+
+from ajepa.audio import load
+from ajepa.data.synthetic.layouts import which_set
+
+SAMPLE_RATE = 16_000
+KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+TEST_CLASSES = (*KEYWORDS, "_unknown_", "_silence_")
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+NOISE = "_background_noise_"
+BATCH = 32  # of keyword spotting: s3prl drops a last, smaller batch
+SPEAKERS = range(10_001, 11_252)  # classes of s3prl's speaker identification: 1,251
+CONFIG = "config.yaml"
+
+
+class DataSetError(ValueError):
+    """A data set cannot be brought into s3prl's form; the message says what is missing."""
+
+
+def speech_commands(
+    source: str | Path,
+    out: str | Path,
+    *,
+    keywords: Sequence[str] = KEYWORDS,
+    test_source: str | Path | None = None,
+    force: bool = False,
+) -> Path:
+    """Write `train/<word>/*.wav`, `train/_background_noise_/`, `test/<class>/*.wav` and `config.yaml`.
+
+    s3prl splits `train` by the hash in the file names and reads `test` as it is: a folder for each of the ten
+    keywords there are, `_unknown_` and `_silence_`. That folder is the official test archive, if given as
+    `test_source`. Otherwise it is made from `source` as the official one was: the clips whose hash is for
+    testing; of the other words as many as of a keyword on average; and as many seconds of silence, drawn from
+    `_background_noise_`. Both draws depend on nothing but the file names.
+
+    Args:
+        keywords: up to ten words of `source` that take the names of the ten, which s3prl has built in.
+
+    Returns the folder. Raises DataSetError.
+    """
+    source, out = _folder(source, "a folder for each word"), Path(out)
+    clips = _named_clips(source, keywords)
+    noises = _audio(_folder(source / NOISE, "WAV files of noise, of which the class _silence_ is made"))
+    split = {path: which_set(path.name) for paths in clips.values() for path in paths}
+    _check_speech_commands(source, Counter(split.values()), noises)
+    official = _folder(test_source, "the official test archive") if test_source else None
+    if official and (absent := set(TEST_CLASSES) - {path.name for path in official.iterdir()}):
+        raise DataSetError(f"{official}: no folder {', '.join(sorted(absent))}; expected the test archive")
+    with _whole(out, force) as partial:
+        for name, paths in [*clips.items(), (NOISE, noises)]:
+            _place_all(paths, partial / "train" / name)
+        if official:
+            for name in TEST_CLASSES:
+                _place_all(_audio(official / name), partial / "test" / name)
+        else:
+            _write_test(clips, split, noises, partial / "test")
+        _write_config("speech_commands", partial, out)
+    return out
+
+
+def _named_clips(source: Path, keywords: Sequence[str]) -> dict[str, list[Path]]:
+    """Audio of each word, by the name that its folder gets."""
+    if not 1 <= len(set(keywords)) == len(keywords) <= len(KEYWORDS):
+        raise DataSetError(f"keywords {', '.join(keywords)}: give 1 to {len(KEYWORDS)} different words")
+    words = sorted(path.name for path in source.iterdir() if path.is_dir() and path.name[0] not in "._")
+    clips = {word: paths for word in words if (paths := _audio(source / word))}
+    if not set(clips) & set(keywords):
+        raise DataSetError(
+            f"{source}: no audio for any of the keywords {', '.join(keywords)}; there are "
+            f"{', '.join(clips)}. Choose up to ten with --keywords"
+        )
+    named = dict(zip(keywords, KEYWORDS, strict=False))
+    # A keyword of s3prl that was not chosen is another word: its folder needs another name.
+    others = {word: f"other_{word}" if word in KEYWORDS else word for word in clips}
+    return {named.get(word, others[word]): paths for word, paths in clips.items()}
+
+
+def _check_speech_commands(source: Path, counts: Counter[str], noises: Sequence[Path]) -> None:
+    for wanted, least in (("training", BATCH), ("validation", 1)):
+        if counts[wanted] < least:
+            raise DataSetError(
+                f"{source}: {counts[wanted]} clips for {wanted} by their names' hash (`which_set` of Speech "
+                f"Commands); s3prl needs at least {least}. Names must be SPEAKER_nohash_N.wav"
+            )
+    if not noises:
+        raise DataSetError(f"{source / NOISE}: no audio; copy the noises of Speech Commands there")
+    for path in noises:
+        if soundfile.info(path).duration <= 1:
+            raise DataSetError(f"{path}: 1 s or less; s3prl draws 1 s from each noise, remove the file")
+
+
+def _write_test(
+    clips: dict[str, list[Path]], split: dict[Path, str], noises: Sequence[Path], folder: Path
+) -> None:
+    held_out = {word: [path for path in paths if split[path] == "testing"] for word, paths in clips.items()}
+    keywords = {word: paths for word, paths in held_out.items() if word in KEYWORDS and paths}
+    if not keywords:
+        raise DataSetError("no keyword has clips for testing by their names' hash; pass the test archive")
+    average = max(1, round(sum(map(len, keywords.values())) / len(keywords)))
+    draw = random.Random(0)
+    for word, paths in keywords.items():
+        _place_all(paths, folder / word)
+    others = sorted(path for word, paths in held_out.items() if word not in KEYWORDS for path in paths)
+    for path in draw.sample(others, min(average, len(others))):
+        _place(path, folder / "_unknown_" / f"{path.parent.name}_{path.stem}.wav")
+    waves = [load(path, sample_rate=SAMPLE_RATE).numpy() for path in noises]
+    for number in range(average):
+        wave, path = waves[number % len(waves)], noises[number % len(noises)]
+        start = draw.randrange(len(wave) - SAMPLE_RATE + 1)
+        _write_wav(folder / "_silence_" / f"{path.stem}_{start}.wav", wave[start : start + SAMPLE_RATE])
+    print(
+        f"note: the test set was made here: {len(keywords)} of the {len(KEYWORDS)} keywords with {average} "
+        f"clips each on average, {min(average, len(others))} clips of other words, {average} of silence; "
+        "published scores are of the official one",
+        file=sys.stderr,
+    )
+
+
+def voxceleb1(
+    source: str | Path,
+    out: str | Path,
+    *,
+    meta: str | Path | None = None,
+    skip_missing: bool = False,
+    force: bool = False,
+) -> Path:
+    """Write `audio/wav/<speaker>/<session>/*.wav`, `iden_split.txt` and `config.yaml`.
+
+    s3prl looks for `<any folder>/wav/` below the path that it is given.
+
+    Args:
+        source: a folder with `wav/<speaker>/...`, or with folders that have it (`vox1_dev_wav/wav/...`).
+        meta: lines `<1|2|3> <speaker>/<session>/<file>.wav` for training, validation and test; by default
+            `iden_split.txt`, or s3prl's own `veri_test_class.txt`, in `source`.
+        skip_missing: leave out lines whose audio is not there.
+
+    Returns the folder. Raises DataSetError.
+    """
+    source, out = _folder(source, "wav/<speaker>/<session>/*.wav"), Path(out)
+    table = Path(meta) if meta else _first([source / "iden_split.txt", source / "veri_test_class.txt"])
+    if table is None or not table.is_file():
+        raise DataSetError(f"{table or source / 'iden_split.txt'}: no such file; name one with --meta")
+    roots = [path for path in [source / "wav", *sorted(source.glob("*/wav"))] if path.is_dir()]
+    located = [(split, name, _locate(roots, name)) for split, name in _read_meta(table)]
+    missing = [name for _, name, path in located if path is None]
+    if missing and (not skip_missing or len(missing) == len(located)):
+        raise DataSetError(
+            f"{table}: {len(missing):,} of {len(located):,} files are not below {source}, such as "
+            f"{missing[0]}; complete the copy, or pass --skip-missing"
+        )
+    present = [(split, name, path) for split, name, path in located if path is not None]
+    splits = Counter(split for split, _, _ in present)
+    if absent := [number for number in "123" if not splits[number]]:
+        raise DataSetError(f"{table}: no file of split {', '.join(absent)} (1 train, 2 validation, 3 test)")
+    with _whole(out, force) as partial:
+        for _, name, path in tqdm(present, desc="audio", unit="file", disable=None):
+            _place(path, partial / "audio" / "wav" / name)
+        lines = "".join(f"{split} {name}\n" for split, name, _ in present)
+        (partial / "iden_split.txt").write_text(lines)
+        _write_config("voxceleb1", partial, out)
+    return out
+
+
+def _read_meta(table: Path) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(table.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        match = re.fullmatch(r"([123])\s+(id(\d{5})/[^/\s]+/[^/\s]+\.wav)", line.strip())
+        if not match:
+            raise DataSetError(f"{table}, line {number}: {line!r}; expected `1 id10001/session/00001.wav`")
+        if int(match[3]) not in SPEAKERS:
+            raise DataSetError(
+                f"{table}, line {number}: speaker id{match[3]}; s3prl has the classes id{SPEAKERS[0]} to "
+                f"id{SPEAKERS[-1]}, rename the speakers"
+            )
+        yield match[1], match[2]
+
+
+def _locate(roots: Sequence[Path], name: str) -> Path | None:
+    candidates = (root / name for root in roots)
+    return _first(path.with_suffix(suffix) for path in candidates for suffix in SUFFIXES)
+
+
+def _first(paths: Iterable[Path]) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)
+
+
+# -- what both share --
+
+
+def _folder(path: str | Path, expected: str) -> Path:
+    if not Path(path).is_dir():
+        raise DataSetError(f"{path}: no such folder; expected {expected}")
+    return Path(path).resolve()
+
+
+def _audio(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def _place_all(paths: Sequence[Path], folder: Path) -> None:
+    for path in tqdm(paths, desc=folder.name, unit="file", disable=None):
+        _place(path, folder / f"{path.stem}.wav")
+
+
+def _place(path: Path, target: Path) -> None:
+    """Link a 16 kHz mono WAV file, or convert what it is to one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".wav":
+        found = soundfile.info(path)
+        if (found.samplerate, found.channels, found.format) == (SAMPLE_RATE, 1, "WAV"):
+            target.symlink_to(path)
+            return
+    _write_wav(target, load(path, sample_rate=SAMPLE_RATE).numpy())
+
+
+def _write_wav(path: Path, samples_S: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples_S, SAMPLE_RATE, subtype="PCM_16")
+
+
+def _write_config(task: str, partial: Path, out: Path) -> None:
+    """SUPERB's setting with the paths of the folder as it will be called."""
+    text = (files("ajepa.s3prl_upstream") / "configs" / f"{task}.yaml").read_text()
+    config = yaml.safe_load(text)
+    data = config["downstream_expert"]["datarc"]
+    for key, value in data.items():
+        if isinstance(value, str):
+            data[key] = value.replace("DATA", str(out.resolve()), 1)
+    (partial / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+@contextmanager
+def _whole(out: Path, force: bool) -> Iterator[Path]:
+    """A hidden folder that takes the name `out` at the end, so that no half data set is ever seen."""
+    if out.exists() and any(out.iterdir()):
+        if not (out / CONFIG).is_file():
+            raise DataSetError(f"{out}: exists and was not made here; move it away or choose another --out")
+        if not force:
+            raise DataSetError(f"{out}: exists; pass --force to replace it")
+    partial = out.resolve().with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.exists():
+            shutil.rmtree(out)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,155 @@
+"""Baselines behind the one interface; transformers' encoders are small ones, built and saved here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ajepa.eval.hear import fingerprint
+from ajepa.eval.models import open_model
+from ajepa.features import LogMel
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: ajepa[baselines]")
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+CONV = {
+    "conv_dim": (8, 8, 8),
+    "conv_kernel": (10, 3, 2),
+    "conv_stride": (5, 4, 2),
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
+
+
+def save_small(kind: str, folder: Path) -> Path:
+    """A model of two blocks of 16 features with random weights, and its feature extractor."""
+    torch.manual_seed(0)
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
+    if kind == "wav2vec2":
+        model = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**SMALL, **CONV))
+    elif kind == "hubert":
+        model = transformers.HubertModel(transformers.HubertConfig(**SMALL, **CONV))
+    elif kind == "wavlm":
+        model = transformers.WavLMModel(transformers.WavLMConfig(**SMALL, **CONV))
+    elif kind == "data2vec-audio":
+        conv = CONV | {"conv_pos_kernel_size": 3}
+        model = transformers.Data2VecAudioModel(transformers.Data2VecAudioConfig(**SMALL, **conv))
+    elif kind == "whisper":
+        config = transformers.WhisperConfig(
+            d_model=16,
+            encoder_layers=2,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=32,
+            decoder_ffn_dim=32,
+            vocab_size=20,
+            max_source_positions=100,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=1,
+        )
+        model = transformers.WhisperModel(config)
+        extractor = transformers.WhisperFeatureExtractor(chunk_length=2)
+    else:
+        config = transformers.ASTConfig(**SMALL, max_length=128)
+        model = transformers.ASTModel(config)
+        extractor = transformers.ASTFeatureExtractor(max_length=128)
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    return folder
+
+
+def noise(samples: int, clips: int = 2) -> Tensor:
+    return 0.1 * torch.randn(clips, samples, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wavlm", "data2vec-audio", "whisper", "ast"])
+def test_encoders_of_transformers(kind: str, tmp_path: Path) -> None:
+    model = open_model(f"small={save_small(kind, tmp_path / kind)}")
+    assert model.name == "small"
+    module = model.module
+    bands = 12 if kind == "ast" else 1
+    with torch.no_grad():
+        for samples in (1, 200, 16_000, 50_000):  # 1.28 s and 2 s are what the last two take at once
+            last = module(noise(samples), [samples] * 2, False)
+            assert last.shape == (2, 1, bands, 16)
+            assert last.isfinite().all()
+            every = module(noise(samples), [samples] * 2, True)
+            assert every.shape == (2, 3, bands, 16), "two blocks and the final output"
+            torch.testing.assert_close(every[:, -1], last[:, 0])
+        alone = module(noise(16_000)[1:], [16_000], False)
+        torch.testing.assert_close(
+            alone, module(noise(16_000), [16_000] * 2, False)[1:], atol=1e-5, rtol=1e-4
+        )
+    other = open_model(str(save_small("wav2vec2" if kind == "hubert" else "hubert", tmp_path / "other")))
+    assert other.name == "other"
+    assert fingerprint(module) != fingerprint(other.module)
+
+
+def test_wav2vec2_is_the_library_s_own_mean(tmp_path: Path) -> None:
+    folder = save_small("wav2vec2", tmp_path / "w2v")
+    reference = transformers.Wav2Vec2Model.from_pretrained(folder).eval()
+    waveform_BS = noise(8000)
+    normed = (waveform_BS - waveform_BS.mean(1, keepdim=True)) / waveform_BS.std(
+        1, correction=0, keepdim=True
+    )
+    with torch.no_grad():
+        expected = reference(normed).last_hidden_state.mean(1)
+        found = open_model(str(folder)).module(waveform_BS, [8000, 8000], False)[:, 0, 0]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_padding_of_fixed_lengths_does_not_count(tmp_path: Path) -> None:
+    """Half a second in Whisper's two: 25 steps of 100."""
+    folder = save_small("whisper", tmp_path / "whisper")
+    module = open_model(str(folder)).module
+    reference = transformers.WhisperModel.from_pretrained(folder).encoder.eval()
+    extractor = transformers.WhisperFeatureExtractor.from_pretrained(folder)
+    waveform_BS = noise(8000)
+    features = extractor(list(waveform_BS.numpy()), sampling_rate=16_000, return_tensors="pt").input_features
+    with torch.no_grad():
+        states_BTD = reference(features).last_hidden_state
+        found = module(waveform_BS, [8000, 8000], False)[:, 0, 0]
+    torch.testing.assert_close(found, states_BTD[:, :25].mean(1), atol=1e-5, rtol=1e-4)
+    assert (found - states_BTD.mean(1)).abs().max() > 1e-3, "the padding would have counted"
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    folder = save_small("hubert", tmp_path / "hubert")
+    (folder / "preprocessor_config.json").rename(tmp_path / "kept.json")
+    with pytest.raises(ValueError, match=r"no preprocessor_config\.json"):
+        open_model(str(folder))
+    (tmp_path / "kept.json").rename(folder / "preprocessor_config.json")
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights = {name: value for name, value in weights.items() if "layers.1.feed_forward" not in name}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"4 weights are missing.*layers\.1\.feed_forward"):
+        open_model(str(folder))
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match=r"type 'bert'.*wav2vec2"):
+        open_model(str(tmp_path / "bert"))
+
+
+def test_log_mel_statistics_and_the_random_projection() -> None:
+    waveform_BS = noise(16_000)
+    frames_BLM = LogMel()(waveform_BS)
+    statistics = open_model("logmel").module(waveform_BS, [16_000] * 2, True)
+    expected = torch.cat([frames_BLM.mean(1), frames_BLM.std(1, correction=0)], 1)
+    torch.testing.assert_close(statistics[:, 0, 0], expected)
+    projected = open_model("naive=random-projection")
+    assert projected.name == "naive"
+    found = projected.module(waveform_BS, [16_000] * 2, False)
+    assert found.shape == (2, 1, 1, 4096)
+    # Linear in the mean log-mel frame, with entries of mean 1 / (2 sqrt(128)).
+    matrix_MX = projected.module.state_dict()["matrix_MX"]
+    torch.testing.assert_close(found[:, 0, 0], frames_BLM.mean(1) @ matrix_MX, atol=1e-4, rtol=1e-4)
+    assert float(matrix_MX.mean()) == pytest.approx(0.5 / 128**0.5, rel=0.01)
+    assert fingerprint(projected.module) == fingerprint(open_model("random-projection").module)

@@ -1,0 +1,115 @@
+"""`ajepa compare`: cells that are run once, failures that stop nothing, and the tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ajepa.cli import main
+from ajepa.data.synthetic import write_esc50
+from ajepa.eval.compare import Comparison, ComparisonError, compare, markdown
+from ajepa.eval.published import PUBLISHED, published
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    sounds = tmp_path / "esc50"
+    write_esc50(sounds, clips_per_class=10, classes=3, seconds=0.3)
+    content = {
+        "models": {
+            "log-mel": "logmel",
+            "naive": "random-projection",
+            "gone": str(tmp_path / "gone.safetensors"),
+        },
+        "tasks": {"esc10": {"data": str(sounds)}, "absent": {"task": "voxceleb1", "data": str(tmp_path)}},
+        "protocols": ["linear", "knn"],
+        "baseline": "log-mel",
+    }
+    (tmp_path / "compare.yaml").write_text(yaml.safe_dump(content))
+    return tmp_path / "compare.yaml"
+
+
+def test_what_works_is_done_and_not_done_again(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["compare", str(file), "--out", str(out), "--cache", str(tmp_path / "cache")]
+    assert main(command) == 1, "cells failed"
+    printed = capsys.readouterr()
+    assert "failed: gone on esc10, knn" in printed.err
+    assert "4 cells, 8 failed" in printed.out
+    records = json.loads((out / "records.json").read_text())
+    assert {(r["model"], r["task"], r["protocol"]) for r in records} == {
+        (model, "esc10", protocol) for model in ("log-mel", "naive") for protocol in ("linear", "knn")
+    }
+    for record in records:
+        assert ("baseline" in record) == (record["model"] == "naive")
+    stamps = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
+    assert len(stamps) == 8, "a record and its draws for each cell"
+    assert main(command) == 1
+    assert stamps == {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
+    assert json.loads((out / "records.json").read_text()) == records
+    # One cell is lost: that one is run again, with the same result.
+    lost = next(path for path in stamps if path.suffix == ".json")
+    lost.unlink()
+    assert main(command) == 1
+    changed = {path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp}
+    assert changed == {lost, lost.with_suffix(".npy")}
+    again = json.loads((out / "records.json").read_text())
+    assert [r["score"] for r in again] == [r["score"] for r in records]
+    assert [r.get("baseline") for r in again] == [r.get("baseline") for r in records]
+    rows = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
+    assert len(rows) == 12
+    assert sum(row["remark"].startswith("failed: ") for row in rows) == 8
+    assert (out / "table.md").read_text().splitlines()[0].startswith("| task | protocol | model | score")
+
+
+def test_the_comparison_is_that_of_one_evaluation(file: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(file.read_text())
+    content["models"].pop("gone")
+    content["tasks"].pop("absent")
+    records, failures = compare(Comparison(**content), tmp_path / "out", tmp_path / "cache")
+    assert not failures
+    out = tmp_path / "both.json"
+    command = ["evaluate", "--task", "esc10", "--data", content["tasks"]["esc10"]["data"], "--json", str(out)]
+    command += ["--cache", str(tmp_path / "cache"), "--baseline", "log-mel"]
+    assert main([*command, "--model", "log-mel=logmel", "--model", "naive=random-projection"]) == 0
+    expected = json.loads(out.read_text())[1]["baseline"]
+    found = next(r for r in records if (r["model"], r["protocol"]) == ("naive", "linear"))["baseline"]
+    assert list(found["interval"]) == expected["interval"]
+    assert found["difference"] == expected["difference"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[1, 2]", "no entries; a comparison has models"),
+        ("{models: {a: logmel}, taks: {}}", "taks; a comparison has"),
+        ("{models: {a: logmel}}", "tasks must be names"),
+        ("{models: {a: logmel}, tasks: {esc10: {csv: x}}}", "task esc10 needs its data"),
+        ("{models: {a: logmel}, tasks: {esc10: {data: x}}, baseline: b}", "baseline b is none"),
+        ("{models: {a: logmel}, tasks: {esc10: {data: x}}, layer: each}", "layer is each"),
+        ("{models: {a: logmel}, tasks: {esc10: {data: x}}, precision: half}", "precision must be"),
+        ("{models: {a: [}", "not YAML"),
+    ],
+)
+def test_files_that_cannot_be_used(content: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "compare.yaml"
+    path.write_text(content)
+    with pytest.raises(ComparisonError, match=words):
+        Comparison.read(path)
+    with pytest.raises(ComparisonError, match="no such file"):
+        Comparison.read(tmp_path / "absent.yaml")
+
+
+def test_published_scores_stand_beside_complete_sets_alone() -> None:
+    found = {entry.model: entry.score for entry in published("esc50", "linear")}
+    assert found["M2D"] == 0.913
+    assert not published("esc50", "knn")
+    assert not published("esc50_fold4", "linear")
+    assert all(0 < entry.score < 1 for entry in PUBLISHED)
+    assert markdown([]) == ""

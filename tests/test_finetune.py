@@ -1,0 +1,229 @@
+"""Fine-tuning: what happens to the clips, to the rates of the layers, and that it learns."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from ajepa.eval.finetune.augment import add_noise, mixup, spec_augment
+from ajepa.eval.finetune.classifier import Classifier
+from ajepa.eval.finetune.config import RECIPES, FinetuneConfig
+from ajepa.eval.finetune.records import FinetuneError, finetune_model
+from ajepa.eval.finetune.training import Waveforms, _order, _pieces, finetune, predict
+from ajepa.eval.models import BASELINES, EncoderModel, Named
+from ajepa.eval.tasks.task import Clip, Task
+from ajepa.features import LogMelConfig
+from ajepa.model import AudioEncoder
+from tests.conftest import TINY
+
+QUICK = FinetuneConfig(
+    epochs=8, warmup_epochs=1, batch_size=8, lr=3e-3, layer_decay=0.9, mixup=0.3, freq_mask=8, time_mask=8
+)
+
+
+def accuracy(target: np.ndarray, logits: np.ndarray) -> float:
+    return float((logits.argmax(1) == target).mean())
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def model() -> AudioEncoder:
+    torch.manual_seed(0)
+    return AudioEncoder(LogMelConfig(), TINY, 2.08).eval()
+
+
+@pytest.fixture
+def tones(tmp_path: Path) -> Task:
+    """Low and high tones in noise: 96 to train, 16 to validate, 16 to test."""
+    rng, clips = np.random.default_rng(0), []
+    for number in range(128):
+        high = number % 2
+        time = np.arange(int(16_000 * rng.uniform(0.2, 0.6))) / 16_000
+        hz = rng.uniform(1500, 2500) if high else rng.uniform(200, 500)
+        wave = rng.uniform(0.05, 0.3) * np.sin(2 * np.pi * hz * time) + 0.01 * rng.standard_normal(len(time))
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, wave, 16_000)
+        split = "train" if number < 96 else "valid" if number < 112 else "test"
+        clips.append(Clip(path, ("high" if high else "low",), split))
+    return Task("tones", tuple(clips), folds=False)
+
+
+def test_it_learns_and_leaves_the_encoder_alone(model: AudioEncoder, tones: Task) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    (chosen,) = tones.rounds()
+    seen: list[dict[str, float]] = []
+    config = replace(QUICK, epochs=12, lr=1e-2, mixup=0.1, freq_mask=2)
+    outcome = finetune(model, tones, chosen, config, score=accuracy, report=seen.append)
+    assert accuracy(tones.target()[outcome.test], outcome.logits) > 0.85
+    assert outcome.test.tolist() == list(range(112, 128))
+    assert outcome.history == seen and [line["epoch"] for line in seen] == list(range(1, 13))
+    best = max(line["valid"] for line in seen)
+    assert seen[outcome.epoch - 1]["valid"] == best, "the best epoch on the validation split"
+    assert all(line["valid"] < best for line in seen[: outcome.epoch - 1]), "the first of several"
+    assert seen[-1]["loss"] < seen[0]["loss"]
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_seed_decides(model: AudioEncoder, tones: Task) -> None:
+    (chosen,) = tones.rounds()
+    short = replace(QUICK, epochs=2)
+    runs = [finetune(model, tones, chosen, short, score=accuracy, seed=seed).logits for seed in (3, 3, 4)]
+    assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])
+
+
+def test_no_epoch_is_chosen_on_a_test_fold(model: AudioEncoder, tones: Task) -> None:
+    folds = tuple(clip._replace(split=str(number % 3)) for number, clip in enumerate(tones.clips))
+    task = Task("folds", folds, folds=True)
+
+    def never(*_: np.ndarray) -> float:
+        raise AssertionError("there is no split to choose on")
+
+    outcome = finetune(model, task, task.rounds()[1], replace(QUICK, epochs=2), score=never)
+    assert outcome.epoch == 2 and outcome.test.tolist() == list(range(1, 128, 3))
+
+
+def test_several_labels_need_their_own_loss(model: AudioEncoder, tones: Task) -> None:
+    clips = tuple(
+        clip._replace(labels=(*clip.labels, "all") if number % 3 else clip.labels)
+        for number, clip in enumerate(tones.clips)
+    )
+    task = Task("several", clips, folds=False, multilabel=True)
+    (chosen,) = task.rounds()
+    with pytest.raises(ValueError, match="loss='bce'"):
+        finetune(model, task, chosen, QUICK, score=accuracy)
+    config = replace(QUICK, epochs=1, warmup_epochs=0, loss="bce", balanced=True)
+    outcome = finetune(model, task, chosen, config, score=lambda target, logits: 0.0)
+    assert outcome.logits.shape == (16, 3)
+
+
+def test_padding_changes_no_clip_and_long_clips_are_averaged(model: AudioEncoder, tones: Task) -> None:
+    torch.manual_seed(0)
+    network = Classifier(model, 2, replace(QUICK, head_std=0.5, seconds=0.4))
+    waveforms = Waveforms(tones.clips, 16_000)
+    together = predict(network, waveforms, np.arange(12))
+    alone = np.concatenate([predict(network, waveforms, np.array([number])) for number in range(12)])
+    assert np.abs(together - alone).max() < 1e-4
+    long = int(np.argmax([len(waveforms[number]) for number in range(12)]))
+    pieces = list(_pieces(waveforms[long], 6400))
+    assert len(pieces) == 2 and len(pieces[1]) == 6400 and torch.equal(pieces[1], waveforms[long][-6400:])
+    parts = [network(piece_S[None], torch.tensor([6400])).detach().numpy() for piece_S in pieces]
+    assert np.abs(together[long] - np.mean(parts, axis=0)).max() < 1e-4
+    assert [len(piece) for piece in _pieces(torch.zeros(24_000), 8000)] == [8000] * 3
+
+
+def test_earlier_layers_learn_more_slowly(model: AudioEncoder) -> None:
+    network = Classifier(model, 3, replace(QUICK, layer_decay=0.5))
+    groups = network.parameter_groups()
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    scales = {names[id(p)]: group["scale"] for group in groups for p in group["params"]}  # type: ignore[attr-defined]
+    assert scales.keys() == dict(network.named_parameters()).keys()
+    assert (
+        scales["patch_embed.weight" if "patch_embed.weight" in scales else "encoder.patch_embed.weight"]
+        == 0.125
+    )
+    assert scales["encoder.blocks.0.attn.qkv.weight"] == 0.25
+    assert scales["encoder.blocks.1.mlp.fc2.bias"] == 0.5
+    assert scales["encoder.norm.weight"] == scales["head.weight"] == 1.0
+    for group in groups:
+        decays = {parameter.ndim > 1 for parameter in group["params"]}  # type: ignore[attr-defined]
+        assert decays == {group["weight_decay"] > 0}  # type: ignore[operator]
+
+
+def test_mixup_mixes_clips_and_targets_alike() -> None:
+    waveform_BS, target_BC = torch.eye(64), torch.eye(64)
+    mixed_BS, mixed_BC = mixup(waveform_BS, target_BC, 0.5, 10.0, generator())
+    assert torch.equal(mixed_BS, mixed_BC)
+    assert torch.allclose(mixed_BS.sum(1), torch.ones(64))
+    changed = (mixed_BS != waveform_BS).any(1).float().mean()
+    assert 0.3 < changed < 0.7
+    own = mixed_BS.diagonal()[(mixed_BS != waveform_BS).any(1)]
+    assert own.min() > 0.2 and own.max() < 0.8, "Beta(10, 10) lies about a half"
+    assert torch.equal(mixup(waveform_BS, target_BC, 0.0, 10.0, generator())[0], waveform_BS)
+
+
+def test_spec_augment_hides_one_band_and_one_stretch() -> None:
+    hidden = spec_augment(torch.ones(500, 40, 16), 4, 10, 0.0, generator()) == 0
+    bands, frames = hidden.all(1), hidden.all(2)
+    assert torch.equal(hidden, bands[:, None, :] | frames[:, :, None])
+    assert sorted(set(bands.sum(1).tolist())) == list(range(5))
+    assert sorted(set(frames.sum(1).tolist())) == list(range(11))
+    for line in (bands, frames):
+        starts = (line[:, 1:] & ~line[:, :-1]).sum(1) + line[:, 0]
+        assert starts.max() == 1, "in one piece"
+        assert line.any(0).all(), "anywhere"
+    assert torch.equal(spec_augment(torch.ones(2, 3, 4), 0, 0, 0.0, generator()), torch.ones(2, 3, 4))
+
+
+def test_noise_is_small_and_shifts() -> None:
+    spectrogram = torch.zeros(8, 30, 4)
+    spectrogram[:, 15] = 5.0
+    noisy = add_noise(spectrogram, generator(1))
+    peak = noisy.mean(2).argmax(1)
+    assert len(set(peak.tolist())) == 1 and abs(int(peak[0]) - 15) <= 10
+    assert (noisy - spectrogram.roll(int(peak[0]) - 15, 1)).min() >= 0 and noisy.max() < 5.1
+
+
+def test_balanced_draws_show_rare_classes_as_often() -> None:
+    target_NC = torch.zeros(100, 2)
+    target_NC[:90, 0] = 1
+    target_NC[90:, 1] = 1
+    drawn = torch.cat([_order(np.arange(100), target_NC, True, generator(seed)) for seed in range(40)])
+    assert (drawn >= 90).float().mean() == pytest.approx(0.5, abs=0.05)
+    assert sorted(_order(np.arange(5), target_NC, False, generator()).tolist()) == list(range(5))
+
+
+def test_recipes_are_the_papers() -> None:
+    esc, words = RECIPES["esc50"], RECIPES["speech_commands"]
+    assert (esc.epochs, esc.warmup_epochs, esc.freq_mask, esc.time_mask) == (50, 5, 24, 96)
+    assert (words.epochs, words.batch_size, words.lr, words.noise, words.loss) == (
+        30,
+        128,
+        2.5e-4,
+        True,
+        "bce",
+    )
+    assert all(recipe.masked_share == 0.1 and recipe.layer_decay == 0.75 for recipe in RECIPES.values())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"warmup_epochs": 50}, "within 50 epochs"),
+        ({"mixup": 1.5}, "mixup is 1.5"),
+        ({"layer_decay": 0.0}, "layer_decay is 0"),
+        ({"lr": 0.0}, "must be above 0"),
+    ],
+)
+def test_wrong_settings(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FinetuneConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_records_have_a_score_an_interval_and_each_seed(model: AudioEncoder, tones: Task) -> None:
+    named = Named("ours", "somewhere", EncoderModel(model))
+    seen = []
+    record, draws_S = finetune_model(
+        named, tones, replace(QUICK, epochs=2), seeds=(0, 1), report=lambda *line: seen.append(line)
+    )
+    assert record["score"] == pytest.approx(np.mean(record["by_seed"])) and len(record["by_seed"]) == 2
+    low, high = record["interval"]
+    assert low <= record["score"] <= high and len(draws_S) == 10_000
+    assert [(split, seed) for split, seed, _ in seen] == [("test", 0)] * 2 + [("test", 1)] * 2
+    assert [choice["seed"] for choice in record["chosen"]] == [0, 1]
+    assert record["config"]["epochs"] == 2
+    assert json.loads(json.dumps(record))["score"] == record["score"]
+
+
+def test_a_baseline_has_nothing_to_train(tones: Task) -> None:
+    with pytest.raises(FinetuneError, match=r"log-mel: only encoders that ajepa\.load_model"):
+        finetune_model(Named("log-mel", "logmel", BASELINES["logmel"]()), tones, QUICK)
