@@ -6,10 +6,10 @@
 over frequency patches (768) and once eight of them side by side (6144). Each test fold is scored once, after
 its penalty was chosen on the other four: ten sweeps over the penalties and five final fits.
 
-Times are the processor's, of this process. scikit-learn fits the same penalties on the training clips of one
+Times are the processor's. scikit-learn fits the same penalties on the training clips of one
 of the ten sweeps, at its defaults; how far predictions agree is told of fits to a far smaller tolerance.
---heareval runs heareval's own predictions on the same features, on 8 points of its default grid; its time is
-that on the wall, many minutes.
+--heareval runs heareval's own predictions on the same features, on 8 points of its default grid, which takes
+many minutes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import pickle
+import resource
 import statistics
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def one_sweep(features_NX: Tensor, task: Task) -> dict[str, float]:
 
 
 def heareval_seconds(features_NX: Tensor, task: Task, grid_points: int) -> tuple[float, float]:
-    """(seconds on the wall, score) of heareval's predictions, on the features in the files it expects."""
+    """(seconds, score) of heareval's predictions, on the features in the files it expects."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "embeddings", "made", "made-v1-full")
         folder.mkdir(parents=True)
@@ -128,7 +129,7 @@ def heareval_seconds(features_NX: Tensor, task: Task, grid_points: int) -> tuple
             (folder / f"{split}.target-labels.pkl").write_bytes(pickle.dumps(list(labels.values())))
         command = ["-m", "ajepa.cli", "harness", "run", "heareval.predictions.runner"]
         arguments = [str(folder.relative_to(scratch)), "--grid-points", str(grid_points)]
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, *command, *arguments],
             cwd=scratch,
@@ -136,7 +137,8 @@ def heareval_seconds(features_NX: Tensor, task: Task, grid_points: int) -> tuple
             text=True,
             env=os.environ | {"PYTHONWARNINGS": "ignore"},
         )
-        seconds = time.perf_counter() - started
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         if done.returncode:
             raise SystemExit(f"heareval's predictions failed:\n{done.stderr[-2000:]}")
         scores = json.loads((folder / "test.predicted-scores.json").read_text())

@@ -137,7 +137,8 @@ def compare(
         if comparison.baseline in {result.record["model"] for result in members}:
             compare_with(members, str(comparison.baseline))
         records += [result.record for result in members]
-    rows = _rows(records, {name: task.name for name, task in tasks.items()}, failures)
+    complete = {name: task.name for name, task in tasks.items() if not task.notes}
+    rows = _rows(records, complete, failures)
     write_json(out / "records.json", records)
     write(out / "table.md", markdown(rows))
     write(out / "table.csv", as_csv(rows))
@@ -185,9 +186,9 @@ def _cell(model: Named, weights: str, task: Task, options: ProbeOptions, folder:
 
 
 def _rows(
-    records: Sequence[dict[str, Any]], names: dict[str, str], failures: Sequence[Failure]
+    records: Sequence[dict[str, Any]], complete: dict[str, str], failures: Sequence[Failure]
 ) -> list[dict[str, str]]:
-    """The table's rows: ours, then failures, then what others have published for the same tasks."""
+    """The table's rows: ours, failures, and what others have published for the tasks that are complete."""
     rows = []
     for record in records:
         low, high = record["interval"]
@@ -205,7 +206,7 @@ def _rows(
         reason = f"failed: {failure.reason}"
         rows.append(_row(failure.model, failure.task, failure.protocol, "-") | {"remark": reason})
     for task, protocol in dict.fromkeys((record["task"], record["protocol"]) for record in records):
-        for entry in published(names[task], protocol):
+        for entry in published(complete.get(task, ""), protocol):
             remark = f"published: {entry.source}"
             rows.append(_row(entry.model, task, protocol, f"{entry.score:.3f}") | {"remark": remark})
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -58,7 +58,11 @@ class Result(NamedTuple):
 
 
 def probe_models(
-    models: Sequence[Named], task: Task, options: ProbeOptions, baseline: str | None = None
+    models: Sequence[Named],
+    task: Task,
+    options: ProbeOptions,
+    baseline: str | None = None,
+    report: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """One record for each model (with `layer="each"` for each layer too).
 
@@ -67,6 +71,7 @@ def probe_models(
         task: the task.
         options: how.
         baseline: name of the model that the others are compared with, clip by clip; None compares none.
+        report: is given each record as soon as there is one, before it is compared.
 
     Raises:
         ProbeError: names that are alike, no such baseline, layer or pooling.
@@ -77,14 +82,19 @@ def probe_models(
         raise ProbeError(f"several models are called {', '.join(twice)}; tell them apart by NAME=SOURCE")
     if baseline is not None and baseline not in names:
         raise ProbeError(f"no model is called {baseline!r}, the baseline; there are {', '.join(names)}")
-    results = [result for model in models for result in probe_model(model, task, options)]
+    results: list[Result] = []
+    for model in models:
+        for result in probe_model(model, task, options):
+            results.append(result)
+            if report is not None:
+                report(result.record)
     if baseline is not None:
         compare_with(results, baseline)
     return [result.record for result in results]
 
 
-def probe_model(model: Named, task: Task, options: ProbeOptions) -> list[Result]:
-    """The result of one model; with `layer="each"` one for each layer.
+def probe_model(model: Named, task: Task, options: ProbeOptions) -> Iterator[Result]:
+    """The result of one model; with `layer="each"` one for each layer, as they come.
 
     Raises:
         ProbeError: no such layer or pooling.
@@ -94,7 +104,8 @@ def probe_model(model: Named, task: Task, options: ProbeOptions) -> list[Result]
     layers = [options.layer]
     if options.layer == "each":
         layers = [*(str(number) for number in range(1, embedded.values.shape[1])), "last"]
-    return [_probe(model, task, embedded, layer, options) for layer in layers]
+    for layer in layers:
+        yield _probe(model, task, embedded, layer, options)
 
 
 def compare_with(results: Sequence[Result], baseline: str) -> None:

@@ -13,6 +13,7 @@ from ajepa.cli import main
 from ajepa.data.synthetic import write_esc50
 from ajepa.eval.compare import Comparison, ComparisonError, compare, markdown
 from ajepa.eval.published import PUBLISHED, published
+from ajepa.eval.tasks import esc50
 
 
 @pytest.fixture
@@ -106,7 +107,25 @@ def test_files_that_cannot_be_used(content: str, words: str, tmp_path: Path) -> 
         Comparison.read(tmp_path / "absent.yaml")
 
 
-def test_published_scores_stand_beside_complete_sets_alone() -> None:
+def test_published_scores_stand_beside_complete_sets_alone(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = yaml.safe_load(file.read_text())["tasks"]["esc10"]["data"]
+    comparison = Comparison(
+        {"log-mel": "logmel"}, {"sounds": {"task": "esc50", "data": data}}, ["linear", "knn"]
+    )
+    table = tmp_path / "out" / "table.csv"
+    compare(comparison, tmp_path / "out", tmp_path / "cache")
+    assert "published" not in table.read_text()
+    monkeypatch.setitem(esc50.CLIPS, "esc50", 30)  # as many as there are
+    compare(comparison, tmp_path / "out", tmp_path / "cache")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    (row,) = [row for row in rows if row["model"] == "M2D"]
+    assert (row["task"], row["protocol"], row["score"]) == ("sounds", "linear", "0.913")
+    assert row["remark"] == "published: EVAR's README"
+
+
+def test_published_scores() -> None:
     found = {entry.model: entry.score for entry in published("esc50", "linear")}
     assert found["M2D"] == 0.913
     assert not published("esc50", "knn")

@@ -133,7 +133,9 @@ def test_records(tiny: Named, sounds: Path, tmp_path: Path) -> None:
     compared = records[1]["baseline"]
     assert compared["difference"] == pytest.approx(records[1]["score"] - records[0]["score"])
     assert compared["interval"][0] <= compared["difference"] <= compared["interval"][1]
-    again = probe_models(models, task, options)
+    seen: list[str] = []
+    again = probe_models(models, task, options, report=lambda record: seen.append(record["model"]))
+    assert seen == ["logmel", "tiny"]
     assert all(record["embeddings_cached"] for record in again)
     assert [record["score"] for record in again] == [record["score"] for record in records]
     write_records(tmp_path / "one.json", again[:1])

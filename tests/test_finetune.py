@@ -11,9 +11,10 @@ import pytest
 import soundfile
 import torch
 
+from ajepa.cli import main
 from ajepa.eval.finetune.augment import add_noise, mixup, spec_augment
 from ajepa.eval.finetune.classifier import Classifier
-from ajepa.eval.finetune.config import RECIPES, FinetuneConfig
+from ajepa.eval.finetune.config import RECIPES, FinetuneConfig, FinetuneConfigError, config_for
 from ajepa.eval.finetune.records import FinetuneError, finetune_model
 from ajepa.eval.finetune.training import Waveforms, _order, _pieces, finetune, predict
 from ajepa.eval.models import BASELINES, EncoderModel, Named
@@ -227,3 +228,38 @@ def test_records_have_a_score_an_interval_and_each_seed(model: AudioEncoder, ton
 def test_a_baseline_has_nothing_to_train(tones: Task) -> None:
     with pytest.raises(FinetuneError, match=r"log-mel: only encoders that ajepa\.load_model"):
         finetune_model(Named("log-mel", "logmel", BASELINES["logmel"]()), tones, QUICK)
+
+
+def test_settings_from_the_command_line() -> None:
+    config = config_for("esc10", None, ["epochs=7", "lr=1e-3", "noise=true", "loss=bce"])
+    assert config == replace(RECIPES["esc50"], epochs=7, lr=1e-3, noise=True, loss="bce")
+    assert config_for("voxceleb1", "audioset-20k") == RECIPES["audioset-20k"]
+    for settings, message in (
+        (["depth=3"], "sets nothing"),
+        (["epochs"], "sets nothing"),
+        (["epochs=many"], "must be of kind int"),
+        (["noise=1"], "true or false"),
+        (["mixup=2"], "mixup is 2"),
+        (["loss=l2"], "loss is 'l2'"),
+    ):
+        with pytest.raises(FinetuneConfigError, match=message):
+            config_for("esc50", None, settings)
+    with pytest.raises(FinetuneConfigError, match="no fine-tuning recipe"):
+        config_for("esc50", "imagenet")
+
+
+def test_the_command(tones: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["filename,label,split"]
+    lines += [f"{clip.path},{clip.labels[0]},{clip.split}" for clip in tones.clips]
+    (tmp_path / "tones.csv").write_text("\n".join(lines) + "\n")
+    line = ["evaluate", "--protocol", "finetune", "--task", "table", "--data", str(tmp_path / "tones.csv")]
+    line += ["--split", "split", "--model", "one=ajepa-small-cpu", "--model", "two=ajepa-small-cpu"]
+    line += ["--set", "epochs=1", "--set", "warmup_epochs=0", "--baseline", "one"]
+    assert main([*line, "--json", str(tmp_path / "out.json")]) == 0
+    one, two = json.loads((tmp_path / "out.json").read_text())
+    assert (
+        one["score"] == two["score"] and two["baseline"]["difference"] == 0.0
+    )  # the same twin, the same seed
+    assert "one, seed 0, test: epoch 1, loss" in capsys.readouterr().err
+    assert main([*line, "--seeds", "x"]) == 2 and "give numbers" in capsys.readouterr().err
+    assert main([*line, "--baseline", "three"]) == 2 and "'three'" in capsys.readouterr().err

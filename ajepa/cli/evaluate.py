@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ajepa.eval.tasks import Task
 
 # Options of `ajepa evaluate` that a task reads: flag, the task function's argument, help.
 TASK_OPTIONS = (
@@ -29,7 +32,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to the parser."""
     evaluate = commands.add_parser(
         "evaluate",
-        help="score models on labelled audio: a linear probe, nearest neighbours, or the stock HEAR toolkit",
+        help="score models on labelled audio: a linear probe, nearest neighbours, fine-tuning, or the stock "
+        "HEAR toolkit",
     )
     evaluate.add_argument(
         "--model",
@@ -40,7 +44,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     evaluate.add_argument(
         "--protocol",
-        choices=["linear", "knn", "hear"],
+        choices=["linear", "knn", "finetune", "hear"],
         help="default: hear with --tasks-dir, else linear",
     )
     evaluate.add_argument(
@@ -49,7 +53,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="esc50, esc10, speech_commands_v1, speech_commands_v2, voxceleb1 or table; "
         "hear: one task's folder name (default: all of them)",
     )
-    probe = evaluate.add_argument_group("linear and knn")
+    probe = evaluate.add_argument_group("linear, knn and finetune")
     probe.add_argument("--data", type=Path, help="the data set's folder; for `table` a CSV file")
     probe.add_argument("--json", type=Path, help="write the record here (of several models a list)")
     probe.add_argument("--baseline", help="name of the model that the others are compared with")
@@ -71,6 +75,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     for flag, argument, text in TASK_OPTIONS:
         probe.add_argument(flag, dest=argument, default=None, help=text)
     probe.add_argument("--multilabel", action="store_true", help="table: labels are lists, split at ;")
+    finetune = evaluate.add_argument_group("finetune")
+    finetune.add_argument(
+        "--recipe", help="audioset-2m, audioset-20k, esc50, speech_commands or voxceleb1; default: the task's"
+    )
+    finetune.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of the recipe, such as epochs=20 or masked_share=0; may be repeated",
+    )
+    finetune.add_argument("--seeds", default="0", help="such as 0,1,2; default: 0")
     hear = evaluate.add_argument_group("hear")
     hear.add_argument("--tasks-dir", type=Path, help="made by `ajepa data hear-task`")
     hear.add_argument("--out", type=Path, help="folder for embeddings, scores and records.json")
@@ -102,6 +118,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
         raise UsageError(f"the protocol {protocol} needs {' and '.join(missing)}")
     if protocol == "hear":
         _run_hear(options)
+    elif protocol == "finetune":
+        _run_finetune(options)
     else:
         _run_probe(options, protocol)
 
@@ -121,10 +139,7 @@ def _run_hear(options: argparse.Namespace) -> None:
     print(table(records))
 
 
-def _run_probe(options: argparse.Namespace, protocol: str) -> None:
-    from ajepa.eval.embeddings import DEFAULT_CACHE
-    from ajepa.eval.models import open_model
-    from ajepa.eval.native import ProbeOptions, probe_models, table, write_records
+def _open_task(options: argparse.Namespace) -> Task:
     from ajepa.eval.tasks import open_task
 
     given: dict[str, Any] = {name: getattr(options, name) for _, name, _ in TASK_OPTIONS}
@@ -132,6 +147,40 @@ def _run_probe(options: argparse.Namespace, protocol: str) -> None:
     task = open_task(options.task, options.data, **{k: v for k, v in given.items() if v is not None})
     for note in task.notes:
         print(f"note: {task.name}: {note}", file=sys.stderr)
+    return task
+
+
+def _run_finetune(options: argparse.Namespace) -> None:
+    from ajepa.eval.finetune.config import config_for
+    from ajepa.eval.finetune.records import finetune_models
+    from ajepa.eval.models import open_model
+    from ajepa.eval.native import table, write_records
+
+    task = _open_task(options)
+    config = config_for(options.task, options.recipe, options.set)
+    models = [open_model(text, options.device) for text in options.model]
+
+    def report(model: str, split: str, seed: int, line: dict[str, float]) -> None:
+        values = ", ".join(f"{name} {value:.4g}" for name, value in line.items())
+        print(f"{model}, seed {seed}, {split}: {values}", file=sys.stderr)
+
+    try:
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--seeds is {options.seeds!r}; give numbers such as 0,1,2") from error
+    bf16 = options.precision == "bf16"
+    records = finetune_models(models, task, config, options.baseline, seeds=seeds, bf16=bf16, report=report)
+    if options.json:
+        write_records(options.json, records)
+    print(table(records))
+
+
+def _run_probe(options: argparse.Namespace, protocol: str) -> None:
+    from ajepa.eval.embeddings import DEFAULT_CACHE
+    from ajepa.eval.models import open_model
+    from ajepa.eval.native import ProbeOptions, probe_models, table, write_records
+
+    task = _open_task(options)
     how = ProbeOptions(
         protocol=protocol,
         layer=options.layer,
@@ -139,7 +188,13 @@ def _run_probe(options: argparse.Namespace, protocol: str) -> None:
         cache=options.cache or DEFAULT_CACHE,
     )
     models = [open_model(text, options.device, options.precision) for text in options.model]
-    records = probe_models(models, task, how, options.baseline)
+
+    def report(record: dict[str, Any]) -> None:
+        low, high = record["interval"]
+        name = f"{record['model']}, layer {record['layer']}"
+        print(f"{name}: {record['score']:.3f} ({low:.3f} to {high:.3f})", file=sys.stderr)
+
+    records = probe_models(models, task, how, options.baseline, report)
     if options.json:
         write_records(options.json, records)
     print(table(records))

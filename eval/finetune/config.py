@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+
+class FinetuneConfigError(ValueError):
+    """Settings of fine-tuning that cannot be used; the message names them."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class FinetuneConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, must lie in 0..1")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is {self.layer_decay}, must be above 0 and at most 1")
+        if self.loss not in ("cross-entropy", "bce"):
+            raise ValueError(f"loss is {self.loss!r}, must be cross-entropy or bce")
         if self.lr <= 0 or self.mixup_beta <= 0:
             raise ValueError(f"lr {self.lr} and mixup_beta {self.mixup_beta} must be above 0")
 
@@ -84,3 +91,48 @@ RECIPES: dict[str, FinetuneConfig] = {
     ),
     "voxceleb1": FinetuneConfig(epochs=40, warmup_epochs=4, batch_size=32, time_mask=96),
 }
+
+# The recipe that a task takes if none is named.
+OF_TASK = {
+    "esc10": "esc50",
+    "esc50": "esc50",
+    "speech_commands_v1": "speech_commands",
+    "speech_commands_v2": "speech_commands",
+    "voxceleb1": "voxceleb1",
+    "table": "esc50",
+}
+
+
+def config_for(task: str, recipe: str | None = None, settings: Sequence[str] = ()) -> FinetuneConfig:
+    """The settings for a task: a recipe's, and those of `settings`, such as "epochs=20".
+
+    Raises ValueError for an unknown recipe, key or value.
+    """
+    name = recipe or OF_TASK.get(task, "esc50")
+    if name not in RECIPES:
+        raise FinetuneConfigError(f"no fine-tuning recipe is called {name!r}; there are {', '.join(RECIPES)}")
+    config = RECIPES[name]
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        current = asdict(config).get(key)
+        if not equals or current is None:
+            raise FinetuneConfigError(
+                f"{setting!r} sets nothing; give KEY=VALUE with a key of {', '.join(asdict(config))}"
+            )
+        changes[key] = _as_kind(key, text, type(current))
+    try:
+        return replace(config, **changes)
+    except ValueError as error:
+        raise FinetuneConfigError(str(error)) from error
+
+
+def _as_kind(key: str, text: str, kind: type) -> object:
+    if kind is bool:
+        if text.lower() not in {"true", "false"}:
+            raise FinetuneConfigError(f"{key} is {text!r}, must be true or false")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise FinetuneConfigError(f"{key} is {text!r}, must be of kind {kind.__name__}") from error

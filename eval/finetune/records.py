@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from ajepa.eval.finetune.config import FinetuneConfig
 from ajepa.eval.finetune.training import Outcome, Waveforms, finetune
 from ajepa.eval.models import EncoderModel, Named
-from ajepa.eval.native import Result
+from ajepa.eval.native import Result, compare_with
 from ajepa.eval.scores import ACCURACY_DRAWS, PRECISION_DRAWS, Scored, bootstrap, interval, score
 from ajepa.eval.tasks import Task
 from ajepa.training.provenance import cpu_name, git_commit
@@ -22,6 +23,32 @@ from ajepa.training.provenance import cpu_name, git_commit
 
 class FinetuneError(ValueError):
     """A model cannot be fine-tuned; the message says which can."""
+
+
+def finetune_models(
+    models: Sequence[Named],
+    task: Task,
+    config: FinetuneConfig,
+    baseline: str | None = None,
+    *,
+    seeds: Sequence[int] = (0,),
+    bf16: bool = False,
+    report: Callable[[str, str, int, dict[str, float]], Any] = lambda model, split, seed, line: None,
+) -> list[dict[str, Any]]:
+    """One record for each model; with `baseline` the others are compared with the model of that name.
+
+    Raises as `finetune_model` does, and FinetuneError where no model is called like the baseline.
+    """
+    names = [model.name for model in models]
+    if baseline is not None and baseline not in names:
+        raise FinetuneError(f"no model is called {baseline!r}, the baseline; there are {', '.join(names)}")
+    results = [
+        finetune_model(model, task, config, seeds=seeds, bf16=bf16, report=partial(report, model.name))
+        for model in models
+    ]
+    if baseline is not None:
+        compare_with(results, baseline)
+    return [result.record for result in results]
 
 
 def finetune_model(
