@@ -41,6 +41,7 @@ bench: setup
 	$(BIN)/python benchmarks/input.py
 	$(BIN)/python benchmarks/pretrain_step.py --against-float32
 	$(BIN)/python benchmarks/embed.py
+	$(BIN)/python benchmarks/probe.py
 
 bench-gpu:
 	benchmarks/gpu.sh $(if $(DATA),--audio "$(DATA)")

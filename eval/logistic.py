@@ -10,9 +10,9 @@ scikit-learn's LogisticRegression(C=c) minimises; the intercept b is not penalis
 Features are rotated onto the principal axes of the training clips (with more features than clips, onto the
 axes that the clips span). |W| and so the minimum stay the same, but there the Hessian is almost diagonal:
 about h * variance_k + 1 / (c N) for axis k, with h the mean of p (1 - p) over clips and classes. Dividing
-each axis by its square root makes it almost the identity, and a third of the steps do (measured against
-scikit-learn's, on 1,200 clips of 768 features). Each c starts from the weights and the h of the one before:
-fewer products in all than with all c as one batch.
+each axis by its square root makes it almost the identity, and fewer than half of the steps do (measured
+against scikit-learn's, on 1,200 clips of 768 features). Each c starts from the weights and the h
+of the one before.
 
 Shape suffixes: N clips, D features, K principal axes, C classes, R penalties.
 """
