@@ -44,14 +44,14 @@ typedef float bands __attribute__((vector_size(4 * BANDS), aligned(4), may_alias
  * doing one step after the other.
  *
  *   waveform  [clips, samples]   means  [clips, clip_frames]   window  [window_size - 1], second sample on
- *   rows      [clips x clip_frames, row_size]
+ *   rows      [count, row_size], count = clips x clip_frames
  */
 EXPORT FOR_EACH_PROCESSOR void ajepa_cut_frames(
     const float *__restrict waveform, const float *__restrict means, const float *__restrict window,
     float *__restrict rows, int64_t samples, int64_t clip_frames, int64_t window_size, int64_t hop,
-    int64_t row_size, int64_t first, int64_t last)
+    int64_t row_size, int64_t count)
 {
-    for (int64_t r = first; r < last; r++) {
+    for (int64_t r = 0; r < count; r++) {
         const float *frame = waveform + (r / clip_frames) * samples + (r % clip_frames) * hop;
         const float mean = means[r];
         float *row = rows + r * row_size;
@@ -101,16 +101,16 @@ static inline __attribute__((always_inline)) float logarithm(float x)
  *   spectrum  [rows, bins, 2]
  *   starts, counts  [ceil(mels / BANDS)]: the bins that a group of neighbouring filters uses
  *   weights   [sum of counts, BANDS], the groups one after the other; zero beyond the last filter
- *   power     [TOGETHER, bins]: zeros at first; scratch of one thread
+ *   power     [TOGETHER, bins]: zeros at first; scratch
  *   log_mel   [rows, mels]
  */
 EXPORT FOR_EACH_PROCESSOR void ajepa_log_mel(
     const float *__restrict spectrum, const int32_t *__restrict starts, const int32_t *__restrict counts,
     const float *__restrict weights, float *__restrict power, float *__restrict log_mel, float floor, float mean,
-    float scale, int64_t bins, int64_t mels, int64_t first, int64_t last)
+    float scale, int64_t bins, int64_t mels, int64_t rows)
 {
-    for (int64_t r = first; r < last; r += TOGETHER) {
-        const int together = last - r < TOGETHER ? (int)(last - r) : TOGETHER;
+    for (int64_t r = 0; r < rows; r += TOGETHER) {
+        const int together = rows - r < TOGETHER ? (int)(rows - r) : TOGETHER;
         for (int i = 0; i < together; i++) {
             const float *x = spectrum + (r + i) * 2 * bins;
             float *p = power + i * bins;
@@ -141,7 +141,7 @@ EXPORT FOR_EACH_PROCESSOR void ajepa_log_mel(
 
 /* Raise it, here and in fbank_kernel.py, with every change of a signature, of BANDS or of TOGETHER: an editable
  * install keeps the library of an older checkout until it is installed again. */
-EXPORT int64_t ajepa_fbank_version(void) { return 1; }
+EXPORT int64_t ajepa_fbank_version(void) { return 2; }
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_fbank", .m_size = 0};
 

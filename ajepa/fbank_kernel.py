@@ -26,7 +26,7 @@ from torch.autograd import forward_ad
 from torch.nn.functional import pad
 
 # As in _fbank.c: a library of another version may read its arguments otherwise.
-VERSION = 1
+VERSION = 2
 BANDS = 4
 TOGETHER = 4
 
@@ -96,7 +96,7 @@ def cut_frames(waveform_BS: Tensor, means_BT1: Tensor, window_L: Tensor, hop: in
     rows_NL = torch.empty((clips * frames, fft_size), dtype=torch.float32, device="cpu")
     tensors = [_ready(tensor, torch.float32) for tensor in (waveform_BS, means_BT1, window_L, rows_NL)]
     pointers = [tensor.data_ptr() for tensor in tensors]
-    _loaded().ajepa_cut_frames(*pointers, samples, frames, window, hop, fft_size, 0, len(rows_NL))
+    _loaded().ajepa_cut_frames(*pointers, samples, frames, window, hop, fft_size, len(rows_NL))
     return rows_NL
 
 
@@ -129,7 +129,7 @@ def log_mel(
     power = torch.zeros(TOGETHER * bins, dtype=torch.float32, device="cpu")
     tensors = (spectrum_NK, filters.starts_G, filters.counts_G, filters.weights, power, out_NM)
     pointers = [tensor.data_ptr() for tensor in tensors]
-    _loaded().ajepa_log_mel(*pointers, floor, mean, scale, bins, filters.mels, 0, rows)
+    _loaded().ajepa_log_mel(*pointers, floor, mean, scale, bins, filters.mels, rows)
     return out_NM
 
 
@@ -153,9 +153,9 @@ def _library() -> ctypes.CDLL | None:
     if library.ajepa_fbank_version() != VERSION:
         return None
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    library.ajepa_cut_frames.argtypes = [pointer] * 4 + [integer] * 7
+    library.ajepa_cut_frames.argtypes = [pointer] * 4 + [integer] * 6
     library.ajepa_cut_frames.restype = None
-    library.ajepa_log_mel.argtypes = [pointer] * 6 + [ctypes.c_float] * 3 + [integer] * 4
+    library.ajepa_log_mel.argtypes = [pointer] * 6 + [ctypes.c_float] * 3 + [integer] * 3
     library.ajepa_log_mel.restype = None
     return library
 
