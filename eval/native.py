@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ajepa.training.provenance import cpu_name, git_commit
-
 from .embeddings import DEFAULT_CACHE, Embedded, embed_task
 from .files import write_json
 from .models import Named
 from .probes import PROBES
-from .scores import ACCURACY_DRAWS, PRECISION_DRAWS, bootstrap, interval, two_sided
+from .records import about_task, interval_method, provenance
+from .scores import bootstrap, interval, two_sided
 from .selection import describe, run_probe
 from .tasks import Task
 
@@ -135,7 +132,6 @@ def _probe(model: Named, task: Task, embedded: Embedded, layer: str, options: Pr
     seconds = time.perf_counter() - started
     drawn = bootstrap(outcome.splits)
     scores = [split.score for split in outcome.splits]
-    grouped = any(any(split.groups) for split in outcome.splits)
     record = {
         "model": model.name,
         "source": model.source,
@@ -144,10 +140,7 @@ def _probe(model: Named, task: Task, embedded: Embedded, layer: str, options: Pr
         "metric": task.metric,
         "score": outcome.score,
         "interval": interval(drawn),
-        "interval_method": (
-            f"95 %, bootstrap of {PRECISION_DRAWS if task.multilabel else ACCURACY_DRAWS:,} draws over "
-            f"{'groups of clips of one source' if grouped else 'clips'} within each test split"
-        ),
+        "interval_method": interval_method(task),
         "spread": float(torch.tensor(scores).std()) if len(scores) > 1 else None,
         "folds": {split.split: split.score for split in outcome.splits},
         "seeds": [],  # a convex fit or a count of neighbours: nothing is drawn
@@ -156,24 +149,13 @@ def _probe(model: Named, task: Task, embedded: Embedded, layer: str, options: Pr
         "pool": options.pool,
         "precision": model.precision,
         "features": len(next(iter(representations.values()))()[0]),
-        "clips": len(task.clips),
-        "clips_by_split": dict(sorted(task.counts.items())),
-        "classes": len(task.classes),
-        "notes": list(task.notes),
         "embed_seconds": embedded.seconds,
         "embeddings_cached": embedded.cached,
         "clips_per_s": len(task.clips) / embedded.seconds,
         "probe_seconds": seconds,
         "weights": embedded.weights,
-        "task_hash": task.fingerprint(),
-        "versions": {
-            "ajepa": version("ajepa"),
-            "commit": git_commit(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "hardware": cpu_name(),
-        "threads": torch.get_num_threads(),
+        **about_task(task),
+        **provenance(torch.device("cpu")),  # the probe's; embedding may have run elsewhere
     }
     return Result(record, drawn)
 

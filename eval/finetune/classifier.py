@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from ajepa.blocks import LayerNorm
 from ajepa.encoder import DropPath, RegularisedMasking
-from ajepa.eval.finetune.augment import add_noise, spec_augment
-from ajepa.eval.finetune.config import FinetuneConfig
 from ajepa.inputs import levelled
 from ajepa.model import AudioEncoder
+
+from .augment import add_noise, spec_augment
+from .config import FinetuneConfig
 
 
 class Classifier(nn.Module):

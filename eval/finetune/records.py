@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
 
-from ajepa.eval.finetune.config import FinetuneConfig
-from ajepa.eval.finetune.training import Outcome, Waveforms, finetune
 from ajepa.eval.models import EncoderModel, Named
 from ajepa.eval.native import Result, compare_with
-from ajepa.eval.scores import ACCURACY_DRAWS, PRECISION_DRAWS, Scored, bootstrap, interval, score
+from ajepa.eval.records import about_task, interval_method, provenance
+from ajepa.eval.scores import Scored, bootstrap, interval, score
 from ajepa.eval.tasks import Task
-from ajepa.training.provenance import cpu_name, git_commit
+
+from .config import FinetuneConfig
+from .training import Outcome, Waveforms, finetune
 
 
 class FinetuneError(ValueError):
@@ -90,7 +89,7 @@ def finetune_model(
                 seed=seed,
                 bf16=bf16,
                 waveforms=waveforms,
-                report=lambda line, split=chosen.test, seed=seed: report(split, seed, line),
+                report=partial(report, chosen.test, seed),
             )
             outcomes.append((seed, chosen.test, outcome))
             groups = tuple(task.clips[number].group for number in outcome.test)
@@ -108,10 +107,7 @@ def finetune_model(
         "metric": task.metric,
         "score": float(np.mean(by_seed)),
         "interval": interval(draws_S),
-        "interval_method": (
-            f"95 %, bootstrap of {PRECISION_DRAWS if task.multilabel else ACCURACY_DRAWS:,} draws over clips "
-            f"within each test split, the mean of {len(by_seed)} seeds"
-        ),
+        "interval_method": f"{interval_method(task)}, the mean of {len(by_seed)} seeds",
         "spread": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
         "folds": {split: float(np.mean([one[split] for one in scores])) for split in scores[0]},
         "seeds": list(seeds),
@@ -121,21 +117,10 @@ def finetune_model(
         "pool": "mean",
         "precision": "bf16" if bf16 else "float32",
         "config": asdict(config),
-        "clips": len(task.clips),
-        "clips_by_split": dict(sorted(task.counts.items())),
-        "classes": len(task.classes),
-        "notes": list(task.notes),
         "probe_seconds": sum(outcome.seconds for _, _, outcome in outcomes),
         "clips_per_s": _rate(task, config, [outcome for _, _, outcome in outcomes], len(seeds)),
-        "task_hash": task.fingerprint(),
-        "versions": {
-            "ajepa": version("ajepa"),
-            "commit": git_commit(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "hardware": cpu_name(),
-        "threads": torch.get_num_threads(),
+        **about_task(task),
+        **provenance(encoder.device),
     }
     return Result(record, draws_S)
 

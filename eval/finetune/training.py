@@ -15,13 +15,14 @@ from torch.nn import functional
 
 from ajepa.audio import load
 from ajepa.data.order import mix_seed
-from ajepa.eval.finetune.augment import mixup
-from ajepa.eval.finetune.classifier import Classifier
-from ajepa.eval.finetune.config import FinetuneConfig
 from ajepa.eval.tasks.task import Clip, Round, Task
 from ajepa.model import AudioEncoder
 from ajepa.schedules import warmup_cosine
 from ajepa.training.devices import keep_freed_memory, plain_attention
+
+from .augment import mixup
+from .classifier import Classifier
+from .config import FinetuneConfig
 
 Score = Callable[[np.ndarray, np.ndarray], float]  # of targets and logits, the higher the better
 
