@@ -32,10 +32,10 @@ import numpy as np
 import torch
 import yaml
 
+from ajepa.files import write, write_json
 from ajepa.precision import Precision
 
 from .embeddings import DEFAULT_CACHE
-from .files import write, write_json
 from .hear import fingerprint
 from .models import Named, open_model
 from .native import ProbeOptions, Result, compare_with, probe_model

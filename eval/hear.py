@@ -23,10 +23,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ajepa.files import write_json
 from ajepa.model import load_model
 from ajepa.recipe import recipe_path
-
-from .files import write_json
 
 
 class EvaluationError(RuntimeError):

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ajepa.files import write_json
+
 from .embeddings import DEFAULT_CACHE, Embedded, embed_task
-from .files import write_json
 from .models import Named
 from .probes import PROBES
 from .records import about_task, interval_method, provenance

@@ -17,9 +17,10 @@ from typing import Any
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
+from ajepa import files
 from ajepa.data.clips import Clips, DataError
 from ajepa.data.encode import COPY, Encoded, Packing, encode_clip
-from ajepa.data.shards import LISTING, SCHEMA, Listing, Shard, parse_listing, write_index, write_text
+from ajepa.data.shards import LISTING, SCHEMA, Listing, Shard, parse_listing, write_index
 from ajepa.data.threads import in_order
 
 _TAR_BLOCK = tarfile.BLOCKSIZE
@@ -96,7 +97,7 @@ def _write(
             f"{out}: holds unfinished shards of another source or of other options; choose another --out, or "
             "remove this one"
         )
-    write_text(plan, json.dumps(made_from))
+    files.write(plan, json.dumps(made_from))
     parts = list(_finished_parts(out))
     done = parts[-1].stop if parts else 0
     report(done)
@@ -122,7 +123,7 @@ def _write(
         raise DataError(f"{out}: none of {len(clips)} clips can be used, the first because: {broken[0]}")
     broken = [reason for part in parts for reason in part.broken] + broken
     if broken:
-        write_text(out / _BROKEN, "".join(f"{' '.join(reason.split())}\n" for reason in broken))
+        files.write(out / _BROKEN, "".join(f"{' '.join(reason.split())}\n" for reason in broken))
     table = pa.concat_tables([part.table for part in parts])
     return write_index(out, [part.shard for part in parts], table, made_from)
 
@@ -196,7 +197,7 @@ class _TarWriter:
         seconds = sum(row["seconds"] for row in self.rows)
         shard = Shard(self.name, self._size, self._digest.hexdigest(), len(self.rows), seconds)
         part = _Part(stop, shard, pa.Table.from_pylist(self.rows, SCHEMA), broken)
-        write_text(self.out / _PROGRESS / f"{self.number:06d}.json", part.as_json())
+        files.write(self.out / _PROGRESS / f"{self.number:06d}.json", part.as_json())
         return part
 
     def _put(self, data: bytes) -> None:

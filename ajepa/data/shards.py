@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
+from ajepa import files
 from ajepa.audio_bytes import AudioBytes
 from ajepa.data.clips import Clip, DataError
 
@@ -201,15 +202,8 @@ def write_index(
         "made_from": listing.made_from,
         "shards": [asdict(shard) for shard in shards],
     }
-    write_text(folder / LISTING, json.dumps(values, indent=1) + "\n")
+    files.write_json(folder / LISTING, values)
     return listing
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial_file = path.with_name(f".{path.name}.partial")
-    partial_file.write_text(text, encoding="utf-8")
-    partial_file.replace(path)
 
 
 def file_sha256(path: Path) -> str:

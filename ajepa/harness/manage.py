@@ -16,6 +16,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from ajepa import files
+
 from . import hook
 from .bridges import BRIDGES, Bridge, HarnessError, bridge_of
 
@@ -233,14 +235,8 @@ def _pth_text(names: set[str]) -> str:
 
 def _write_hook(directory: Path, names: set[str]) -> None:
     """Write both files; each appears whole, and the .pth file after the module that it imports."""
-    _write(directory / HOOK_NAME, _hook_source())
-    _write(directory / PTH_NAME, _pth_text(names))
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")  # not *.pth: no interpreter that starts now reads it
-    partial.write_text(text, encoding="ascii")
-    partial.replace(path)
+    files.write(directory / HOOK_NAME, _hook_source())
+    files.write(directory / PTH_NAME, _pth_text(names))  # its partial file is not called *.pth either
 
 
 def _remove_hook(directory: Path) -> None:
