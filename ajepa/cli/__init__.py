@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from ajepa.cli import curves, data, embed, evaluate, export, harness, masks, pretrain
+from ajepa.cli import compare, curves, data, demo, embed, evaluate, export, harness, masks, pretrain
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +42,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version("ajepa"))
     parser.set_defaults(takes_rest=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (pretrain, curves, embed, export, data, masks, harness, evaluate):
+    for command in (pretrain, curves, embed, export, data, masks, harness, evaluate, compare, demo):
         command.add(commands)
     return parser

@@ -1,27 +1,13 @@
-"""`ajepa evaluate`, `ajepa compare` and `ajepa demo`."""
+"""`ajepa evaluate`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ajepa.eval.tasks import Task
-
-# Options of `ajepa evaluate` that a task reads: flag, the task function's argument, help.
-TASK_OPTIONS = (
-    ("--csv", "csv", "esc50, esc10: another table than meta/esc50.csv, with folds of its own"),
-    ("--test-data", "test_data", "speech_commands_v1: the unpacked official test archive"),
-    ("--split-list", "split_list", "voxceleb1: another list than iden_split.txt"),
-    ("--label", "label", "table: column of the labels; default: label"),
-    ("--fold", "fold", "table: column of the folds"),
-    ("--split", "split", "table: column of train, valid and test"),
-    ("--group", "group", "table: column of what clips share, such as their recording"),
-    ("--path", "path", "table: column of the files; default: filename"),
-    ("--audio-root", "audio_root", "table: where the files' paths start; default: the table's folder"),
-)
+from ajepa.cli import tasks
 
 
 class UsageError(ValueError):
@@ -29,7 +15,7 @@ class UsageError(ValueError):
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the commands to the parser."""
+    """Add the command to the parser."""
     evaluate = commands.add_parser(
         "evaluate",
         help="score models on labelled audio: a linear probe, nearest neighbours, fine-tuning, or the stock "
@@ -71,10 +57,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     probe.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the models")
     probe.add_argument("--device", default=None)
     probe.add_argument("--cache", type=Path, help="folder of embeddings; default: ~/.cache/ajepa/embeddings")
-    probe.add_argument("--skip-missing", action="store_true", help="leave out clips whose audio is not there")
-    for flag, argument, text in TASK_OPTIONS:
-        probe.add_argument(flag, dest=argument, default=None, help=text)
-    probe.add_argument("--multilabel", action="store_true", help="table: labels are lists, split at ;")
+    tasks.add(probe)
     finetune = evaluate.add_argument_group("finetune")
     finetune.add_argument(
         "--recipe", help="audioset-2m, audioset-20k, esc50, speech_commands or voxceleb1; default: the task's"
@@ -93,21 +76,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     hear.add_argument("--grid", choices=["default", "fast", "faster"], default="default")
     hear.add_argument("--grid-points", type=int, default=8, help="hyper-parameter settings to try")
     evaluate.set_defaults(run=run_evaluate)
-
-    compare = commands.add_parser("compare", help="score models on tasks by protocols, all from one file")
-    compare.add_argument("file", type=Path, metavar="FILE.yaml", help="models, tasks and protocols")
-    compare.add_argument(
-        "--out", type=Path, required=True, help="folder for the cells, records.json, table.md and table.csv"
-    )
-    compare.add_argument(
-        "--cache", type=Path, help="folder of embeddings; default: ~/.cache/ajepa/embeddings"
-    )
-    compare.set_defaults(run=run_compare)
-
-    demo = commands.add_parser("demo", help="the whole job on synthetic audio, in minutes")
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"))
-    demo.add_argument("--data", type=Path, default=None, help="your own audio for pre-training")
-    demo.set_defaults(run=run_demo)
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -139,24 +107,13 @@ def _run_hear(options: argparse.Namespace) -> None:
     print(table(records))
 
 
-def _open_task(options: argparse.Namespace) -> Task:
-    from ajepa.eval.tasks import open_task
-
-    given: dict[str, Any] = {name: getattr(options, name) for _, name, _ in TASK_OPTIONS}
-    given |= {"multilabel": options.multilabel or None, "skip_missing": options.skip_missing or None}
-    task = open_task(options.task, options.data, **{k: v for k, v in given.items() if v is not None})
-    for note in task.notes:
-        print(f"note: {task.name}: {note}", file=sys.stderr)
-    return task
-
-
 def _run_finetune(options: argparse.Namespace) -> None:
     from ajepa.eval.finetune.config import config_for
     from ajepa.eval.finetune.records import finetune_models
     from ajepa.eval.models import open_model
     from ajepa.eval.native import table, write_records
 
-    task = _open_task(options)
+    task = tasks.open_from(options)
     config = config_for(options.task, options.recipe, options.set)
     models = [open_model(text, options.device) for text in options.model]
 
@@ -180,7 +137,7 @@ def _run_probe(options: argparse.Namespace, protocol: str) -> None:
     from ajepa.eval.models import open_model
     from ajepa.eval.native import ProbeOptions, probe_models, table, write_records
 
-    task = _open_task(options)
+    task = tasks.open_from(options)
     how = ProbeOptions(
         protocol=protocol,
         layer=options.layer,
@@ -198,22 +155,3 @@ def _run_probe(options: argparse.Namespace, protocol: str) -> None:
     if options.json:
         write_records(options.json, records)
     print(table(records))
-
-
-def run_compare(options: argparse.Namespace) -> int:
-    """`ajepa compare`; 1 where a cell failed."""
-    from ajepa.eval.compare import Comparison, compare
-    from ajepa.eval.embeddings import DEFAULT_CACHE
-    from ajepa.eval.native import table
-
-    records, failures = compare(Comparison.read(options.file), options.out, options.cache or DEFAULT_CACHE)
-    print(table(records))
-    print(f"\n{options.out / 'table.md'}: {len(records)} cells, {len(failures)} failed")
-    return 1 if failures else 0
-
-
-def run_demo(options: argparse.Namespace) -> None:
-    """`ajepa demo`."""
-    from ajepa.eval.demo import demo
-
-    demo(options.out, options.data)

@@ -1,0 +1,43 @@
+"""The options that say what a task is: shared by the commands that score models."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ajepa.eval.tasks import Task
+
+# Options of `ajepa evaluate` that a task reads: flag, the task function's argument, help.
+TASK_OPTIONS = (
+    ("--csv", "csv", "esc50, esc10: another table than meta/esc50.csv, with folds of its own"),
+    ("--test-data", "test_data", "speech_commands_v1: the unpacked official test archive"),
+    ("--split-list", "split_list", "voxceleb1: another list than iden_split.txt"),
+    ("--label", "label", "table: column of the labels; default: label"),
+    ("--fold", "fold", "table: column of the folds"),
+    ("--split", "split", "table: column of train, valid and test"),
+    ("--group", "group", "table: column of what clips share, such as their recording"),
+    ("--path", "path", "table: column of the files; default: filename"),
+    ("--audio-root", "audio_root", "table: where the files' paths start; default: the table's folder"),
+)
+
+
+def add(group: argparse._ArgumentGroup) -> None:
+    """Add the options of tasks to a parser's group."""
+    group.add_argument("--skip-missing", action="store_true", help="leave out clips whose audio is not there")
+    for flag, argument, text in TASK_OPTIONS:
+        group.add_argument(flag, dest=argument, default=None, help=text)
+    group.add_argument("--multilabel", action="store_true", help="table: labels are lists, split at ;")
+
+
+def open_from(options: argparse.Namespace) -> Task:
+    """The task that the options name; says its notes."""
+    from ajepa.eval.tasks import open_task
+
+    given: dict[str, Any] = {name: getattr(options, name) for _, name, _ in TASK_OPTIONS}
+    given |= {"multilabel": options.multilabel or None, "skip_missing": options.skip_missing or None}
+    task = open_task(options.task, options.data, **{k: v for k, v in given.items() if v is not None})
+    for note in task.notes:
+        print(f"note: {task.name}: {note}", file=sys.stderr)
+    return task
