@@ -215,6 +215,8 @@ def test_wrong_settings_are_named() -> None:
         objective(replace(CONFIG, target_layers=3))
     with pytest.raises(ValueError, match="momentum"):
         replace(CONFIG, momentum=(0.9, 1.1))
+    with pytest.raises(ValueError, match="reconstruction_weight is -1"):
+        replace(CONFIG, reconstruction_weight=-1)
     system = objective()
     system.target_encoder.extra = torch.nn.Parameter(torch.zeros(1))
     with pytest.raises(RuntimeError, match="extra"):
@@ -230,6 +232,32 @@ def test_regulariser_is_part_of_the_loss(generator: torch.Generator) -> None:
     assert torch.equal(plain.value, plain.metrics["prediction_error"])
     assert torch.equal(plain.value, held.metrics["prediction_error"])
     assert held.value > plain.value
+
+
+@pytest.mark.parametrize("kind", ["global", "targets"])
+def test_reconstruction_is_part_of_the_loss(kind: str, generator: torch.Generator) -> None:
+    """Against the formula at the targets, whichever places the predictor answers for."""
+    predictor = replace(CONFIG.predictor, kind=kind)
+    config = replace(CONFIG, predictor=predictor, masking=MaskingConfig(kind="random"))
+    state, batch = generator.get_state(), spectrograms()
+    plain = objective(config)(batch, 10, generator)
+    system = objective(replace(config, reconstruction_weight=0.5))
+    anchored = system(batch, 10, generator.set_state(state))
+    error = anchored.metrics["reconstruction_error"]
+    torch.testing.assert_close(anchored.value, plain.value + 0.5 * error)
+
+    patches, grid = system.encoder.patchify(batch)
+    masks = sample_masks(config.masking, grid, 4, 10, 100, generator.set_state(state))
+    context = system.encode_context(patches, masks, grid)
+    prediction, _, counted = system._predict(context, masks, patches, grid)
+    places = masks.target_BMN[:, 0].nonzero(as_tuple=True)
+    said = prediction[counted.bool()] if kind == "targets" else prediction[places]
+    patch = functional.layer_norm(patches[places], patches.shape[-1:])
+    torch.testing.assert_close(error, (system.to_patch(said) - patch).square().mean())
+
+    anchored.value.backward()
+    assert system.to_patch.weight.grad.abs().sum() > 0
+    assert objective(config).to_patch is None  # the paper's objective has no such weights
 
 
 def test_gauges_tell_collapse() -> None:

@@ -44,6 +44,10 @@ class AJEPAConfig:
         variance_weight, covariance_weight: of VICReg's two terms on the context encoder's output, against
             a collapse of its dimensions; 0 in the paper. Where micro-batches share a step, each has terms
             of its own.
+        reconstruction_weight: of a second error: one linear layer on the predictor's output has to say the
+            normalised patch of the spectrogram itself, as in Audio-MAE, at the same places. It anchors the
+            features in the signal, where a short run would let go of what is hard to predict
+            (docs/LOG.md); 0 in the paper.
     """
 
     system: Literal["a-jepa"] = "a-jepa"
@@ -55,12 +59,16 @@ class AJEPAConfig:
     loss: LossKind = "l2"
     variance_weight: float = 0.0
     covariance_weight: float = 0.0
+    reconstruction_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.target_layers < 1:
             raise ValueError(f"objective.target_layers is {self.target_layers}, must be at least 1")
         if not all(0 <= momentum <= 1 for momentum in self.momentum):
             raise ValueError(f"objective.momentum is {self.momentum}, both must lie in 0..1")
+        for name in ("variance_weight", "covariance_weight", "reconstruction_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"objective.{name} is {getattr(self, name)}, must be at least 0")
 
 
 class AJEPA(nn.Module):
@@ -68,9 +76,13 @@ class AJEPA(nn.Module):
 
     `objective(spectrogram, step, generator) -> Loss`; call `after_step(step)` once the optimiser has
     stepped. `encoder` is trained by gradient, `target_encoder` is what evaluation uses by default.
+
+    Attributes:
+        to_patch: from the predictor's output to a patch; None without `reconstruction_weight`.
     """
 
     evaluated = "target_encoder"
+    to_patch: nn.Linear | None
 
     def __init__(self, config: AJEPAConfig, encoder: EncoderConfig, total_steps: int) -> None:
         super().__init__()
@@ -84,6 +96,8 @@ class AJEPA(nn.Module):
         self.encoder = Encoder(encoder)
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.predictor = Predictor(config.predictor, self.encoder.width)
+        values = encoder.patch[0] * encoder.patch[1]
+        self.to_patch = nn.Linear(self.encoder.width, values) if config.reconstruction_weight else None
 
     def forward(
         self, spectrogram_BLM: Tensor, step: int, generator: torch.Generator, share: Share | None = None
@@ -104,13 +118,22 @@ class AJEPA(nn.Module):
 
         features_BND, output_BND = self.features(patches_BNP, grid)
         target_BND = batch_normed(features_BND) if self.config.target_norm == "batch" else features_BND
+        if self.to_patch is not None:  # behind the features, so that both are taken at the same places
+            target_BND = torch.cat([target_BND, layer_normed(patches_BNP)], -1)
         context_RKD = self.encode_context(patches_BNP, masks, grid)
-        prediction_RXD, target_RXD, weight_RX = self._predict(context_RKD, masks, target_BND, grid)
+        prediction_RXD, target_RXT, weight_RX = self._predict(context_RKD, masks, target_BND, grid)
+        target_RXD = target_RXT[..., : self.encoder.width]
         error_RX = ERRORS[self.config.loss](prediction_RXD.float(), target_RXD) * weight_RX
         value = error_RX.sum() / targets_in_step
         value = value + self._regulariser(context_RKD, masks) * (share.clips / share.total)
+        metrics = {}
+        if self.to_patch is not None:
+            patch_RXP = self.to_patch(prediction_RXD).float()
+            missed_RX = (patch_RXP - target_RXT[..., self.encoder.width :]).square().mean(-1) * weight_RX
+            value = value + self.config.reconstruction_weight * missed_RX.sum() / targets_in_step
+            metrics["reconstruction_error"] = missed_RX.detach().sum() / weight_RX.sum()
         with torch.no_grad():
-            metrics = {
+            metrics |= {
                 "prediction_error": error_RX.sum() / weight_RX.sum(),
                 "target_std": token_spread(features_BND),
                 "prediction_std": token_spread(prediction_RXD.float()),
@@ -122,7 +145,10 @@ class AJEPA(nn.Module):
     def _predict(
         self, context_RKD: Tensor, masks: Masks, target_BND: Tensor, grid: PatchGrid
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Predictions and targets [R, X, D] and which of them count [R, X]; X places of the grid."""
+        """Predictions [R, X, D], targets [R, X, T] and which of them count [R, X]; X places of the grid.
+
+        T is D, or more where something else is to be said of the same places.
+        """
         rows, count = len(context_RKD), masks.target_BMN.shape[1]
         index_RK, valid_RK = masks.context_BMK.flatten(0, 1), masks.valid_BMK.flatten(0, 1)
         every_BMND = target_BND[:, None].expand(-1, count, -1, -1)
