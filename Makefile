@@ -17,9 +17,10 @@ help:
 $(VENV)/.ready: pyproject.toml setup.py ajepa/_fbank.c
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[dev,hear,s3prl]"
+	$(BIN)/python -m pip install --quiet -e ".[dev,hear,s3prl,xares]"
 	$(BIN)/ajepa harness enable hear
 	$(BIN)/ajepa harness enable s3prl
+	$(BIN)/ajepa harness enable xares
 	touch $@
 
 setup: $(VENV)/.ready

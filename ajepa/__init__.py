@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ajepa.audio import AudioError
     from ajepa.features import LogMel, LogMelConfig
-    from ajepa.model import AudioEncoder, Embedding, load_model
+    from ajepa.loading import load_model
+    from ajepa.model import AudioEncoder, Embedding
     from ajepa.recipe import Recipe, load_recipe
     from ajepa.training.loop import pretrain
 
@@ -23,7 +24,7 @@ _HOMES = {
     "LogMel": "ajepa.features",
     "LogMelConfig": "ajepa.features",
     "Recipe": "ajepa.recipe",
-    "load_model": "ajepa.model",
+    "load_model": "ajepa.loading",
     "load_recipe": "ajepa.recipe",
     "pretrain": "ajepa.training.loop",
 }

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
+
+Pooling = Literal["mean", "mean+std"]
+
+
+def time_statistics(values_BTFD: Tensor, lengths_B: Tensor) -> Tensor:
+    """Mean and standard deviation over each clip's valid time steps: [B, 2, F, D].
+
+    Args:
+        values_BTFD: zero past a clip's end.
+        lengths_B: valid time steps.
+    """
+    length_B11 = lengths_B[:, None, None].to(values_BTFD.dtype)
+    mean_BFD = values_BTFD.sum(1) / length_B11
+    inside_BT11 = (torch.arange(values_BTFD.shape[1], device=lengths_B.device) < lengths_B[:, None])[
+        ..., None, None
+    ]
+    deviation_BTFD = (values_BTFD - mean_BFD[:, None]) * inside_BT11
+    return torch.stack([mean_BFD, (deviation_BTFD.square().sum(1) / length_B11).sqrt()], 1)
 
 
 @dataclass(frozen=True)
@@ -16,11 +35,13 @@ class Embedding:
         patches: last layer, normed, [B, T, F, D]; zero past a clip's end.
         lengths: valid time steps of each clip, [B].
         layers: every block's output, un-normed, each [B, T, F, D]; empty unless asked for.
+        pooling: what `clip` is.
     """
 
     patches: Tensor
     lengths: Tensor
     layers: tuple[Tensor, ...] = ()
+    pooling: Pooling = "mean"
 
     @property
     def frames(self) -> Tensor:
@@ -29,8 +50,14 @@ class Embedding:
 
     @property
     def clip(self) -> Tensor:
-        """Mean of the frames over each clip's valid time steps, [B, F * D]."""
-        return self.frames.sum(1) / self.lengths[:, None].to(self.patches.dtype)
+        """One vector a clip, over its valid time steps.
+
+        With the pooling "mean" the mean of the frames, [B, F * D]; with "mean+std" their standard deviation
+        behind it, [B, 2 * F * D]: how much a feature moves tells sounds apart that have one mean.
+        """
+        if self.pooling == "mean":
+            return self.frames.sum(1) / self.lengths[:, None].to(self.patches.dtype)
+        return time_statistics(self.patches, self.lengths).flatten(1)
 
 
 class Source(NamedTuple):

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from pathlib import Path
 
 
 def write(path: Path, content: str | bytes) -> None:
     """Write under another name, then rename: whoever looks sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    partial.replace(path)
+    # The name is this process's own: another machine may write the same file of a shared folder.
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)  # gone already if all went well
 
 
 def write_json(path: Path, content: object) -> None:

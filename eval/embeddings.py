@@ -35,6 +35,7 @@ from .models import Named
 from .tasks import Clip, Task
 
 DEFAULT_CACHE = "~/.cache/ajepa/embeddings"
+FORMAT = 2  # of the files; 1 had no axis of statistics
 BATCH_SECONDS = 80.0  # of audio, padding included
 MOST_CLIPS = 64
 
@@ -43,7 +44,8 @@ class Embedded(NamedTuple):
     """Embeddings of a task's clips.
 
     Attributes:
-        values: [N, L, F, D] float32: clips, layers (the last one last), frequency patches, features.
+        values: [N, L, S, F, D] float32: clips, layers (the last one last), statistics over time, frequency
+            patches, features.
         weights: fingerprint of the model.
         seconds: how long embedding took, decoding included, when it was done.
         cached: read from the disk.
@@ -54,42 +56,49 @@ class Embedded(NamedTuple):
     seconds: float
     cached: bool
 
-    def representations(self, layer: str, pool: str) -> dict[str, Callable[[], Tensor]]:
+    def representations(self, layer: str, pool: str, time: str = "mean") -> dict[str, Callable[[], Tensor]]:
         """The representations that the choices allow, by name, as functions that give [N, features].
 
         Args:
-            layer: "last", "best" (all of them) or a number from 1.
-            pool: "concat" (frequency patches side by side), "mean" (averaged) or "best" (both).
+            layer: "last", "best" (all of them), a number from 1, or "weighted": all in one, [N, L, features].
+            pool: of frequency patches, "concat" (side by side), "mean" (averaged) or "best" (both).
+            time: "mean", "mean+std" or "best" (both); a baseline's own statistics stay what they are.
 
         Raises:
             ValueError: no such layer or pooling.
         """
-        _, layers, freq, _ = self.values.shape
-        pools = ("concat", "mean") if pool == "best" else (pool,)
-        if freq == 1:
-            pools = ("concat",)
-        if not set(pools) <= {"concat", "mean"}:
-            raise ValueError(f"pool is {pool!r}; choose concat, mean or best")
-        if layer in {"last", "best"}:
-            chosen = range(layers) if layer == "best" else range(layers - 1, layers)
-        elif layer.isdigit() and 1 <= int(layer) < layers:
-            chosen = range(int(layer) - 1, int(layer))
+        _, layers, statistics, freq, _ = self.values.shape
+        pools = _choices("pool", pool, ("concat", "mean"))[: None if freq > 1 else 1]
+        times = _choices("time", time, ("mean", "mean+std"))[: None if statistics > 1 else 1]
+        chosen: dict[str, int | slice] = {}
+        if layer == "weighted":
+            chosen["weighted"] = slice(None)
+        elif layer == "best":
+            chosen.update({str(index + 1): index for index in range(layers - 1)}, last=layers - 1)
+        elif layer == "last" or (layer.isdigit() and 1 <= int(layer) < layers):
+            chosen[layer] = (layers if layer == "last" else int(layer)) - 1
         else:
-            raise ValueError(f"layer is {layer!r}; choose last, best, each or 1 to {layers - 1}")
-        return {
-            f"{'last' if index == layers - 1 else index + 1}{'' if freq == 1 else ' ' + way}": self._pooled(
-                index, way
-            )
-            for index in chosen
-            for way in pools
-        }
+            raise ValueError(f"layer is {layer!r}; choose last, best, each, weighted or 1 to {layers - 1}")
+        found = {}
+        for name, index in chosen.items():
+            for way in pools:
+                for over in times:
+                    parts = [name, *([way] if freq > 1 else []), *([over] if statistics > 1 else [])]
+                    found[" ".join(parts)] = self._pooled(index, way, over)
+        return found
 
-    def _pooled(self, layer: int, way: str) -> Callable[[], Tensor]:
+    def _pooled(self, layer: int | slice, pool: str, time: str) -> Callable[[], Tensor]:
         def features() -> Tensor:
-            layer_NFD = self.values[:, layer]
-            return layer_NFD.flatten(1) if way == "concat" else layer_NFD.mean(1)
+            chosen = self.values[:, layer, : 1 if time == "mean" else 2]  # [N, (L,) S, F, D]
+            return chosen.flatten(-3) if pool == "concat" else chosen.mean(-2).flatten(-2)
 
         return features
+
+
+def _choices(name: str, value: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    if value not in (*known, "best"):
+        raise ValueError(f"{name} is {value!r}; choose {', '.join(known)} or best")
+    return known if value == "best" else (value,)
 
 
 def embed_task(
@@ -113,7 +122,11 @@ def embed_task(
     weights = fingerprint(model.module)
     folder = Path(cache).expanduser()
     path = folder / f"{_key(model, weights, task, all_layers)}.safetensors"
-    if (found := _read(path, len(task.clips))) is not None:
+    found = _read(path, len(task.clips))
+    if found is None and not all_layers:  # a file of all layers has the last one too
+        whole = folder / f"{_key(model, weights, task, True)}.safetensors"
+        found = _read(whole, len(task.clips), last_layer=True)
+    if found is not None:
         values, seconds = found
         return Embedded(values, weights, seconds, True)
     started = time.perf_counter()
@@ -132,7 +145,7 @@ def embed_task(
 
 def _key(model: Named, weights: str, task: Task, all_layers: bool) -> str:
     kind, rate = type(model.module).__name__, model.module.sample_rate
-    parts = (version("ajepa"), kind, weights, rate, all_layers, model.precision)
+    parts = (FORMAT, version("ajepa"), kind, weights, rate, all_layers, model.precision)
     digest = hashlib.sha256(f"{parts}\n".encode())
     for clip in task.clips:
         status = clip.path.stat()
@@ -141,11 +154,12 @@ def _key(model: Named, weights: str, task: Task, all_layers: bool) -> str:
     return digest.hexdigest()[:32]
 
 
-def _read(path: Path, clips: int) -> tuple[Tensor, float] | None:
+def _read(path: Path, clips: int, last_layer: bool = False) -> tuple[Tensor, float] | None:
     """None where there is no such file, or one that cannot be read: it is then written anew."""
     try:
         with safe_open(path, framework="pt") as file:
-            values = file.get_tensor("values")
+            stored = file.get_slice("values")
+            values = stored[:, stored.get_shape()[1] - 1 :] if last_layer else stored[:]
             seconds = float((file.metadata() or {}).get("seconds", "nan"))
     except (OSError, SafetensorError):
         return None
@@ -166,10 +180,10 @@ def _compute(model: Named, task: Task, all_layers: bool) -> Tensor:
         for rows, waveforms in batches:
             lengths = [len(waveform) for waveform in waveforms]
             waveform_BS = pad_sequence(waveforms, batch_first=True).to(device)
-            part_BLFD = module(waveform_BS, lengths, all_layers).float().cpu()
+            part = module(waveform_BS, lengths, all_layers).float().cpu()
             if values is None:
-                values = part_BLFD.new_empty(len(task.clips), *part_BLFD.shape[1:])
-            values[rows] = part_BLFD
+                values = part.new_empty(len(task.clips), *part.shape[1:])
+            values[rows] = part
             bar.update(len(rows))
     assert values is not None  # a task has clips
     return values

@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +19,10 @@ import torch
 from torch import nn
 
 from ajepa.files import write_json
-from ajepa.model import load_model
+from ajepa.loading import load_model
 from ajepa.recipe import recipe_path
 
-
-class EvaluationError(RuntimeError):
-    """A harness command failed; the message names it and where its output lies."""
+from .commands import EvaluationError, run_stock, versions
 
 
 @dataclass(frozen=True)
@@ -120,11 +113,11 @@ def _cell(entry: Entry, weights: str, task: Path, out: Path, grid: str, grid_poi
     cell.mkdir(parents=True, exist_ok=True)
     model = ["--model", entry.source] if entry.source else []
     embed = [entry.module, *model, "--tasks-dir", str(task.parent), "--task", task.name]
-    embed_seconds = _run("heareval.embeddings.runner", [*embed, "--embeddings-dir", "embeddings"], cell)
+    embed_seconds = _run("embeddings", [*embed, "--embeddings-dir", "embeddings"], cell)
     # Relative: heareval mirrors the path of the embeddings under its logs.
     embedded = Path("embeddings", entry.module, task.name)
     predict = [str(embedded), "--grid", grid, "--grid-points", str(grid_points)]
-    predict_seconds = _run("heareval.predictions.runner", predict, cell)
+    predict_seconds = _run("predictions", predict, cell)
 
     metadata = json.loads((task / "task_metadata.json").read_text())
     results = json.loads((cell / embedded / "test.predicted-scores.json").read_text())
@@ -150,7 +143,7 @@ def _cell(entry: Entry, weights: str, task: Path, out: Path, grid: str, grid_poi
         "hparams": results["hparams"],
         "weights": weights,
         "task_hash": task_hash,
-        "versions": _versions(),
+        "versions": versions("heareval", "torch", "lightning", "numpy"),
     }
     write_json(record_file, record)
     return record
@@ -160,30 +153,17 @@ def _is_split(value: object) -> bool:
     return isinstance(value, dict) and "test_score" in value and "validation_score" in value
 
 
-def _run(module: str, arguments: list[str], cwd: Path) -> float:
-    """Run a stock heareval command with its cures; returns its seconds. Output goes to `<command>.log`."""
-    log = cwd / f"{module.split('.')[1]}.log"
-    command = [sys.executable, "-m", "ajepa.cli", "harness", "run", module, *arguments]
-    started = time.perf_counter()
-    with log.open("w") as file:
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONWARNINGS": "ignore"},
-        )
-    if done.returncode:
-        tail = "\n  ".join(log.read_text().splitlines()[-8:])
-        raise EvaluationError(f"`python -m {module} {' '.join(arguments)}` failed; {log} ends with\n  {tail}")
-    return time.perf_counter() - started
+def _run(step: str, arguments: list[str], cell: Path) -> float:
+    return run_stock(f"heareval.{step}.runner", arguments, cell, cell / f"{step}.log")
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Hash of all weights and buffers, by name, of the settings of every part, and of how audio is cut."""
+    """Hash of weights and buffers, by name, of all parts' settings, and of how audio is cut and pooled."""
     digest = hashlib.sha256()
     for part in model.modules():
         digest.update(f"{getattr(part, 'config', '')} {getattr(part, 'chunk_patches', '')}\n".encode())
+        if getattr(part, "pooling", "mean") != "mean":  # unsaid, so that earlier results keep their names
+            digest.update(f"{part.pooling}\n".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         # As bytes: numpy has no bfloat16.
@@ -198,16 +178,6 @@ def _task_fingerprint(task: Path) -> str:
             digest.update(f"{path.relative_to(task).as_posix()}\n".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("ajepa", "heareval", "torch", "lightning", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:

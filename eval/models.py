@@ -2,9 +2,10 @@
 
 A clip model is a module with `sample_rate` (Hz), `ragged` (may a batch hold clips of several lengths?) and
 
-    model(waveform_BS, lengths, all_layers) -> Tensor [B, L, F, D]
+    model(waveform_BS, lengths, all_layers) -> Tensor [B, L, S, F, D]
 
-each layer's mean over a clip's own time, the last layer last; F > 1 where a time step has frequency patches.
+statistics over a clip's own time of each layer, the last layer last. S = 2: mean and standard deviation;
+S = 1 for a baseline with statistics of its own. F > 1 where a time step has frequency patches.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ajepa.model import AudioEncoder, load_model
+from ajepa.embedding import time_statistics
+from ajepa.loading import load_model
+from ajepa.model import AudioEncoder
 from ajepa.precision import Precision
 
-from .baselines import BaselineError, LogMelBaseline, RandomProjection
+from .baselines import BaselineError, HearNaive, LogMelBaseline, RandomProjection
 
 BASELINES: dict[str, Callable[[], nn.Module]] = {
+    "hear-naive": HearNaive,
     "logmel": LogMelBaseline,
     "random-projection": RandomProjection,
 }
@@ -45,7 +49,7 @@ class Named(NamedTuple):
 
 
 class EncoderModel(nn.Module):
-    """An `AudioEncoder`, averaged over time; layers are those of the blocks and the normed last one."""
+    """An `AudioEncoder`, pooled over time; layers are those of the blocks and the normed last one."""
 
     def __init__(self, encoder: AudioEncoder) -> None:
         super().__init__()
@@ -54,20 +58,20 @@ class EncoderModel(nn.Module):
         self.ragged = True
 
     def forward(self, waveform_BS: Tensor, lengths: list[int], all_layers: bool) -> Tensor:
-        """Clips [B, S] of so many samples each to [B, L, F, D]."""
+        """Clips of so many samples each to [B, L, 2, F, D]."""
         found = self.encoder(waveform_BS, lengths, layers=all_layers)
-        time_B11 = found.lengths[:, None, None]
-        return torch.stack([layer.float().sum(1) / time_B11 for layer in (*found.layers, found.patches)], 1)
+        layers = (*found.layers, found.patches)
+        return torch.stack([time_statistics(layer.float(), found.lengths) for layer in layers], 1)
 
 
 def open_model(text: str, device: str | None = None, precision: Precision = "float32") -> Named:
     """A model from SOURCE or NAME=SOURCE.
 
-    SOURCE is a baseline's name (`logmel`, `random-projection`), a folder that transformers saved, or whatever
+    SOURCE is a baseline's name (`logmel`, `hear-naive`), a folder that transformers saved, or whatever
     `ajepa.load_model` takes (a recipe's name gives the random twin).
 
     Raises:
-        ajepa.model.ModelError: no such source.
+        ajepa.loading.ModelError: no such source.
         BaselineError: a folder of transformers that cannot be used.
     """
     name, _, source = text.rpartition("=")

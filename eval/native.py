@@ -32,20 +32,26 @@ class ProbeOptions:
 
     Args:
         protocol: "linear" or "knn".
-        layer: "last", a number from 1, "best" on validation, or "each" (a record for each).
+        layer: "last", a number from 1, "best" on validation, "each" (a record for each), or "weighted": a sum
+            with weights that are learned with the linear probe.
         pool: frequency patches of a time step side by side ("concat"), averaged ("mean"), or what is "best"
             on validation.
+        time: over time the mean ("mean"), with the standard deviation behind it ("mean+std"), or what is
+            "best" on validation. `logmel` has both in any case.
         cache: folder of the embeddings.
     """
 
     protocol: str = "linear"
     layer: str = "last"
     pool: str = "concat"
+    time: str = "mean"
     cache: str | Path = DEFAULT_CACHE
 
     def __post_init__(self) -> None:
         if self.protocol not in PROBES:
             raise ProbeError(f"protocol is {self.protocol!r}; choose {' or '.join(PROBES)}")
+        if self.layer == "weighted" and self.protocol != "linear":
+            raise ProbeError(f"weights of layers are learned with a linear probe, not with {self.protocol}")
 
 
 class Result(NamedTuple):
@@ -106,33 +112,45 @@ def probe_model(model: Named, task: Task, options: ProbeOptions) -> Iterator[Res
         yield _probe(model, task, embedded, layer, options)
 
 
-def compare_with(results: Sequence[Result], baseline: str) -> None:
-    """Adds to the records of one task how far each is above the baseline's (of its layer, else its last)."""
-    of_baseline = {r.record["layer"]: r for r in results if r.record["model"] == baseline}
-    for record, draws_S in results:
-        if record["model"] == baseline:
+def compare_with(results: Sequence[Result], baseline: str, by: str = "model") -> None:
+    """Adds to the records of one task how far each is above the baseline's (of its layer, else its last).
+
+    Args:
+        results: those without draws are not compared.
+        baseline: a model's name; or with `by="protocol"` a protocol's, whose results are of the same model.
+    """
+    drawn = [result for result in results if len(result.draws_S)]
+    of_baseline = {r.record["layer"]: r for r in drawn if r.record[by] == baseline}
+    for record, draws_S in drawn:
+        if record[by] == baseline or not of_baseline:
             continue
         other = of_baseline.get(record["layer"]) or list(of_baseline.values())[-1]
         difference_S = draws_S - other.draws_S
         record["baseline"] = {
-            "model": baseline,
+            by: baseline,
             "difference": record["score"] - other.record["score"],
             "interval": interval(difference_S),
             "p": two_sided(difference_S),
-            "method": "the same bootstrap draws for both models",
+            "method": f"the same bootstrap draws for both {by}s",
         }
 
 
 def _probe(model: Named, task: Task, embedded: Embedded, layer: str, options: ProbeOptions) -> Result:
     probe, started = PROBES[options.protocol], time.perf_counter()
     try:
-        representations = embedded.representations(layer, options.pool)
+        representations = embedded.representations(layer, options.pool, options.time)
     except ValueError as error:
         raise ProbeError(f"{model.name}: {error}") from error
     outcome = run_probe(representations, task, probe)
     seconds = time.perf_counter() - started
     drawn = bootstrap(outcome.splits)
     scores = [split.score for split in outcome.splits]
+    chosen = describe(outcome.choices, task.rounds(), probe)
+    for choice, weights in zip(chosen.values(), outcome.layer_weights, strict=True):
+        if weights:
+            choice["layer_weights"] = (
+                weights  # the first block's to the last one's, and the normed last one's
+            )
     record = {
         "model": model.name,
         "source": model.source,
@@ -145,11 +163,12 @@ def _probe(model: Named, task: Task, embedded: Embedded, layer: str, options: Pr
         "spread": float(torch.tensor(scores).std()) if len(scores) > 1 else None,
         "folds": {split.split: split.score for split in outcome.splits},
         "seeds": [],  # a convex fit or a count of neighbours: nothing is drawn
-        "chosen": describe(outcome.choices, task.rounds(), probe),
+        "chosen": chosen,
         "layer": layer,
         "pool": options.pool,
+        "time": options.time,
         "precision": model.precision,
-        "features": len(next(iter(representations.values()))()[0]),
+        "features": next(iter(representations.values()))().shape[-1],
         "embed_seconds": embedded.seconds,
         "embeddings_cached": embedded.cached,
         "clips_per_s": len(task.clips) / embedded.seconds,
@@ -166,6 +185,14 @@ def write_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
     write_json(path, records[0] if len(records) == 1 else list(records))
 
 
+def interval_text(record: dict[str, Any]) -> str:
+    """The interval; of a score without one its standard deviation over folds."""
+    if record["interval"] is None:
+        return "" if record["spread"] is None else f"± {record['spread']:.3f} over folds"
+    low, high = record["interval"]
+    return f"{low:.3f} to {high:.3f}"
+
+
 def table(records: Sequence[dict[str, Any]]) -> str:
     """A text table, one line for each record."""
     rows = [
@@ -177,14 +204,13 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         if "baseline" in record:
             low, high = record["baseline"]["interval"]
             over = f"{record['baseline']['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
-        low, high = record["interval"]
         rows.append(
             [
                 model,
                 record["task"],
                 record["protocol"],
                 f"{record['score']:.3f}",
-                f"{low:.3f} to {high:.3f}",
+                interval_text(record),
                 over,
                 f"{record['probe_seconds']:.1f}",
                 f"{record['clips_per_s']:.0f}",

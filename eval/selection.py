@@ -1,17 +1,22 @@
 """From features to scores: what is chosen on validation alone, then one score for each test split.
 
-Shape suffixes: N clips of the task, D features, V values of a probe's hyper-parameter.
+Features with an axis of layers are brought to one layer first, by weights that are learned on the clips that
+the probe is trained on.
+
+Shape suffixes: N clips of the task, M clips that are scored, L layers, D features, C classes, V values of a
+probe's hyper-parameter.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .layer_weights import learn_mixes, nearest_penalty
 from .probes import Probe
 from .scores import Scored, score
 from .tasks import Round, Task
@@ -26,10 +31,15 @@ class Choice(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Test splits with their scores, and the choices made for them, in the order of `Task.rounds`."""
+    """Test splits with their scores, and the choices made for them, in the order of `Task.rounds`.
+
+    Attributes:
+        layer_weights: for each test split those learned for the scored model; empty where none were.
+    """
 
     splits: list[Scored]
     choices: list[Choice]
+    layer_weights: list[list[float]]
 
     @property
     def score(self) -> float:
@@ -58,15 +68,15 @@ def run_probe(representations: Mapping[str, Callable[[], Tensor]], task: Task, p
     """Choose on validation and score each test split.
 
     Args:
-        representations: by name, functions that give the features [N, D] of the task's clips; each is called
-            when it is needed, so that one lies in memory at a time.
+        representations: by name, functions that give the features of the task's clips, [N, D], or [N, L, D]
+            for a learned sum of layers; each is called when it is needed: one lies in memory at a time.
         task: the clips' labels and splits.
         probe: the probe.
     """
     data, rounds = _Data(task), task.rounds()
     tried: dict[Round, list[Choice]] = defaultdict(list)
-    for name, features in representations.items():
-        grids = _validate(features(), data, rounds, probe)
+    for name, make in representations.items():
+        grids = _validate(make(), data, rounds, probe)
         for one in rounds:
             merit_V, tie_V = (torch.stack(parts).mean(0) for parts in zip(*grids[one], strict=True))
             best_V = merit_V >= merit_V.max() - 1e-9
@@ -74,17 +84,18 @@ def run_probe(representations: Mapping[str, Callable[[], Tensor]], task: Task, p
             tried[one].append(Choice(name, probe.values[value], float(merit_V[value])))
     choices = [max(tried[one], key=lambda choice: choice.validation) for one in rounds]
 
-    scored: dict[str, Scored] = {}
+    scored: dict[str, tuple[Scored, list[float]]] = {}
     for name in dict.fromkeys(choice.representation for choice in choices):
-        features_ND = representations[name]()
+        features = representations[name]()
         for one, choice in zip(rounds, choices, strict=True):
             if choice.representation == name:
-                scored[one.test] = _test(features_ND, data, one, choice.value, probe)
-    return Outcome([scored[one.test] for one in rounds], choices)
+                scored[one.test] = _test(features, data, one, choice.value, probe)
+    splits, layer_weights = zip(*(scored[one.test] for one in rounds), strict=True)
+    return Outcome(list(splits), choices, list(layer_weights))
 
 
 def _validate(
-    features_ND: Tensor, data: _Data, rounds: list[Round], probe: Probe
+    features: Tensor, data: _Data, rounds: list[Round], probe: Probe
 ) -> dict[Round, list[tuple[Tensor, Tensor]]]:
     """(score [V], mean log-probability of the truth [V]) of each round's inner splits.
 
@@ -99,9 +110,7 @@ def _validate(
     for train, valids in wanted.items():
         rows = data.rows(train)
         scored = torch.cat([data.members[valid] for valid in valids])
-        scores_VMC = probe.scores(
-            features_ND[rows], data.target[rows], features_ND[scored], probe.values, data.classes, False
-        )
+        scores_VMC, _ = _scores(features, data, rows, scored, probe, probe.values, False)
         sizes = [len(data.members[valid]) for valid in valids]
         for valid, part_VMC in zip(valids, scores_VMC.split(sizes, dim=1), strict=True):
             target = data.target[data.members[valid]]
@@ -113,13 +122,37 @@ def _validate(
     return {one: [grid[pair] for pair in one.inner] for one in rounds}
 
 
-def _test(features_ND: Tensor, data: _Data, one: Round, value: float, probe: Probe) -> Scored:
+def _test(
+    features: Tensor, data: _Data, one: Round, value: float, probe: Probe
+) -> tuple[Scored, list[float]]:
     rows, scored = data.rows(one.train), data.members[one.test]
-    scores_VMC = probe.scores(
-        features_ND[rows], data.target[rows], features_ND[scored], [value], data.classes, True
-    )
+    scores_VMC, layer_weights = _scores(features, data, rows, scored, probe, [value], True)
     groups = tuple(data.task.clips[index].group for index in scored.tolist())
-    return Scored(one.test, scores_VMC[0], data.target[scored], groups)
+    return Scored(one.test, scores_VMC[0], data.target[scored], groups), layer_weights
+
+
+def _scores(
+    features: Tensor,
+    data: _Data,
+    rows: Tensor,
+    scored: Tensor,
+    probe: Probe,
+    values: Sequence[float],
+    final: bool,
+) -> tuple[Tensor, list[float]]:
+    """Scores [V, M, C] of the clips `scored` by a probe trained on `rows`; and layer weights, if learned."""
+    train, others, target = features[rows], features[scored], data.target[rows]
+    if train.ndim == 2:
+        return probe.scores(train, target, others, values, data.classes, final), []
+    by_penalty: dict[float, list[float]] = defaultdict(list)  # ascending, as the values are
+    for value in values:
+        by_penalty[nearest_penalty(value)].append(value)
+    mixes = learn_mixes(train, target, list(by_penalty), data.classes)
+    parts = [
+        probe.scores(mixes[c](train), target, mixes[c](others), some, data.classes, final)
+        for c, some in by_penalty.items()
+    ]
+    return torch.cat(parts), mixes[nearest_penalty(values[-1])].weight_L.tolist()
 
 
 def describe(choices: list[Choice], rounds: list[Round], probe: Probe) -> dict[str, dict[str, Any]]:

@@ -62,16 +62,19 @@ class TransformersModel(nn.Module):
         self.sample_rate = int(self.extractor.sampling_rate)
 
     def forward(self, waveform_BS: Tensor, lengths: list[int], all_layers: bool) -> Tensor:
-        """Clips of one length [B, S] to [B, L, F, D]."""
+        """Clips of one length [B, S] to [B, L, 2, F, D]."""
         samples = waveform_BS.shape[1]
         size = self._most_samples() or samples
         total, steps = None, 0
         for first in range(0, samples, size):
             piece = self._encode(waveform_BS[:, first : first + size], all_layers)
-            own = torch.stack([layer[:, : piece.steps].float().sum(1) for layer in piece.layers], 1)
+            own_BLTFD = torch.stack([layer[:, : piece.steps] for layer in piece.layers], 1).double()
+            own = torch.stack([own_BLTFD.sum(2), own_BLTFD.square().sum(2)], 2)
             total, steps = own if total is None else total + own, steps + piece.steps
         assert total is not None  # a clip has samples
-        return total / steps
+        mean_BLFD, square_BLFD = (total / steps).unbind(2)
+        std_BLFD = (square_BLFD - mean_BLFD.square()).clamp_min(0).sqrt()
+        return torch.stack([mean_BLFD, std_BLFD], 2).float()
 
     def _most_samples(self) -> int | None:
         """Samples that the model takes at once; None for any number."""

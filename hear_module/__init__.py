@@ -4,8 +4,9 @@
 
 `--model` takes any source of `ajepa.load_model`: a checkpoint, a run's folder, or a recipe's name for the
 random twin. Scene embeddings are the mean over time of the frequency patches side by side, F * D features
-of about unit variance. Timestamp embeddings stand every 50 ms: the encoder's time steps (160 ms apart with
-patches of 16 frames) are interpolated linearly between the centres of the patches.
+of about unit variance; with weights that were exported with `--pooling mean+std` their standard deviation
+stands behind. Timestamp embeddings stand every 50 ms: the encoder's time steps (160 ms apart with patches of
+16 frames) are interpolated linearly between the centres of the patches.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ajepa.loading import load_model as load_encoder
 from ajepa.model import AudioEncoder
-from ajepa.model import load_model as load_encoder
 
 TIMESTAMP_MS = 50.0  # the coarsest spacing that the validator takes without a warning
 
@@ -28,7 +29,7 @@ class HearModel(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.sample_rate = encoder.sample_rate
-        self.scene_embedding_size = encoder.embedding_size
+        self.scene_embedding_size = encoder.clip_size
         self.timestamp_embedding_size = encoder.embedding_size
 
 
@@ -36,7 +37,7 @@ def load_model(model_file_path: str = "") -> HearModel:
     """Load a model; without a path, the default one.
 
     Raises:
-        ajepa.model.ModelError: the source cannot be read.
+        ajepa.loading.ModelError: the source cannot be read.
     """
     return HearModel(load_encoder(model_file_path or None))
 

@@ -11,7 +11,7 @@ from typing import Any
 from .task_folder import TaskError, listed, note
 
 # Copies of a data set are often re-encoded: a listed file may have any of these suffixes, in this order.
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 
 def existing_folder(path: str | Path, expected: str) -> Path:

@@ -131,7 +131,7 @@ def from_speech_commands(
     without_missing([(locate(source, name), name) for name in wanted], source / "*_list.txt", skip_missing)
 
     classes = len({name.split("/")[0] for name in names})
-    complete = words is None and (len(names), classes) in {(105_829, 35), (64_727, 30)}
+    complete = words is None and (len(names), classes) in {(105_829, 35), (64_721, 30)}
     if not complete:
         note(f"{len(names):,} clips of {classes} words; the whole of v0.02 is 105,829 clips of 35 words.")
     clips = []

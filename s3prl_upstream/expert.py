@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torchaudio.functional import resample
 
 from ajepa.encoder import gather_tokens
-from ajepa.model import load_model
+from ajepa.loading import load_model
 from ajepa.s3prl_upstream.cache import FeatureCache, clip_key, weights_key
 from ajepa.s3prl_upstream.options import UpstreamError, UpstreamOptions
 
@@ -28,7 +28,7 @@ class UpstreamExpert(nn.Module):
         options: as in `model_config`.
 
     Raises:
-        ajepa.model.ModelError: the source cannot be read.
+        ajepa.loading.ModelError: the source cannot be read.
         UpstreamError: an option that does not exist or does not fit the encoder.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -77,11 +78,12 @@ def test_encoders_of_transformers(kind: str, tmp_path: Path) -> None:
     with torch.no_grad():
         for samples in (1, 200, 16_000, 50_000):  # 1.28 s and 2 s are what the last two take at once
             last = module(noise(samples), [samples] * 2, False)
-            assert last.shape == (2, 1, bands, 16)
+            assert last.shape == (2, 1, 2, bands, 16)
             assert last.isfinite().all()
             every = module(noise(samples), [samples] * 2, True)
-            assert every.shape == (2, 3, bands, 16), "two blocks and the final output"
+            assert every.shape == (2, 3, 2, bands, 16), "two blocks and the final output"
             torch.testing.assert_close(every[:, -1], last[:, 0])
+            assert (last[:, :, 1] >= 0).all(), "standard deviations stand behind the means"
         alone = module(noise(16_000)[1:], [16_000], False)
         torch.testing.assert_close(
             alone, module(noise(16_000), [16_000] * 2, False)[1:], atol=1e-5, rtol=1e-4
@@ -91,7 +93,7 @@ def test_encoders_of_transformers(kind: str, tmp_path: Path) -> None:
     assert fingerprint(module) != fingerprint(other.module)
 
 
-def test_wav2vec2_is_the_library_s_own_mean(tmp_path: Path) -> None:
+def test_wav2vec2_is_the_library_s_own_mean_and_deviation(tmp_path: Path) -> None:
     folder = save_small("wav2vec2", tmp_path / "w2v")
     reference = transformers.Wav2Vec2Model.from_pretrained(folder).eval()
     waveform_BS = noise(8000)
@@ -99,8 +101,9 @@ def test_wav2vec2_is_the_library_s_own_mean(tmp_path: Path) -> None:
         1, correction=0, keepdim=True
     )
     with torch.no_grad():
-        expected = reference(normed).last_hidden_state.mean(1)
-        found = open_model(str(folder)).module(waveform_BS, [8000, 8000], False)[:, 0, 0]
+        states_BTD = reference(normed).last_hidden_state
+        expected = torch.stack([states_BTD.mean(1), states_BTD.std(1, correction=0)], 1)
+        found = open_model(str(folder)).module(waveform_BS, [8000, 8000], False)[:, 0, :, 0]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
@@ -114,7 +117,7 @@ def test_padding_of_fixed_lengths_does_not_count(tmp_path: Path) -> None:
     features = extractor(list(waveform_BS.numpy()), sampling_rate=16_000, return_tensors="pt").input_features
     with torch.no_grad():
         states_BTD = reference(features).last_hidden_state
-        found = module(waveform_BS, [8000, 8000], False)[:, 0, 0]
+        found = module(waveform_BS, [8000, 8000], False)[:, 0, 0, 0]
     torch.testing.assert_close(found, states_BTD[:, :25].mean(1), atol=1e-5, rtol=1e-4)
     assert (found - states_BTD.mean(1)).abs().max() > 1e-3, "the padding would have counted"
 
@@ -138,18 +141,42 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         open_model(str(tmp_path / "bert"))
 
 
+def test_hear_naive_gives_the_numbers_of_hear_s_own() -> None:
+    """Reference: hearbaseline.naive 2021.1.1, get_scene_embeddings of a tone and a chirp of 1 s."""
+    time = np.arange(44_100) / 44_100
+    wave = 0.5 * np.sin(2 * np.pi * 1000 * time) + 0.1 * np.sin(2 * np.pi * 5000 * time * time)
+    model = open_model("hear-naive")
+    assert model.module.sample_rate == 44_100
+    with torch.no_grad():
+        found_X = model.module(torch.from_numpy(wave.astype(np.float32))[None], [44_100], True)[0, 0, 0, 0]
+    assert found_X.shape == (4096,)
+    reference = torch.tensor([-46.913902, -50.829094, -49.472878, -49.966072])
+    torch.testing.assert_close(found_X[[0, 1, 1000, 4095]], reference, atol=1e-4, rtol=0)
+    assert float(found_X.mean()) == pytest.approx(-48.715076, abs=1e-4)
+    assert float(found_X.std()) == pytest.approx(1.883126, abs=1e-4)
+
+
+def test_hear_naive_takes_any_length() -> None:
+    module = open_model("hear-naive").module
+    for samples in (1, 4000, 11_025, 11_026):  # one window up to 250 ms, then two
+        found = module(noise(samples), [samples] * 2, False)
+        assert found.shape == (2, 1, 1, 1, 4096)
+        assert found.isfinite().all()
+        torch.testing.assert_close(module(noise(samples)[1:], [samples], False), found[1:])
+
+
 def test_log_mel_statistics_and_the_random_projection() -> None:
     waveform_BS = noise(16_000)
     frames_BLM = LogMel()(waveform_BS)
     statistics = open_model("logmel").module(waveform_BS, [16_000] * 2, True)
     expected = torch.cat([frames_BLM.mean(1), frames_BLM.std(1, correction=0)], 1)
-    torch.testing.assert_close(statistics[:, 0, 0], expected)
+    torch.testing.assert_close(statistics[:, 0, 0, 0], expected)
     projected = open_model("naive=random-projection")
     assert projected.name == "naive"
     found = projected.module(waveform_BS, [16_000] * 2, False)
-    assert found.shape == (2, 1, 1, 4096)
+    assert found.shape == (2, 1, 1, 1, 4096)
     # Linear in the mean log-mel frame, with entries of mean 1 / (2 sqrt(128)).
     matrix_MX = projected.module.state_dict()["matrix_MX"]
-    torch.testing.assert_close(found[:, 0, 0], frames_BLM.mean(1) @ matrix_MX, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[:, 0, 0, 0], frames_BLM.mean(1) @ matrix_MX, atol=1e-4, rtol=1e-4)
     assert float(matrix_MX.mean()) == pytest.approx(0.5 / 128**0.5, rel=0.01)
     assert fingerprint(projected.module) == fingerprint(open_model("random-projection").module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import yaml
 
 from ajepa.cli import main
 from ajepa.data.synthetic import write_esc50
-from ajepa.eval.compare import Comparison, ComparisonError, compare, markdown
+from ajepa.eval.compare import Comparison, ComparisonError, compare
+from ajepa.eval.comparison_table import markdown
+from ajepa.eval.native import table
 from ajepa.eval.published import PUBLISHED, published
 from ajepa.eval.tasks import esc50
+from ajepa.hear_module import tasks as hear_tasks
 
 
 @pytest.fixture
@@ -96,6 +100,32 @@ def test_the_comparison_is_that_of_one_evaluation(file: Path, tmp_path: Path) ->
         ("{models: {a: logmel}, tasks: {esc10: {data: x}}, layer: each}", "layer is each"),
         ("{models: {a: logmel}, tasks: {esc10: {data: x}}, precision: half}", "precision must be"),
         ("{models: {a: [}", "not YAML"),
+        ("{models: {a: logmel}, tasks: {b: {data: x}}, protocols: []}", "protocols must be"),
+        ("{models: {a: logmel}, tasks: {b: {data: x}}, protocols: [svm]}", "choose linear, knn, finetune"),
+        (
+            "{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {knn: {k: 3}}}",
+            "k; knn takes layer, pool",
+        ),
+        ("{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {knn: {layer: weighted}}}", "not with knn"),
+        (
+            "{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {finetune: {set: {x: 1}}}}",
+            "sets nothing",
+        ),
+        (
+            "{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {finetune: {set: 3}}}",
+            "give settings such",
+        ),
+        ("{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {finetune: {seeds: [a]}}}", "give numbers"),
+        (
+            "{models: {a: logmel}, tasks: {b: {data: x, finetune: {lr: 1}}}, protocols: [finetune]}",
+            "finetune has lr",
+        ),
+        (
+            "{models: {a: logmel}, tasks: {b: {data: x}}, protocols: [hear]}",
+            "task b needs its folder for hear",
+        ),
+        ("{models: {a: logmel}, tasks: {b: {hear: x}}, protocols: [knn]}", "task b needs its data for knn"),
+        ("{models: {knn: logmel}, tasks: {b: {data: x}}, protocols: [knn], baseline: knn}", "rename one"),
     ],
 )
 def test_files_that_cannot_be_used(content: str, words: str, tmp_path: Path) -> None:
@@ -105,6 +135,68 @@ def test_files_that_cannot_be_used(content: str, words: str, tmp_path: Path) -> 
         Comparison.read(path)
     with pytest.raises(ComparisonError, match="no such file"):
         Comparison.read(tmp_path / "absent.yaml")
+
+
+def test_protocols_with_names_and_options(file: Path, tmp_path: Path) -> None:
+    """Fine-tuning and layers among the probes; a protocol is the baseline, of each model on its own."""
+    content = yaml.safe_load(file.read_text())
+    content["models"] = {"twin": "ajepa-small-cpu"}
+    content["tasks"].pop("absent")
+    content["tasks"]["esc10"]["finetune"] = {"set": {"epochs": 1, "warmup_epochs": 0, "lr": 1e-3}}
+    content["protocols"] = {
+        "linear": {},
+        "layers": {"protocol": "linear", "layer": "weighted", "pool": "mean"},
+        "first": {"protocol": "knn", "layer": 1},
+        "tuned": {"protocol": "finetune", "set": {"lr": 1e-4}, "seeds": [0, 1]},
+        "tuned more": {"protocol": "finetune", "seeds": [0, 1]},
+    }
+    content["baseline"] = "tuned"
+    comparison = Comparison(**content)
+    records, failures = compare(comparison, tmp_path / "out", tmp_path / "cache")
+    assert not failures
+    by_name = {record["protocol"]: record for record in records}
+    assert list(by_name) == list(content["protocols"])
+    assert by_name["layers"]["protocol_kind"] == "linear" and by_name["layers"]["pool"] == "mean"
+    assert by_name["layers"]["layer"] == "weighted" and by_name["first"]["layer"] == "1"
+    tuned, more = by_name["tuned"], by_name["tuned more"]
+    assert (tuned["config"]["lr"], more["config"]["lr"]) == (1e-4, 1e-3)
+    assert tuned["config"]["epochs"] == more["config"]["epochs"] == 1
+    assert tuned["config"]["freq_mask"] == 24, "the task's recipe"
+    assert tuned["seeds"] == [0, 1] and "baseline" not in tuned
+    assert more["baseline"]["protocol"] == "tuned"
+    assert more["baseline"]["difference"] == pytest.approx(more["score"] - tuned["score"])
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
+    content["protocols"]["last"] = {"protocol": "finetune", "set": {"lr": 1e-4}, "seeds": [0, 1]}
+    content["protocols"].pop("linear")
+    again, _ = compare(Comparison(**content), tmp_path / "out", tmp_path / "cache")
+    assert again[-1]["score"] == tuned["score"] and again[-1]["protocol"] == "last"
+    assert before == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("heareval") is None, reason="heareval is not installed")
+def test_the_hear_toolkit_beside_a_probe(file: Path, tmp_path: Path) -> None:
+    data = yaml.safe_load(file.read_text())["tasks"]["esc10"]["data"]
+    folder = hear_tasks.from_esc50(Path(data), tmp_path / "tasks")
+    metadata = json.loads((folder / "task_metadata.json").read_text())
+    grid = {"lr": [0.01], "max_epochs": [6], "patience": [6], "check_val_every_n_epoch": [3]}  # quick
+    metadata["evaluation_params"] = {"task_specific_param_grid": grid}
+    (folder / "task_metadata.json").write_text(json.dumps(metadata))
+    comparison = Comparison(
+        {"log-mel": "logmel", "naive": "random-projection"},
+        {"sounds": {"task": "esc50", "data": data, "hear": str(folder)}},
+        {"linear": {}, "hear": {"grid_points": 1}},
+        baseline="log-mel",
+    )
+    records, failures = compare(comparison, tmp_path / "out", tmp_path / "cache")
+    assert [(f.model, f.protocol) for f in failures] == [("naive", "hear")], "the toolkit has no such module"
+    hear = next(record for record in records if record["protocol"] == "hear")
+    assert hear["task"] == "sounds" and hear["interval"] is None and "baseline" not in hear
+    assert "over folds" in (tmp_path / "out" / "table.md").read_text()
+    assert "over folds" in table(records)
+    cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
+    compare(comparison, tmp_path / "out", tmp_path / "cache")
+    assert cells == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
 
 
 def test_published_scores_stand_beside_complete_sets_alone(

@@ -74,14 +74,18 @@ def test_layers_and_pooling(tiny: Named, lengths: Task, tmp_path: Path) -> None:
     wave = torch.from_numpy(soundfile.read(lengths.clips[1].path, dtype="float32")[0])[None]
     with torch.no_grad():
         expected = encoder(wave, layers=True)
-    last = found.representations("last", "concat")
-    assert list(last) == ["last concat"]
-    torch.testing.assert_close(last["last concat"]()[1], expected.clip[0], atol=1e-4, rtol=1e-3)
-    first = found.representations("1", "mean")["1 mean"]()[1]
+    last = found.representations("last", "concat", "best")
+    assert list(last) == ["last concat mean", "last concat mean+std"]
+    torch.testing.assert_close(last["last concat mean"]()[1], expected.clip[0], atol=1e-4, rtol=1e-3)
+    both = torch.cat([expected.frames[0].mean(0), expected.frames[0].std(0, correction=0)])
+    torch.testing.assert_close(last["last concat mean+std"]()[1], both, atol=1e-4, rtol=1e-3)
+    first = found.representations("1", "mean")["1 mean mean"]()[1]
     torch.testing.assert_close(first, expected.layers[0][0].mean((0, 1)), atol=1e-4, rtol=1e-3)
     assert list(found.representations("best", "best")) == [
-        f"{layer} {pool}" for layer in ("1", "2", "last") for pool in ("concat", "mean")
+        f"{layer} {pool} mean" for layer in ("1", "2", "last") for pool in ("concat", "mean")
     ]
+    with pytest.raises(ValueError, match="time is 'max'; choose mean, mean\\+std or best"):
+        found.representations("last", "concat", "max")
     for layer, pool in (("3", "concat"), ("0", "concat"), ("last", "max")):
         with pytest.raises(ValueError, match="choose"):
             found.representations(layer, pool)
@@ -147,7 +151,7 @@ def test_records(tiny: Named, sounds: Path, tmp_path: Path) -> None:
     assert [record["layer"] for record in each] == ["1", "2", "last"]
     best = probe_models([tiny], task, replace(options, layer="best", pool="best", protocol="knn"))[0]
     assert {choice["representation"] for choice in best["chosen"].values()} <= {
-        f"{layer} {pool}" for layer in ("1", "2", "last") for pool in ("concat", "mean")
+        f"{layer} {pool} mean" for layer in ("1", "2", "last") for pool in ("concat", "mean")
     }
 
 
@@ -186,7 +190,7 @@ def test_the_command(sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     [
         (["--task", "esc50"], "linear needs --data"),
         (["--protocol", "hear"], "hear needs --tasks-dir and --out"),
-        (["--task", "esc51", "--data", "x"], "no task 'esc51'; there are esc10"),
+        (["--task", "esc51", "--data", "x"], "no task 'esc51'; there are "),
         (["--task", "esc50", "--data", "absent"], "absent: no such folder"),
         (["--task", "esc50", "--data", "x", "--label", "y"], "no option label"),
     ],

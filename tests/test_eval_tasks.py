@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from ajepa.data.synthetic import write_esc50, write_speech_commands, write_voxceleb1
+from ajepa.eval.models import open_model
+from ajepa.eval.native import ProbeOptions, probe_models
 from ajepa.eval.tasks import Task, TaskError, open_task
 from ajepa.hear_module.tasks import HEAR_WORDS
 from tests.hear_tasks import tones, write_rows
@@ -193,6 +196,20 @@ def test_a_table_of_several_labels(tmp_path: Path) -> None:
     write_rows(tmp_path / "multi.csv", "filename,label,split", *rows[:-1], f"{names[-1]},c,test")
     with pytest.raises(TaskError, match="labels c"):
         open_task("table", table, split="split", multilabel=True)
+
+
+def test_mp3(tmp_path: Path) -> None:
+    """Lossy files of two pitches are told apart by their embeddings, so they are decoded as what they are."""
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        tone = np.sin(2 * np.pi * (440 if number % 2 else 1760) * np.arange(8000) / 16_000)
+        audio = 0.3 * tone + 0.01 * rng.standard_normal(8000)
+        soundfile.write(tmp_path / f"{number}.mp3", audio, 16_000, format="MP3")
+    rows = [f"{number}.mp3,{'ab'[number % 2]},{number // 8}" for number in range(24)]
+    table = write_rows(tmp_path / "meta.csv", "filename,label,fold", *rows)
+    task = open_task("table", table, fold="fold")
+    (record,) = probe_models([open_model("logmel")], task, ProbeOptions(cache=tmp_path / "cache"))
+    assert record["score"] == 1
 
 
 def test_the_real_sets(shared: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import ajepa
 from ajepa import checkpoint
 from ajepa.audio import find_audio, load
 from ajepa.cli import main
+from ajepa.embedding import Pooling
 from ajepa.encoder import EncoderConfig
 from ajepa.eval.hear import fingerprint
 from ajepa.export import ExportError, export_model
@@ -80,10 +82,16 @@ MODELS = {name: model_of(name) for name in CONVENTIONS}
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 @settings(max_examples=20, deadline=None)
-@given(lengths=st.lists(st.integers(1, 33_000), min_size=1, max_size=3), seed=st.integers(0, 99))
+@given(
+    lengths=st.lists(st.integers(1, 33_000), min_size=1, max_size=3),
+    seed=st.integers(0, 99),
+    pooling=st.sampled_from(["mean", "mean+std"]),
+)
 @torch.no_grad()
-def test_the_graph_is_the_model(convention: str, lengths: list[int], seed: int) -> None:
-    model, graph = MODELS[convention], EmbeddingGraph(MODELS[convention])
+def test_the_graph_is_the_model(convention: str, lengths: list[int], seed: int, pooling: Pooling) -> None:
+    model = copy.copy(MODELS[convention])
+    model.pooling = pooling
+    graph = EmbeddingGraph(model)
     waveform = 0.1 * torch.randn(len(lengths), max(lengths), generator=torch.Generator().manual_seed(seed))
     expected = model(waveform, lengths)
     frames, clip, steps = graph(waveform, torch.tensor(lengths))
@@ -202,6 +210,24 @@ def test_an_exported_folder_loads(encoder_file: Path, tmp_path: Path) -> None:
     assert b"somebody" not in exported.files[0].read_bytes(), "a file for others names no home folder"
 
 
+def test_pooling_travels_with_the_file(encoder_file: Path, tmp_path: Path) -> None:
+    command = ["export", str(encoder_file), "--out", str(tmp_path / "out"), "--pooling", "mean+std"]
+    assert main([*command, "--torch-export"]) == 0
+    model = ajepa.load_model(tmp_path / "out")
+    assert model.pooling == "mean+std"
+    assert ajepa.hear_module.load_model(str(tmp_path / "out")).scene_embedding_size == model.clip_size
+    assert f"embedding.clip  # [B, {2 * model.embedding_size}]" in (tmp_path / "out/README.md").read_text()
+    waveform_BS = 0.1 * torch.randn(2, 20_000)
+    program = torch.export.load(tmp_path / "out/model.pt2").module()
+    clip_BE = program(waveform_BS, torch.tensor([20_000, 700]))[1]
+    torch.testing.assert_close(clip_BE, model(waveform_BS, [20_000, 700]).clip, atol=1e-4, rtol=0)
+    plain = ajepa.load_model(tmp_path / "out", pooling="mean")
+    assert fingerprint(plain) == fingerprint(ajepa.load_model(encoder_file)) != fingerprint(model)
+    with pytest.raises(ValueError, match="pooling is 'max'; choose mean or mean"):
+        ajepa.load_model(encoder_file, pooling="max")  # type: ignore[arg-type]
+
+
+@torch.no_grad()
 def test_half_precision(encoder_file: Path, tmp_path: Path) -> None:
     model = ajepa.load_model(encoder_file)
     export_model(model, tmp_path / "half", dtype="float16")

@@ -16,7 +16,8 @@ from ajepa.eval.finetune.augment import add_noise, mixup, spec_augment
 from ajepa.eval.finetune.classifier import Classifier
 from ajepa.eval.finetune.config import RECIPES, FinetuneConfig, FinetuneConfigError, config_for
 from ajepa.eval.finetune.records import FinetuneError, finetune_model
-from ajepa.eval.finetune.training import Waveforms, _order, _pieces, finetune, predict
+from ajepa.eval.finetune.targets import Targets
+from ajepa.eval.finetune.training import Score, Waveforms, _order, _pieces, finetune, predict
 from ajepa.eval.models import BASELINES, EncoderModel, Named
 from ajepa.eval.tasks.task import Clip, Task
 from ajepa.features import LogMelConfig
@@ -28,8 +29,9 @@ QUICK = FinetuneConfig(
 )
 
 
-def accuracy(target: np.ndarray, logits: np.ndarray) -> float:
-    return float((logits.argmax(1) == target).mean())
+def accuracy_on(task: Task) -> Score:
+    target = task.target()
+    return lambda numbers, logits: float((logits.argmax(1) == target[numbers]).mean())
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -63,8 +65,8 @@ def test_it_learns_and_leaves_the_encoder_alone(model: AudioEncoder, tones: Task
     (chosen,) = tones.rounds()
     seen: list[dict[str, float]] = []
     config = replace(QUICK, epochs=12, lr=1e-2, mixup=0.1, freq_mask=2)
-    outcome = finetune(model, tones, chosen, config, score=accuracy, report=seen.append)
-    assert accuracy(tones.target()[outcome.test], outcome.logits) > 0.85
+    outcome = finetune(model, tones, chosen, config, score=accuracy_on(tones), report=seen.append)
+    assert accuracy_on(tones)(outcome.test, outcome.logits) > 0.85
     assert outcome.test.tolist() == list(range(112, 128))
     assert outcome.history == seen and [line["epoch"] for line in seen] == list(range(1, 13))
     best = max(line["valid"] for line in seen)
@@ -77,7 +79,8 @@ def test_it_learns_and_leaves_the_encoder_alone(model: AudioEncoder, tones: Task
 def test_the_seed_decides(model: AudioEncoder, tones: Task) -> None:
     (chosen,) = tones.rounds()
     short = replace(QUICK, epochs=2)
-    runs = [finetune(model, tones, chosen, short, score=accuracy, seed=seed).logits for seed in (3, 3, 4)]
+    score = accuracy_on(tones)
+    runs = [finetune(model, tones, chosen, short, score=score, seed=seed).logits for seed in (3, 3, 4)]
     assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])
 
 
@@ -100,9 +103,9 @@ def test_several_labels_need_their_own_loss(model: AudioEncoder, tones: Task) ->
     task = Task("several", clips, folds=False, multilabel=True)
     (chosen,) = task.rounds()
     with pytest.raises(ValueError, match="loss='bce'"):
-        finetune(model, task, chosen, QUICK, score=accuracy)
+        finetune(model, task, chosen, QUICK, score=lambda numbers, logits: 0.0)
     config = replace(QUICK, epochs=1, warmup_epochs=0, loss="bce", balanced=True)
-    outcome = finetune(model, task, chosen, config, score=lambda target, logits: 0.0)
+    outcome = finetune(model, task, chosen, config, score=lambda numbers, logits: 0.0)
     assert outcome.logits.shape == (16, 3)
 
 
@@ -173,13 +176,39 @@ def test_noise_is_small_and_shifts() -> None:
     assert (noisy - spectrogram.roll(int(peak[0]) - 15, 1)).min() >= 0 and noisy.max() < 5.1
 
 
+def labelled(*labels: tuple[str, ...], **options: bool) -> Task:
+    splits = ("train",) * (len(labels) - 2) + ("valid", "test")
+    clips = (Clip(Path(f"{n}.wav"), *pair) for n, pair in enumerate(zip(labels, splits, strict=True)))
+    return Task("labelled", tuple(clips), folds=False, **options)
+
+
 def test_balanced_draws_show_rare_classes_as_often() -> None:
-    target_NC = torch.zeros(100, 2)
-    target_NC[:90, 0] = 1
-    target_NC[90:, 1] = 1
-    drawn = torch.cat([_order(np.arange(100), target_NC, True, generator(seed)) for seed in range(40)])
-    assert (drawn >= 90).float().mean() == pytest.approx(0.5, abs=0.05)
-    assert sorted(_order(np.arange(5), target_NC, False, generator()).tolist()) == list(range(5))
+    task = labelled(*[("common",)] * 90, *[("rare",)] * 10, ("rare",), ("common",))
+    targets, train = Targets(task), np.arange(100)
+    balanced = replace(QUICK, balanced=True)
+    drawn = torch.cat([_order(train, targets, balanced, generator(seed)) for seed in range(40)])
+    assert (drawn >= 90).float().mean() == pytest.approx(0.5, abs=0.05) and len(drawn) == 4000
+    assert sorted(_order(train[:5], targets, QUICK, generator()).tolist()) == list(range(5))
+    assert len(_order(train, targets, replace(balanced, samples_per_epoch=7), generator())) == 7
+    assert len(_order(train, targets, replace(QUICK, samples_per_epoch=7), generator())) == 100
+
+
+def test_targets_are_the_tasks() -> None:
+    several = labelled(("a", "b"), (), ("b",), ("b", "c"), ("a",), ("c",), multilabel=True)
+    targets = Targets(several)
+    assert np.array_equal(targets.dense(np.array([3, 0, 1])), several.target()[[3, 0, 1]])
+    sizes = torch.tensor([1.0, 3.0, 1.0])  # of a, b and c among the clips that are trained on
+    expected = several.target()[:4] @ (1000 / (sizes + 0.01)).numpy()
+    assert targets.weights(np.arange(4)).numpy() == pytest.approx(expected)
+    single = labelled(("b",), ("a",), ("b",), ("a",))
+    assert Targets(single).dense(np.arange(4)).argmax(1).tolist() == single.target().tolist()
+
+
+def test_no_epoch_is_chosen_on_what_is_trained_on(model: AudioEncoder, tones: Task) -> None:
+    task = replace(tones, refit=True)
+    config = replace(QUICK, epochs=2)
+    outcome = finetune(model, task, task.rounds()[0], config, score=accuracy_on(task))
+    assert outcome.epoch == 2 and not any("valid" in line for line in outcome.history)
 
 
 def test_recipes_are_the_papers() -> None:

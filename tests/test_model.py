@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import ajepa
+from ajepa.chunks import plan_chunks
 from ajepa.encoder import EncoderConfig
 from ajepa.features import LogMelConfig
-from ajepa.model import AudioEncoder, ModelError, plan_chunks
+from ajepa.loading import ModelError
+from ajepa.model import AudioEncoder
 from ajepa.recipe import Recipe
 
 
@@ -43,6 +45,21 @@ def test_a_clip_is_the_same_alone_and_in_any_batch(model: AudioEncoder) -> None:
         assert not batch.frames[row, steps:].any()
         for ours, theirs in zip(batch.layers, alone.layers, strict=True):
             torch.testing.assert_close(ours[row, :steps], theirs[0], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_clips_may_tell_how_much_features_move(model: AudioEncoder) -> None:
+    lengths = [500, 9_000, 40_000]
+    batch = torch.nn.utils.rnn.pad_sequence(sounds(*lengths), batch_first=True)
+    plain = model(batch, lengths)
+    assert plain.clip.shape[1] == model.clip_size == model.embedding_size
+    model.pooling = "mean+std"
+    both = model(batch, lengths).clip
+    assert both.shape[1] == model.clip_size == 2 * model.embedding_size
+    torch.testing.assert_close(both[:, : model.embedding_size], plain.clip)
+    for row, steps in enumerate(plain.lengths.tolist()):
+        expected = plain.frames[row, :steps].std(0, correction=0)
+        torch.testing.assert_close(both[row, model.embedding_size :], expected, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

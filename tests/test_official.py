@@ -16,9 +16,10 @@ from torchaudio.compliance import kaldi
 
 import ajepa
 from ajepa.hear_module import HearModel, get_scene_embeddings, get_timestamp_embeddings
+from ajepa.loading import ModelError
 from ajepa.masking import Masks
 from ajepa.masking.masks import first_places
-from ajepa.model import AudioEncoder, ModelError
+from ajepa.model import AudioEncoder
 from ajepa.objectives.audio_jepa import AudioJEPA
 from ajepa.objectives.audio_mae import AudioMAE
 from ajepa.objectives.targets import ERRORS, layer_normed

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ajepa.features import LogMelConfig
-from ajepa.model import ModelError
+from ajepa.loading import ModelError
 from ajepa.recipe import Recipe, dump_recipe
 from ajepa.s3prl_upstream import UpstreamError, UpstreamExpert, UpstreamOptions, hubconf
 

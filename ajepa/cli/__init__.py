@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ajepa: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
-        print(f"ajepa: {stopped or 'interrupted'}", file=sys.stderr)
+        print(f"ajepa: {str(stopped) or 'interrupted'}", file=sys.stderr)
         return 130
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ajepa.cli import data_get, data_xares
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `ajepa data` and what it makes."""
     data = commands.add_parser("data", help="make data sets").add_subparsers(required=True, metavar="WHAT")
+    data_get.add(data)
     task = data.add_parser("hear-task", help="write a HEAR task folder from a data set that you have")
     task.add_argument("dataset", choices=["esc50", "esc10", "speech_commands", "table"])
     task.add_argument(
@@ -54,6 +57,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     s3prl.add_argument("--skip-missing", action="store_true", help="voxceleb1: leave out files not there")
     s3prl.add_argument("--force", action="store_true", help="replace a folder that exists")
     s3prl.set_defaults(run=run_s3prl)
+
+    data_xares.add(data)
 
     manifest = data.add_parser("manifest", help="list a folder's audio, with durations, in a table")
     manifest.add_argument("source", type=Path, metavar="FOLDER")

@@ -41,7 +41,7 @@ def run_embed(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ajepa.audio import AudioError, find_audio, load
-    from ajepa.model import load_model
+    from ajepa.loading import load_model
 
     files = [f for item in options.audio for f in (find_audio(item) if item.is_dir() else [item])]
     if options.batch < 1:
@@ -69,7 +69,7 @@ def run_embed(options: argparse.Namespace) -> None:
     partial = options.out.with_name(f".{options.out.name}.npz")
     np.savez(partial, files=np.array(names), clip=torch.cat(clips).numpy())
     partial.replace(options.out)
-    print(f"{options.out}: {len(names)} embeddings of {model.embedding_size} features")
+    print(f"{options.out}: {len(names)} embeddings of {model.clip_size} features")
 
 
 def embed_clips(model: AudioEncoder, waveforms: list[Tensor], batch: int) -> Tensor:
@@ -79,7 +79,7 @@ def embed_clips(model: AudioEncoder, waveforms: list[Tensor], batch: int) -> Ten
 
     order = sorted(range(len(waveforms)), key=lambda clip: len(waveforms[clip]))
     most_samples = HELD_SECONDS * model.sample_rate
-    embedded = torch.empty(len(waveforms), model.embedding_size)
+    embedded = torch.empty(len(waveforms), model.clip_size)
     while order:
         # Ascending lengths: a long recording is not joined by short ones that are padded to its length.
         rows = order[:batch]

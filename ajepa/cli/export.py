@@ -22,6 +22,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     export.add_argument(
         "--dtype", choices=["float32", "float16"], default="float32", help="of stored weights"
     )
+    export.add_argument(
+        "--pooling",
+        choices=["mean", "mean+std"],
+        help="over time, of clip and HEAR scene embeddings; default: the file's, else mean",
+    )
     export.add_argument("--name", help="title of the card; default: the repository's or the folder's name")
     export.add_argument(
         "--records", type=Path, help="records.json of `ajepa evaluate`, for the card's scores"
@@ -42,14 +47,18 @@ def run_export(options: argparse.Namespace) -> None:
     from ajepa.eval.hear import fingerprint
     from ajepa.export import ExportError, export_model
     from ajepa.export.card import read_records
-    from ajepa.model import load_model
+    from ajepa.loading import load_model
 
     if options.private and not options.push:
         raise ExportError("--private is of the repository that --push makes; give both or none")
     if options.push:
         hub.check_repo(options.push)
     model = load_model(
-        options.model, weights=options.weights, heads=options.heads, sample_rate=options.sample_rate
+        options.model,
+        weights=options.weights,
+        heads=options.heads,
+        sample_rate=options.sample_rate,
+        pooling=options.pooling,
     )
     records = read_records(options.records, fingerprint(model)) if options.records else ()
     exported = export_model(

@@ -11,10 +11,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "harness", help="let the stock evaluation toolkits run in this environment"
     ).add_subparsers(required=True, metavar="WHAT")
     enable = harness.add_parser("enable", help="install a toolkit and the import hook it needs")
-    enable.add_argument("name", choices=["hear", "s3prl"])
+    enable.add_argument("name", choices=["hear", "s3prl", "xares"])
     enable.add_argument("--no-install", action="store_true", help="write the hook only")
     disable = harness.add_parser("disable", help="remove the hook")
-    disable.add_argument("name", nargs="?", choices=["hear", "s3prl"])
+    disable.add_argument("name", nargs="?", choices=["hear", "s3prl", "xares"])
     harness.add_parser("status", help="what is enabled and installed")
     once = harness.add_parser("run", help="run one stock module with its cures, without the hook")
     once.add_argument("module", help="such as heareval.embeddings.runner")

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 # Options of `ajepa evaluate` that a task reads: flag, the task function's argument, help.
 TASK_OPTIONS = (
     ("--csv", "csv", "esc50, esc10: another table than meta/esc50.csv, with folds of its own"),
-    ("--test-data", "test_data", "speech_commands_v1: the unpacked official test archive"),
+    (
+        "--test-data",
+        "test_data",
+        "speech_commands_v1: the unpacked official test archive; default: beside the data set's folder",
+    ),
     ("--split-list", "split_list", "voxceleb1: another list than iden_split.txt"),
     ("--label", "label", "table: column of the labels; default: label"),
     ("--fold", "fold", "table: column of the folds"),
@@ -28,6 +32,11 @@ def add(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--skip-missing", action="store_true", help="leave out clips whose audio is not there")
     for flag, argument, text in TASK_OPTIONS:
         group.add_argument(flag, dest=argument, default=None, help=text)
+    group.add_argument(
+        "--id-list",
+        action="append",
+        help="audioset: file of the clips to use, an ID a line or AST's JSON; may be repeated",
+    )
     group.add_argument("--multilabel", action="store_true", help="table: labels are lists, split at ;")
 
 
@@ -36,7 +45,11 @@ def open_from(options: argparse.Namespace) -> Task:
     from ajepa.eval.tasks import open_task
 
     given: dict[str, Any] = {name: getattr(options, name) for _, name, _ in TASK_OPTIONS}
-    given |= {"multilabel": options.multilabel or None, "skip_missing": options.skip_missing or None}
+    given |= {
+        "multilabel": options.multilabel or None,
+        "skip_missing": options.skip_missing or None,
+        "id_list": options.id_list,
+    }
     task = open_task(options.task, options.data, **{k: v for k, v in given.items() if v is not None})
     for note in task.notes:
         print(f"note: {task.name}: {note}", file=sys.stderr)

@@ -105,8 +105,9 @@ def _about(model: AudioEncoder, origin: Origin) -> str:
     return (
         f"An audio encoder pre-trained with {_system(origin)}: a Vision Transformer ({depth} blocks, width "
         f"{width}, {heads} heads, {parameters / 1e6:.1f} M parameters) on log-mel spectrograms of "
-        f"{model.sample_rate:,} Hz mono audio. An embedding has {model.embedding_size} features, for a whole "
-        f"clip or every {1000 * model.hop_seconds:.0f} ms.\n"
+        f"{model.sample_rate:,} Hz mono audio. An embedding has {model.embedding_size} features every "
+        f"{1000 * model.hop_seconds:.0f} ms, and {model.clip_size} for a whole clip ({model.pooling} over "
+        "time).\n"
     )
 
 
@@ -118,7 +119,7 @@ import ajepa  # pip install ajepa{"[hub]" if source.startswith(SCHEME) else ""}
 
 model = ajepa.load_model("{source}")
 embedding = model(waveforms, lengths)  # [B, samples] at {model.sample_rate:,} Hz, of any length
-embedding.clip  # [B, {model.embedding_size}]
+embedding.clip  # [B, {model.clip_size}]
 embedding.frames  # [B, T, {model.embedding_size}]
 ```
 """

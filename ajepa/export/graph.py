@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ajepa.embedding import time_statistics
 from ajepa.grid import PatchGrid, sincos_positions
 from ajepa.inputs import levelled
 from ajepa.model import AudioEncoder
 
 
 class Outputs(NamedTuple):
-    """Frames [B, T, F * D], zero past a clip's end; clips [B, F * D]; valid time steps of each clip [B]."""
+    """Frames [B, T, F * D], zero past a clip's end; `AudioEncoder`'s `clip`; each clip's valid steps [B]."""
 
     frames: Tensor
     clip: Tensor
@@ -42,6 +43,7 @@ class EmbeddingGraph(nn.Module):
     def __init__(self, model: AudioEncoder) -> None:
         super().__init__()
         self.features, self.encoder, self.fill_value = model.features, model.encoder, model.fill_value
+        self.pooling = model.pooling
         self.inputs, self.patch = model.encoder.config.inputs, model.encoder.config.patch
         table = model.encoder.position_table
         self.most_steps = min(model.chunk_patches, table.config.time) if table else model.chunk_patches
@@ -85,7 +87,9 @@ class EmbeddingGraph(nn.Module):
         past_BN = token_N >= (steps_B * freq)[:, None]
         tokens_BND = tokens_BND.masked_fill(past_BN[..., None], 0.0)
         frames_BTE = tokens_BND.reshape(batch, steps, freq * self.encoder.width)
-        return frames_BTE, frames_BTE.sum(1) / steps_B[:, None], steps_B
+        if self.pooling == "mean":
+            return frames_BTE, frames_BTE.sum(1) / steps_B[:, None], steps_B
+        return frames_BTE, time_statistics(frames_BTE[:, :, None], steps_B).flatten(1), steps_B
 
     @overload
     def _seen(self, steps: int) -> int: ...

@@ -81,5 +81,7 @@ def write_weights(model: AudioEncoder, origin: Origin, path: Path, dtype: Dtype 
         if too_large:
             raise ExportError(f"float16 cannot hold {', '.join(too_large)}; leave --dtype out")
     tensors |= {f"features.{name}": value.float() for name, value in model.features.state_dict().items()}
-    saved = checkpoint.Checkpoint(tensors, origin.recipe, origin.step, origin.info | {"dtype": dtype})
+    saved = checkpoint.Checkpoint(
+        tensors, origin.recipe, origin.step, origin.info | {"dtype": dtype, "pooling": model.pooling}
+    )
     checkpoint.save(path, saved)

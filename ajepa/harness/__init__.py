@@ -10,8 +10,8 @@ Two ways to use a bridge:
 - `enable("hear")` writes an import hook into this environment. From then on the untouched commands work
   there: `python -m heareval.embeddings.runner MODULE`, `python -m heareval.predictions.runner DIR`,
   `python -m hearvalidator.validate MODULE`; with `enable("s3prl")` `python -m s3prl.run_downstream ...`,
-  a checkout's `python run_downstream.py ...` and `S3PRLUpstream("ajepa")`. `disable()` takes the hook away,
-  `status()` shows it.
+  a checkout's `python run_downstream.py ...` and `S3PRLUpstream("ajepa")`; with `enable("xares")`
+  `python -m xares.run ...`. `disable()` takes the hook away, `status()` shows it.
 - `run("heareval.predictions.runner", [...])` puts the cures in place for this process alone.
 
 An environment where neither was asked for is not touched.

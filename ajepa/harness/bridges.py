@@ -10,7 +10,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from . import hear, s3prl
+from . import hear, s3prl, xares
 from .errors import HarnessError
 
 
@@ -133,6 +133,21 @@ BRIDGES: dict[str, Bridge] = {
                 s3prl.torchaudio_is_bare,
             ),
         ),
+    ),
+    "xares": Bridge(
+        toolkit=("xares>=0.1.3,<0.2",),
+        extra="xares",
+        cures={
+            "xares.audiowebdataset": (
+                Cure(
+                    "decodes with torchaudio.load, which since 2.9 needs TorchCodec and FFmpeg, and leaves "
+                    "out what it cannot decode",
+                    xares.audio_by_soundfile,
+                    s3prl.torchaudio_is_bare,
+                ),
+            ),
+        },
+        mains={},
     ),
 }
 

@@ -11,9 +11,11 @@ from ajepa.blocks import LayerNorm
 from ajepa.encoder import DropPath, RegularisedMasking
 from ajepa.inputs import levelled
 from ajepa.model import AudioEncoder
+from ajepa.preparation import cut_into_patches, prepare
 
 from .augment import add_noise, spec_augment
 from .config import FinetuneConfig
+from .masking import drop_patches, zero_patches
 
 
 class Classifier(nn.Module):
@@ -29,7 +31,7 @@ class Classifier(nn.Module):
         self.config = config
         self.features = copy.deepcopy(model.features)
         self.encoder = copy.deepcopy(model.encoder).requires_grad_(True)
-        self.fill = model.fill_value
+        self.fill, self.most_steps = model.fill_value, model.chunk_patches
         # The mean of normed patches is not normed itself: Audio-MAE norms it anew before the head.
         self.norm = LayerNorm(self.encoder.width)
         self.head = nn.Linear(self.encoder.width, classes)
@@ -39,19 +41,25 @@ class Classifier(nn.Module):
     def forward(
         self, waveform_BS: Tensor, lengths_B: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Logits [B, C].
+        """Logits [B, C]; arguments as `pooled` has them."""
+        return self.head(self.norm(self.pooled(waveform_BS, lengths_B, generator)))
+
+    def pooled(
+        self, waveform_BS: Tensor, lengths_B: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Mean of each clip's normed patches [B, D]: without a generator those of `AudioEncoder`, where a
+        clip is no longer than its chunks.
 
         Args:
             waveform_BS: clips, zeros after their ends.
             lengths_B: samples of each.
-            generator: on the CPU; of the augmentations, of regularised masking and of drop path. None for
+            generator: on the CPU; of the augmentations, of the masking and of drop path. None for
                 evaluation, where there are none.
         """
         encoder, config = self.encoder, self.config
         with torch.no_grad():
             waveform_BS = levelled(waveform_BS, encoder.config.inputs, lengths_B)
             spectrogram_BLM = self.features(waveform_BS, lengths_B)
-            frames_B = self.features.frames(lengths_B)
             if generator is not None:
                 # 0 is the mean of the normalised spectrograms.
                 spectrogram_BLM = spec_augment(
@@ -59,27 +67,33 @@ class Classifier(nn.Module):
                 )
                 if config.noise:
                     spectrogram_BLM = add_noise(spectrogram_BLM, generator)
-            ended_BL = torch.arange(spectrogram_BLM.shape[1], device=frames_B.device) >= frames_B[:, None]
-            spectrogram_BLM = spectrogram_BLM.masked_fill(ended_BL[..., None], self.fill)
-        patches_BNP, grid = encoder.patchify(spectrogram_BLM, self.fill)
-        steps_B = -(-frames_B // encoder.config.patch[0])
-        valid_BT = torch.arange(grid.time, device=steps_B.device) < steps_B[:, None]
-        valid_BN = valid_BT.repeat_interleave(grid.freq, 1)
+            frames_B = self.features.frames(lengths_B)
+            patches_BTFP, steps_B = cut_into_patches(encoder, spectrogram_BLM, frames_B, self.fill)
+            patches_BNP, positions, valid_BN, grid = prepare(
+                encoder, patches_BTFP, steps_B.tolist(), self.most_steps, self.fill
+            )
+        # Of what a clip was filled up with, to be attended to, nothing is averaged.
+        own_BT = torch.arange(grid.time, device=steps_B.device) < steps_B[:, None]
+        own_BN = own_BT.repeat_interleave(grid.freq, 1)
         regularised = drop_path = None
-        if generator is not None:  # theirs draws on the device
+        if generator is not None:  # what follows draws on the device
             seed = int(torch.randint(2**62, (1,), generator=generator))
             inner = torch.Generator(patches_BNP.device).manual_seed(seed)
-            regularised = RegularisedMasking(config.masked_share, inner)
+            masking = RegularisedMasking(config.masked_share, inner)
+            if config.masked_how == "regularised":
+                regularised = masking
+            elif config.masked_how == "zero":
+                patches_BNP = zero_patches(patches_BNP, own_BN, masking)
+            else:
+                patches_BNP, positions, valid_BN, own_BN = drop_patches(
+                    patches_BNP, positions, valid_BN, own_BN, masking
+                )
             drop_path = DropPath(config.drop_path, inner)
         tokens_BND, _ = encoder(
-            patches_BNP,
-            encoder.positions(grid, patches_BNP),
-            None if bool(valid_BN.all()) else valid_BN,
-            regularised=regularised,
-            drop_path=drop_path,
+            patches_BNP, positions, valid_BN, regularised=regularised, drop_path=drop_path
         )
-        weight_BN1 = valid_BN[..., None].to(tokens_BND.dtype)
-        return self.head(self.norm((tokens_BND * weight_BN1).sum(1) / weight_BN1.sum(1)))
+        weight_BN1 = own_BN[..., None].to(tokens_BND.dtype)
+        return (tokens_BND * weight_BN1).sum(1) / weight_BN1.sum(1)
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """Parameters with the share of the rate that their depth gives them, and whether they decay.

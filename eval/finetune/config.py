@@ -21,7 +21,10 @@ class FinetuneConfig:
         lr: of the head and the last block, for a batch of `batch_size`.
         layer_decay: each block's rate is so many times that of the block after it.
         drop_path: rate of stochastic depth in the last block.
-        masked_share: regularised masking (A-JEPA, section 3.3): share of the patches that each block bars.
+        masked_share: of the patches that are masked in training, below 1.
+        masked_how: "regularised": each block bars others from being attended to (A-JEPA, section 3.3). For
+            comparison, with one draw for all blocks: "drop" leaves patches out, "zero" overwrites their input
+            with 0, the mean of the normalised spectrograms.
         mixup: share of the clips that are mixed with another one; `mixup_beta` is both parameters of the
             Beta distribution that their shares come from.
         freq_mask, time_mask: SpecAugment's widest stretches, in mel bands and in frames.
@@ -30,6 +33,7 @@ class FinetuneConfig:
             several, whose logits are averaged.
         loss: "cross-entropy", or "bce" for each class by itself; multilabel tasks need the second.
         balanced: draw clips by the inverse of their classes' sizes instead of each once an epoch.
+        samples_per_epoch: clips that `balanced` draws in an epoch; 0 draws as many as there are.
         head_std: of the head's initial weights.
     """
 
@@ -42,6 +46,7 @@ class FinetuneConfig:
     layer_decay: float = 0.75
     drop_path: float = 0.1
     masked_share: float = 0.1
+    masked_how: Literal["regularised", "drop", "zero"] = "regularised"
     mixup: float = 0.5
     mixup_beta: float = 10.0
     freq_mask: int = 48
@@ -50,23 +55,38 @@ class FinetuneConfig:
     seconds: float = 10.0
     loss: Literal["cross-entropy", "bce"] = "cross-entropy"
     balanced: bool = False
+    samples_per_epoch: int = 0
     head_std: float = 2.0e-5
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("freq_mask", 0), ("time_mask", 0)):
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("freq_mask", 0),
+            ("time_mask", 0),
+            ("samples_per_epoch", 0),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least {least}")
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}, must lie within {self.epochs} epochs")
-        for name in ("drop_path", "masked_share", "mixup"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must lie in 0..1")
+        for name in ("drop_path", "masked_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 0 and below 1")
+        if not 0 <= self.mixup <= 1:
+            raise ValueError(f"mixup is {self.mixup}, must lie in 0..1")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is {self.layer_decay}, must be above 0 and at most 1")
         if self.loss not in ("cross-entropy", "bce"):
             raise ValueError(f"loss is {self.loss!r}, must be cross-entropy or bce")
+        if self.masked_how not in ("regularised", "drop", "zero"):
+            raise ValueError(f"masked_how is {self.masked_how!r}, must be regularised, drop or zero")
         if self.lr <= 0 or self.mixup_beta <= 0:
             raise ValueError(f"lr {self.lr} and mixup_beta {self.mixup_beta} must be above 0")
+
+    def clips_an_epoch(self, clips: int) -> int:
+        """Clips of one epoch, of a training set of so many."""
+        return self.samples_per_epoch if self.balanced and self.samples_per_epoch else clips
 
 
 # Audio-MAE's (arXiv 2207.06405, table 6 and its scripts), which A-JEPA follows, with A-JEPA's regularised
@@ -74,7 +94,13 @@ class FinetuneConfig:
 # the rate and batch on ESC-50, and all of VoxCeleb1.
 RECIPES: dict[str, FinetuneConfig] = {
     "audioset-2m": FinetuneConfig(
-        epochs=100, warmup_epochs=10, batch_size=256, lr=2.0e-4, loss="bce", balanced=True
+        epochs=100,
+        warmup_epochs=10,
+        batch_size=256,
+        lr=2.0e-4,
+        loss="bce",
+        balanced=True,
+        samples_per_epoch=200_000,
     ),
     "audioset-20k": FinetuneConfig(epochs=60, warmup_epochs=4, batch_size=32, lr=1.25e-4, loss="bce"),
     "esc50": FinetuneConfig(epochs=50, warmup_epochs=5, freq_mask=24, time_mask=96),
@@ -94,6 +120,8 @@ RECIPES: dict[str, FinetuneConfig] = {
 
 # The recipe that a task takes if none is named.
 OF_TASK = {
+    "audioset_20k": "audioset-20k",
+    "audioset_2m": "audioset-2m",
     "esc10": "esc50",
     "esc50": "esc50",
     "speech_commands_v1": "speech_commands",

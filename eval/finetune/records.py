@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ajepa.eval.models import EncoderModel, Named
 from ajepa.eval.native import Result, compare_with
@@ -17,6 +18,7 @@ from ajepa.eval.scores import Scored, bootstrap, interval, score
 from ajepa.eval.tasks import Task
 
 from .config import FinetuneConfig
+from .targets import Targets
 from .training import Outcome, Waveforms, finetune
 
 
@@ -75,7 +77,7 @@ def finetune_model(
         raise FinetuneError(f"{model.name}: only encoders that ajepa.load_model loads can be fine-tuned")
     encoder = model.module.encoder
     waveforms = Waveforms(task.clips, encoder.sample_rate)
-    target = torch.from_numpy(task.target())
+    targets = Targets(task)
     scores, draws, outcomes = [], [], []
     for seed in seeds:
         splits = []
@@ -85,7 +87,9 @@ def finetune_model(
                 task,
                 chosen,
                 config,
-                score=_score,
+                score=lambda numbers, logits: float(
+                    score(torch.from_numpy(logits), _truth(targets, numbers, task.multilabel))
+                ),
                 seed=seed,
                 bf16=bf16,
                 waveforms=waveforms,
@@ -94,7 +98,8 @@ def finetune_model(
             outcomes.append((seed, chosen.test, outcome))
             groups = tuple(task.clips[number].group for number in outcome.test)
             logits_MC = torch.from_numpy(outcome.logits)
-            splits.append(Scored(chosen.test, logits_MC, target[outcome.test], groups))
+            target = _truth(targets, outcome.test, task.multilabel)
+            splits.append(Scored(chosen.test, logits_MC, target, groups))
         scores.append({split.split: split.score for split in splits})
         draws.append(bootstrap(splits))
     draws_S = torch.stack(draws).mean(0)
@@ -125,8 +130,10 @@ def finetune_model(
     return Result(record, draws_S)
 
 
-def _score(target: np.ndarray, logits: np.ndarray) -> float:
-    return float(score(torch.from_numpy(logits), torch.from_numpy(target)))
+def _truth(targets: Targets, numbers: np.ndarray, multilabel: bool) -> Tensor:
+    """What `scores.score` takes: 0 and 1 for each class [B, C], or class numbers [B]."""
+    target_BC = targets.dense(numbers)
+    return target_BC if multilabel else target_BC.argmax(1)
 
 
 def _chosen(seed: int, split: str, outcome: Outcome) -> dict[str, Any]:
@@ -143,5 +150,7 @@ def _chosen(seed: int, split: str, outcome: Outcome) -> dict[str, Any]:
 def _rate(task: Task, config: FinetuneConfig, outcomes: Sequence[Outcome], seeds: int) -> float:
     """Clips trained on in a second, evaluation included."""
     counts = task.counts
-    trained = sum(counts[split] for chosen in task.rounds() for split in chosen.train)
+    trained = sum(
+        config.clips_an_epoch(sum(counts[split] for split in chosen.train)) for chosen in task.rounds()
+    )
     return seeds * config.epochs * trained / sum(outcome.seconds for outcome in outcomes)

@@ -23,8 +23,9 @@ from ajepa.training.devices import keep_freed_memory, plain_attention
 from .augment import mixup
 from .classifier import Classifier
 from .config import FinetuneConfig
+from .targets import Targets
 
-Score = Callable[[np.ndarray, np.ndarray], float]  # of targets and logits, the higher the better
+Score = Callable[[np.ndarray, np.ndarray], float]  # of clips' numbers and logits, the higher the better
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Outcome:
         test: numbers of the clips that were tested, in the task's order.
         logits: theirs, [clips, classes].
         epoch: whose weights were tested, counted from 1.
-        history: for each epoch the training loss and, without folds, the validation score.
+        history: for each epoch the training loss and, where clips were free for it, the validation score.
     """
 
     test: np.ndarray
@@ -79,9 +80,9 @@ def finetune(
 ) -> Outcome:
     """Fine-tune a copy of an encoder for one round of a task.
 
-    The epoch whose weights are tested is the best on the validation split; with folds there is none that is
-    free, and it is the last: never is an epoch chosen on what is tested. The same seed gives the same result
-    on the same number of threads.
+    The epoch whose weights are tested is the best on the validation split. With folds, or where that split is
+    trained on, none is free to choose by, and it is the last: never is an epoch chosen on what is tested. The
+    same seed gives the same result on the same number of threads.
 
     Args:
         model: stays as it is. Training runs on its device.
@@ -98,13 +99,10 @@ def finetune(
     waveforms = waveforms or Waveforms(task.clips, model.sample_rate)
     splits = np.array([clip.split for clip in task.clips])
     train, test = (np.flatnonzero(np.isin(splits, list(names))) for names in (chosen.train, [chosen.test]))
-    valid = np.flatnonzero(splits == "valid") if not task.folds else np.array([], dtype=int)
-    target = task.target()
-    target_NC = (
-        torch.from_numpy(target)
-        if task.multilabel
-        else functional.one_hot(torch.from_numpy(target), len(task.classes)).float()
-    )
+    # Clips that are trained on cannot choose the epoch.
+    choosing = not task.folds and "valid" not in chosen.train
+    valid = np.flatnonzero(splits == "valid") if choosing else np.array([], dtype=int)
+    targets = Targets(task)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -114,14 +112,14 @@ def finetune(
         if bf16:
             plain_attention(network)
     optimizer = torch.optim.AdamW(network.parameter_groups(), lr=config.lr, betas=(0.9, 0.95), fused=True)
-    batches_an_epoch = -(-len(train) // config.batch_size)
+    batches_an_epoch = -(-config.clips_an_epoch(len(train)) // config.batch_size)
     total, warmup = config.epochs * batches_an_epoch, round(config.warmup_epochs * batches_an_epoch)
     history: list[dict[str, float]] = []
     best: tuple[float, int, dict[str, Tensor]] | None = None
     step = 0
     for epoch in range(1, config.epochs + 1):
         generator = torch.Generator().manual_seed(mix_seed(seed, epoch))
-        order = _order(train, target_NC, config.balanced, generator)
+        order = _order(train, targets, config, generator)
         losses = []
         network.train()
         for numbers in order.split(config.batch_size):
@@ -130,7 +128,7 @@ def finetune(
                 group["lr"] = rate * group["scale"]
             waveform_BS, lengths_B = _crops(waveforms, numbers.tolist(), config.seconds, generator)
             waveform_BS, target_BC = mixup(
-                waveform_BS, target_NC[numbers], config.mixup, config.mixup_beta, generator
+                waveform_BS, targets.dense(numbers.numpy()), config.mixup, config.mixup_beta, generator
             )
             if config.mixup:  # a mixed clip lasts as long as the longer of the two
                 lengths_B = torch.full_like(lengths_B, waveform_BS.shape[1])
@@ -144,7 +142,7 @@ def finetune(
             step += 1
         line = {"epoch": float(epoch), "loss": float(torch.stack(losses).mean())}
         if len(valid):
-            line["valid"] = score(target[valid], predict(network, waveforms, valid, bf16=bf16))
+            line["valid"] = score(valid, predict(network, waveforms, valid, bf16=bf16))
             if best is None or line["valid"] > best[0]:
                 best = (line["valid"], epoch, copy.deepcopy(network.state_dict()))
         history.append(line)
@@ -182,13 +180,15 @@ def predict(
     return sums / counts
 
 
-def _order(train: np.ndarray, target_NC: Tensor, balanced: bool, generator: torch.Generator) -> Tensor:
-    """An epoch's clips: each once, or drawn by the inverse sizes of their classes (Audio-MAE's weights)."""
-    if not balanced:
+def _order(train: np.ndarray, targets: Targets, config: FinetuneConfig, generator: torch.Generator) -> Tensor:
+    """An epoch's clips: each once, or drawn with replacement by the inverse sizes of their classes.
+
+    (Audio-MAE's script means to draw without, but its option's text "False" is true to argparse.)
+    """
+    if not config.balanced:
         return torch.from_numpy(train)[torch.randperm(len(train), generator=generator)]
-    target = target_NC[train]
-    weight_N = (target * (1000 / (target.sum(0) + 0.01))).sum(1)
-    drawn = torch.multinomial(weight_N, len(train), replacement=True, generator=generator)
+    count = config.clips_an_epoch(len(train))
+    drawn = torch.multinomial(targets.weights(train), count, replacement=True, generator=generator)
     return torch.from_numpy(train)[drawn]
 
 

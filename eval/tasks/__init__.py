@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .audioset import open_audioset_2m, open_audioset_20k
 from .esc50 import open_esc10, open_esc50
 from .speech_commands import open_speech_commands_v1, open_speech_commands_v2
 from .table import open_table
@@ -17,6 +18,8 @@ from .task import Clip, Round, Task, TaskError
 from .voxceleb1 import open_voxceleb1
 
 TASKS: dict[str, Callable[..., Task]] = {
+    "audioset_20k": open_audioset_20k,
+    "audioset_2m": open_audioset_2m,
     "esc10": open_esc10,
     "esc50": open_esc50,
     "speech_commands_v1": open_speech_commands_v1,

@@ -20,9 +20,11 @@ HOME = "http://download.tensorflow.org/data"
 UNKNOWN, SILENCE, NOISE = "_unknown_", "_silence_", "_background_noise_"
 VALIDATION_NOISE = "running_tap"
 SILENCE_SECONDS = 1.0
-V1_CLIPS, V1_WORDS = 64_727, 30
-V1_TEST_CLIPS = 3_081
+# The set's own "64,727 files" of version 0.01 include 6 noises.
+V1_COUNTS, V1_WORDS = (51_088, 6_798, 6_835), 30
+V1_TEST_CLIPS, V2_TEST_CLIPS = 3_081, 4_890
 V2_COUNTS, V2_WORDS = (84_843, 9_981, 11_005), 35
+TEST_FOLDER = "speech_commands_test_set_v0.01"
 
 
 def open_speech_commands_v2(data: str | Path, *, skip_missing: bool = False) -> Task:
@@ -58,7 +60,8 @@ def open_speech_commands_v1(
 
     Args:
         data: the folder of version 0.01.
-        test_data: the unpacked `speech_commands_test_set_v0.01.tar.gz`: a folder for each of the 12 classes.
+        test_data: the unpacked `speech_commands_test_set_v0.01.tar.gz`: a folder for each of the 12 classes;
+            if None, the folder of that name beside `data`.
         skip_missing: as in `open_speech_commands_v2`.
 
     Raises:
@@ -66,7 +69,12 @@ def open_speech_commands_v1(
     """
     data, archive = Path(data), f"{HOME}/speech_commands_test_set_v0.01.tar.gz"
     if test_data is None:
-        raise TaskError(f"speech_commands_v1 is tested on an archive of its own: pass test_data ({archive})")
+        test_data = data.absolute().parent / TEST_FOLDER
+        if not test_data.is_dir():
+            raise TaskError(
+                f"speech_commands_v1 is tested on an archive of its own ({archive}): pass test_data, or put "
+                f"it at {test_data}"
+            )
     listed_clips = _listed_clips(data, f"{HOME}/speech_commands_v0.01.tar.gz", skip_missing)
     if absent := sorted(set(KEYWORDS) - {clip.labels[0] for clip in listed_clips}):
         raise TaskError(
@@ -90,9 +98,9 @@ def open_speech_commands_v1(
     ]
     words = len({clip.path.parent for clip in listed_clips})
     notes = []
-    if (len(listed_clips), words) != (V1_CLIPS, V1_WORDS):
+    if (len(listed_clips), words) != (sum(V1_COUNTS), V1_WORDS):
         notes.append(
-            f"{len(listed_clips):,} clips of {words} words; version 0.01 has {V1_CLIPS:,} of {V1_WORDS}"
+            f"{len(listed_clips):,} clips of {words} words; version 0.01 has {sum(V1_COUNTS):,} of {V1_WORDS}"
         )
     if len(tested) != V1_TEST_CLIPS:
         notes.append(f"{len(tested):,} clips to test; the official archive has {V1_TEST_CLIPS:,}")

@@ -1,0 +1,250 @@
+"""Archives from the web: fetched with resumption, checked by their checksum, unpacked safely."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.client
+import lzma
+import re
+import shutil
+import stat
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Generator
+from contextlib import closing
+from pathlib import Path, PurePosixPath
+from typing import IO
+from urllib.parse import urlsplit
+
+ATTEMPTS = 6  # in a row that bring nothing
+TIMEOUT_SECONDS = 30  # without a byte
+BACKOFF_SECONDS = 1.0  # doubles with each attempt that brings nothing
+_BLOCK = 2**20
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/")
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+)
+
+Report = Callable[[int, int | None], None]  # done so far, and in all where that is known
+
+
+class DownloadError(RuntimeError):
+    """Something cannot be fetched, is not what it should be, or cannot be unpacked; the message says what
+    to do."""
+
+
+class ArchiveError(DownloadError):
+    """An archive is damaged, or holds what is not to be unpacked."""
+
+
+def fetch(
+    url: str, path: Path, *, sha256: str | None = None, report: Report = lambda done, total: None
+) -> str:
+    """Fetch a file to `path`, which appears whole or not at all; returns its SHA-256.
+
+    A transfer that breaks off is taken up again where it stopped, at once and in the next call: with the
+    server's word (ETag or date) that the file is still the same, or where a checksum tells in the end. If
+    neither is to be had it starts anew.
+
+    Raises:
+        DownloadError: not an http(s) address, the server does not give it, another checksum, or no room.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise DownloadError(f"{url}: not an http(s) address")
+    part = path.with_name(f"{path.name}.part")
+    fruitless = 0
+    while not path.is_file():
+        before = _size(part)
+        try:
+            _receive(url, part, sha256 is not None, report)
+            break
+        except urllib.error.HTTPError as error:
+            if error.code < 500 and error.code not in (408, 429):
+                raise DownloadError(
+                    f"{url}: the server answers {error.code} {error.reason}; check the address, or name a "
+                    "mirror with --url"
+                ) from error
+            failure: Exception = error
+        except (http.client.HTTPException, OSError) as error:
+            failure = error  # the network's: a disk that cannot be written is a DownloadError by now
+        fruitless = 1 if _size(part) > before else fruitless + 1
+        if fruitless == ATTEMPTS:
+            raise DownloadError(
+                f"{url}: {ATTEMPTS} attempts brought nothing, the last: {failure}; check the connection or "
+                "name a mirror with --url, and call again: it goes on from there"
+            ) from failure
+        time.sleep(BACKOFF_SECONDS * 2 ** (fruitless - 1))
+    digest = hashlib.sha256()
+    with (path if path.is_file() else part).open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    if sha256 is not None and digest.hexdigest() != sha256:
+        for bad in (path, part, _tag_file(part)):
+            bad.unlink(missing_ok=True)
+        raise DownloadError(
+            f"{url}: its SHA-256 is {digest.hexdigest()}, not {sha256}; what came is removed. Call again, or "
+            "name another mirror with --url"
+        )
+    if part.is_file():
+        part.replace(path)
+    _tag_file(part).unlink(missing_ok=True)
+    return digest.hexdigest()
+
+
+def unpack(
+    archive: Path, folder: Path, *, strip: bool = False, report: Report = lambda done, total: None
+) -> int:
+    """Unpack a tar (plain or compressed) or zip into a new folder; returns the number of files.
+
+    What fails leaves a folder that is not whole: unpack beside the place where it is to be, then rename.
+
+    Args:
+        strip: leave out the one folder that everything in the archive lies in.
+
+    Raises:
+        ArchiveError: a damaged archive, a member that is not a plain file or folder or whose name leads out.
+        DownloadError: no room.
+    """
+    count = 0
+    tops: set[str] = set()
+    try:
+        folder.mkdir(parents=True)
+        with closing(
+            _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
+        ) as members:
+            for name, stream in members:
+                parts = _safe_parts(archive, name)
+                if strip:
+                    tops.update(parts[:1])
+                    parts = parts[1:]
+                if len(tops) > 1 or (stream is not None and not parts):
+                    raise ArchiveError(
+                        f"{archive}: {' and '.join(sorted(tops))} at the top, expected one folder"
+                    )
+                path = folder.joinpath(*parts)
+                if stream is None:
+                    path.mkdir(parents=True, exist_ok=True)
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with stream, path.open("xb") as file:
+                    shutil.copyfileobj(stream, file, _BLOCK)
+                count += 1
+                report(count, None)
+    except _DAMAGED as error:
+        reason = str(error).partition(":\n")[0]  # tarfile lists on further lines what it tried
+        raise ArchiveError(f"{archive}: damaged, or no tar or zip ({reason}); fetch it again") from error
+    except FileExistsError as error:
+        raise ArchiveError(f"{archive}: holds {error.filename} twice, or it was there before") from error
+    except OSError as error:
+        raise DownloadError(f"{folder}: cannot be written ({error}); free space and call again") from error
+    return count
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _tag_file(part: Path) -> Path:
+    """Where the server's mark of the very file that `part` is the beginning of is kept."""
+    return part.with_name(f"{part.name}.tag")
+
+
+def _receive(url: str, part: Path, checked: bool, report: Report) -> None:
+    """Write or go on writing `part`.
+
+    Raises what urllib raises, ConnectionError for an end that comes early, DownloadError for want of room.
+    """
+    have, tag_file = _size(part), _tag_file(part)
+    tag = tag_file.read_text() if tag_file.is_file() else ""
+    headers = {"User-Agent": "ajepa"}
+    if have and (tag or checked):
+        headers["Range"] = f"bytes={have}-"
+        if tag:
+            headers["If-Range"] = tag
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not have:
+            raise
+        if error.headers.get("Content-Range", "") == f"bytes */{have}":  # all of it is here
+            return
+        part.unlink()
+        raise ConnectionError("what was here is longer than the file; it starts anew") from error
+    with answer:
+        if answer.status == 206:
+            start = _CONTENT_RANGE.match(answer.headers.get("Content-Range", ""))
+            if start is None or int(start[1]) != have:
+                part.unlink()
+                raise ConnectionError("the server goes on at another byte; it starts anew")
+        else:
+            have = 0
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        if total is not None and total - have > (free := shutil.disk_usage(part.parent).free):
+            raise DownloadError(
+                f"{part.parent}: {(total - have) / 1e6:,.0f} MB are to come, {free / 1e6:,.0f} MB are free; "
+                "free space or choose another folder"
+            )
+        if have == 0:
+            tag_file.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
+            _append(part, b"")
+            if mark := _strong_tag(answer.headers.get("ETag")) or answer.headers.get("Last-Modified"):
+                tag_file.write_text(mark)
+        while block := answer.read(_BLOCK):
+            _append(part, block)
+            have += len(block)
+            report(have, total)
+        if total is not None and have < total:
+            raise ConnectionError(f"broken off after {have:,} of {total:,} bytes")
+
+
+def _append(part: Path, block: bytes) -> None:
+    try:
+        with part.open("ab") as file:
+            file.write(block)
+    except OSError as error:
+        raise DownloadError(
+            f"{part}: cannot be written ({error}); free space, then call again: it goes on from there"
+        ) from error
+
+
+def _strong_tag(tag: str | None) -> str | None:
+    return tag if tag and not tag.startswith("W/") else None
+
+
+def _safe_parts(archive: Path, name: str) -> tuple[str, ...]:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise ArchiveError(f"{archive}: member {name!r} is refused: its name leads out of the archive")
+    return path.parts
+
+
+def _tar_members(archive: Path) -> Generator[tuple[str, IO[bytes] | None], None, None]:
+    """Names with the streams of files, None for folders."""
+    with tarfile.open(archive, "r:*") as tar:
+        for member in tar:
+            stream = tar.extractfile(member) if member.isreg() else None
+            if stream is None and not member.isdir():
+                raise ArchiveError(f"{archive}: member {member.name!r} is refused: it is a link or a device")
+            yield member.name, stream
+
+
+def _zip_members(archive: Path) -> Generator[tuple[str, IO[bytes] | None], None, None]:
+    with zipfile.ZipFile(archive) as file:
+        for info in file.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the zip was not made on Unix
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or info.flag_bits & 1:
+                raise ArchiveError(f"{archive}: member {info.filename!r} is refused: a link, or encrypted")
+            yield info.filename, None if info.is_dir() else file.open(info)

@@ -1,0 +1,244 @@
+"""Where groups of cells are run: in this process, in several, or on machines that submitit reaches.
+
+An engine only starts groups and says which have ended and how; what came out lies on the shelf.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+from .cells import Cell, Shelf, run_cells
+from .protocols import Conditions
+
+Group = list[Cell]
+POLL_SECONDS = 1.0
+# Of submitit's jobs on any cluster; all others are SLURM's.
+SHARED_PARAMETERS = {
+    "name",
+    "timeout_min",
+    "mem_gb",
+    "nodes",
+    "cpus_per_task",
+    "gpus_per_node",
+    "tasks_per_node",
+}
+
+
+class EngineError(RuntimeError):
+    """An engine cannot be used here; the message says what is missing."""
+
+
+class Engine(Protocol):
+    """Runs groups of cells.
+
+    Attributes:
+        split: it wants small groups, to run several at a time.
+    """
+
+    split: bool
+
+    def has_room(self) -> bool:
+        """Whether another group may be started now."""
+
+    def start(self, group: Group, conditions: Conditions) -> None:
+        """Start a group."""
+
+    def ended(self) -> list[tuple[Group, str]]:
+        """Wait for some to end; each with how, empty where all went well. Empty where none is running."""
+
+    def stop(self) -> None:
+        """End what is running."""
+
+
+class ThisProcess:
+    """One group after another, here."""
+
+    split = False
+
+    def __init__(self) -> None:
+        self._ended: list[tuple[Group, str]] = []
+
+    def has_room(self) -> bool:
+        """One at a time."""
+        return not self._ended
+
+    def start(self, group: Group, conditions: Conditions) -> None:
+        """Run it to its end."""
+        run_cells(group, conditions)
+        self._ended.append((group, ""))
+
+    def ended(self) -> list[tuple[Group, str]]:
+        """The one that was started."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def stop(self) -> None:
+        """Nothing runs in the background."""
+
+
+class Processes:
+    """So many processes at a time, each for one group. What they write goes to a log in `work/`.
+
+    Args:
+        jobs: processes.
+    """
+
+    split = True
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self._running: list[tuple[BaseProcess, Group, Path]] = []
+
+    def has_room(self) -> bool:
+        """Fewer than `jobs` are running."""
+        return len(self._running) < self.jobs
+
+    def start(self, group: Group, conditions: Conditions) -> None:
+        """Start a fresh interpreter: a forked one would inherit threads in an unknown state."""
+        log = Shelf(conditions.folder).log(group[0])
+        process = multiprocessing.get_context("spawn").Process(target=_work, args=(group, conditions, log))
+        process.start()
+        self._running.append((process, group, log))
+
+    def ended(self) -> list[tuple[Group, str]]:
+        """Wait for some to end."""
+        sentinels = [process.sentinel for process, _, _ in self._running]
+        over = set(wait(sentinels)) if sentinels else set()
+        done = [entry for entry in self._running if entry[0].sentinel in over]
+        self._running = [entry for entry in self._running if entry[0].sentinel not in over]
+        return [(group, _ending(process, log)) for process, group, log in done]
+
+    def stop(self) -> None:
+        """End the processes, and what they have started."""
+        for process, _, _ in self._running:
+            try:
+                os.killpg(process.pid or 0, signal.SIGTERM)
+            except ProcessLookupError:  # it has no group of its own yet
+                process.terminate()
+        for process, _, _ in self._running:
+            process.join()
+        self._running = []
+
+
+def _ending(process: BaseProcess, log: Path) -> str:
+    process.join()
+    code = process.exitcode or 0
+    if not code:
+        return ""
+    how = f"ended with status {code}" if code > 0 else f"was killed by {signal.Signals(-code).name}"
+    return f"the process {how}; what it wrote: {log}"
+
+
+def _work(group: Group, conditions: Conditions, log: Path) -> None:
+    # A group of its own: Ctrl-C is for the one who started it, which then ends the whole group.
+    os.setsid()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    run_cells(group, conditions)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.killpg(0, signal.SIGTERM)
+
+
+class Submitit:
+    """Jobs of a cluster, through submitit; where there is no SLURM, processes of this machine.
+
+    Args:
+        folder: for submitit's own files and logs; all machines must see it, as the results.
+        parameters: of the jobs: what `submitit.AutoExecutor.update_parameters` takes, such as timeout_min,
+            cpus_per_task, gpus_per_node and mem_gb; any other key is one of SLURM, such as partition.
+        jobs: most of them at a time; None: on SLURM all, else one.
+        cluster: "slurm" or "local"; None finds out.
+
+    Raises:
+        EngineError: submitit is not installed, or does not take the parameters.
+    """
+
+    split = True
+
+    def __init__(
+        self,
+        folder: Path,
+        parameters: dict[str, Any] | None = None,
+        jobs: int | None = None,
+        cluster: str | None = None,
+    ) -> None:
+        try:
+            submitit = importlib.import_module("submitit")
+        except ImportError as error:
+            raise EngineError(f"needs submitit: pip install 'ajepa[cluster]' ({error})") from error
+        self._executor = submitit.AutoExecutor(folder, cluster=cluster)
+        given = {_parameter(key): value for key, value in {"name": "ajepa", **(parameters or {})}.items()}
+        try:
+            self._executor.update_parameters(**given)
+        except (NameError, TypeError, ValueError, AssertionError) as error:
+            raise EngineError(f"submitit does not take the parameters {given}: {error}") from error
+        on_slurm = self._executor.cluster == "slurm"
+        self.jobs = jobs or (None if on_slurm else 1)
+        self._running: list[tuple[Any, Group]] = []
+
+    def has_room(self) -> bool:
+        """Fewer than `jobs` are running or queued."""
+        return self.jobs is None or len(self._running) < self.jobs
+
+    def start(self, group: Group, conditions: Conditions) -> None:
+        """Submit a job."""
+        self._running.append((self._executor.submit(Resumable(), group, conditions), group))
+
+    def ended(self) -> list[tuple[Group, str]]:
+        """Wait for some to end."""
+        while self._running:
+            done = [entry for entry in self._running if entry[0].done()]
+            if done:
+                self._running = [entry for entry in self._running if entry not in done]
+                return [(group, self._ending(job)) for job, group in done]
+            time.sleep(POLL_SECONDS)
+        return []
+
+    def stop(self) -> None:
+        """Cancel the jobs."""
+        for job, _ in self._running:
+            job.cancel()
+        self._running = []
+
+    @staticmethod
+    def _ending(job: Any) -> str:
+        if job.exception() is None:
+            return ""
+        return f"job {job.job_id} ended in state {job.state}; what it wrote: {job.paths.stderr}"
+
+
+def _parameter(key: str) -> str:
+    return key if key in SHARED_PARAMETERS or key.startswith("slurm_") else f"slurm_{key}"
+
+
+class Resumable:
+    """`run_cells` as a job: one that is preempted or out of time is queued again, and does what is left."""
+
+    def __call__(self, group: Group, conditions: Conditions) -> None:
+        """In the job's process, which has as many threads as SLURM gives it processors."""
+        processors = os.environ.get("SLURM_CPUS_PER_TASK")
+        if conditions.threads is None and processors:
+            conditions = replace(conditions, threads=int(processors))
+        run_cells(group, conditions)
+
+    def checkpoint(self, group: Group, conditions: Conditions) -> Any:
+        """What submitit asks for when the job is interrupted."""
+        return importlib.import_module("submitit").helpers.DelayedSubmission(self, group, conditions)

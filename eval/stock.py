@@ -1,0 +1,144 @@
+"""What the protocols that train a stock toolkit's heads share: encoders, settings, scores from answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ajepa.loading import load_model
+from ajepa.recipe import recipe_path
+
+from .commands import EvaluationError
+from .hear import fingerprint
+from .scores import ACCURACY_DRAWS, Scored, bootstrap, interval
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An encoder as a toolkit in another process finds it.
+
+    Attributes:
+        name: how the table calls it.
+        source: an absolute path, or what else `ajepa.load_model` takes.
+    """
+
+    name: str
+    source: str
+
+    @classmethod
+    def parse(cls, text: str) -> Checkpoint:
+        """SOURCE or NAME=SOURCE.
+
+        Raises:
+            RecipeError: SOURCE is neither on disk, nor on a hub, nor a recipe's name.
+        """
+        name, _, source = text.rpartition("=")
+        if source.startswith("hf://"):
+            return cls(name or source.rpartition("/")[2], source)
+        path = Path(source) if Path(source).exists() else recipe_path(source)
+        return cls(name or path.stem, str(path.resolve()))
+
+    def weights(self) -> str:
+        """Fingerprint of the encoder."""
+        return fingerprint(load_model(self.source))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a toolkit's trained heads answered, a row for each clip.
+
+    Attributes:
+        clips: names.
+        splits: test split of each clip.
+        groups: what clips share, such as their speaker; empty where a clip stands alone.
+        truth: labels.
+        answers: for each seed the labels that its heads gave.
+    """
+
+    clips: list[str]
+    splits: list[str]
+    groups: list[str]
+    truth: list[str]
+    answers: list[list[str]]
+
+    def scored(self, seed: int) -> list[Scored]:
+        """The test splits as the seed's heads scored them, clips in the order of their names."""
+        labels = sorted({*self.truth, *self.answers[seed]})
+        number = {label: index for index, label in enumerate(labels)}
+        order = sorted(range(len(self.clips)), key=lambda row: self.clips[row])
+        splits = []
+        for split in sorted(set(self.splits), key=lambda name: (len(name), name)):
+            rows = [row for row in order if self.splits[row] == split]
+            answered = torch.tensor([number[self.answers[seed][row]] for row in rows])
+            truth = torch.tensor([number[self.truth[row]] for row in rows])
+            groups = tuple(self.groups[row] for row in rows)
+            splits.append(Scored(split, functional.one_hot(answered, len(labels)).float(), truth, groups))
+        return splits
+
+    def summary(self) -> tuple[dict[str, Any], Tensor]:
+        """Score, interval, spread and folds as records have them, and the bootstrap draws [S] of the score.
+
+        The score is the mean over the seeds of the mean over the test splits; all seeds share the draws.
+        """
+        by_seed = [self.scored(seed) for seed in range(len(self.answers))]
+        scores = [sum(split.score for split in splits) / len(splits) for splits in by_seed]
+        draws_S = torch.stack([bootstrap(splits) for splits in by_seed]).mean(0)
+        of = "groups of clips of one source" if any(self.groups) else "clips"
+        spread = float(torch.tensor(scores).std()) if len(scores) > 1 else None
+        fields_of_record = {
+            "score": sum(scores) / len(scores),
+            "interval": interval(draws_S),
+            "interval_method": f"95 %, bootstrap of {ACCURACY_DRAWS:,} draws over {of} within each test "
+            f"split, of the toolkit's answers; the mean of {len(scores)} seeds",
+            "spread": spread,
+            "by_seed": scores,
+            "folds": {
+                parts[0].split: sum(part.score for part in parts) / len(parts)
+                for parts in zip(*by_seed, strict=True)
+            },
+        }
+        return fields_of_record, draws_S
+
+
+def check_names(names: Sequence[str], baseline: str | None) -> None:
+    """Models' names must differ, and one be the baseline's if there is any.
+
+    Raises:
+        EvaluationError: they are not so.
+    """
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise EvaluationError(f"several models are called {', '.join(twice)}; tell them apart by NAME=SOURCE")
+    if baseline is not None and baseline not in names:
+        raise EvaluationError(f"no model is called {baseline!r}, the baseline; there are {', '.join(names)}")
+
+
+def with_settings(config: Settings, settings: Sequence[str], what: str) -> Settings:
+    """A dataclass of numbers and text, changed by KEY=VALUE.
+
+    Raises:
+        EvaluationError: an unknown key or a value of the wrong kind.
+    """
+    kinds: dict[str, Callable[[str], Any]] = {
+        field.name: type(getattr(config, field.name))
+        for field in fields(config)  # type: ignore[arg-type]
+    }
+    changes = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or key not in kinds:
+            raise EvaluationError(f"--set {setting}: {what} has the settings {', '.join(kinds)}")
+        try:
+            changes[key] = kinds[key](text)
+        except ValueError as error:
+            raise EvaluationError(
+                f"--set {setting}: expected a value such as {getattr(config, key)}"
+            ) from error
+    return replace(config, **changes)  # type: ignore[type-var]

@@ -1,0 +1,303 @@
+"""AudioSet (J. F. Gemmeke et al., ICASSP 2017), 527 classes, any number to a clip: AS-20K and AS-2M.
+
+Layout: the official `balanced_train_segments.csv`, `unbalanced_train_segments.csv` and `eval_segments.csv` in
+the folder itself or in `metadata/`, `csv/` or `data/`; audio of 10 s in a folder for each list or all in one,
+at any depth. A file is called after its video: `ID.wav`, `YID.wav`, `ID_30.000.flac`, `YID_30_40.mp3`.
+
+Clips that are no longer online are the rule: what is there is used, and the notes say how much that is and
+give a hash of the IDs. Scores on different IDs differ; an ID list fixes a subset.
+"""
+
+from __future__ import annotations
+
+import csv
+import gc
+import hashlib
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from ajepa.audio import AUDIO_SUFFIXES
+from ajepa.hear_module.task_folder import listed
+from ajepa.hear_module.task_sources import existing_folder
+
+from .task import Clip, Task, TaskError
+
+HOME = "https://research.google.com/audioset/download.html"
+CLASSES = 527
+LABELS = "class_labels_indices.csv"
+TABLE_FOLDERS = ("", "metadata", "csv", "data")
+AUDIO_FOLDERS = ("", "audio", "audios", "data")
+ID_LENGTH = 11  # of a YouTube video's name
+HELD_OUT = 20  # one training clip in so many
+COMPARABLE_SHARE = 0.75  # below, a score is not one of AudioSet, and the task has another name
+
+
+class Part(NamedTuple):
+    """One of the official lists: its table, rows, and what people call the folder of its audio."""
+
+    table: str
+    rows: int
+    folders: tuple[str, ...]
+
+
+BALANCED = Part(
+    "balanced_train_segments.csv", 22_160, ("balanced_train_segments", "balanced_train", "bal_train")
+)
+UNBALANCED = Part(
+    "unbalanced_train_segments.csv",
+    2_041_789,
+    ("unbalanced_train_segments", "unbalanced_train", "unbal_train"),
+)
+EVAL = Part("eval_segments.csv", 20_371, ("eval_segments", "eval"))
+
+IdLists = str | Path | Sequence[str | Path]
+
+
+def open_audioset_20k(
+    data: str | Path, *, id_list: IdLists | None = None, skip_missing: bool = False
+) -> Task:
+    """AS-20K: trained on the balanced list, tested on the evaluation list.
+
+    AudioSet has no validation split. One training clip in 20, by a hash of its ID, is held out for choices
+    such as a probe's regularisation; the model that is scored is then trained on all training clips.
+
+    Args:
+        data: the folder of the tables and the audio.
+        id_list: a file (or several) of the clips to use, an ID a line, or in the JSON form of AST and
+            Audio-MAE. A split that it names no clip of is used whole.
+        skip_missing: leave out clips of `id_list` whose file is not there.
+
+    Raises:
+        TaskError: no such folder or table, a row of another form, a split without audio, a listed clip that
+            AudioSet does not have or whose audio is not there.
+    """
+    with _no_collections():
+        return _open(Path(data), "audioset_20k", (BALANCED,), id_list, skip_missing)
+
+
+def open_audioset_2m(data: str | Path, *, id_list: IdLists | None = None, skip_missing: bool = False) -> Task:
+    """AS-2M: trained on the balanced and the unbalanced list; all else as in `open_audioset_20k`."""
+    with _no_collections():
+        return _open(Path(data), "audioset_2m", (BALANCED, UNBALANCED), id_list, skip_missing)
+
+
+def ids_hash(ids: Iterable[str]) -> str:
+    """Hash of a set of IDs, whatever their order: SHA-256 of the sorted IDs, a line each; 16 digits of it."""
+    digest = hashlib.sha256()
+    for name in sorted(ids):
+        digest.update(f"{name}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _open(
+    data: Path, name: str, train: tuple[Part, ...], id_list: IdLists | None, skip_missing: bool
+) -> Task:
+    existing_folder(data, f"AudioSet's tables ({HOME}) and a folder of audio for each")
+    known = _labels(data)
+    notes: list[str] = []
+    rows: dict[str, dict[str, tuple[str, ...]]] = {"train": {}, "test": {}}  # labels by ID
+    wanted: dict[Path, set[str]] = {}
+    for split, part in [*(("train", part) for part in train), ("test", EVAL)]:
+        found = _read(_table(data, part), known)
+        if len(found) != part.rows:
+            notes.append(f"{part.table} has {len(found):,} rows, the official one {part.rows:,}")
+        rows[split] |= found
+        for folder in _audio_folders(data, part):
+            wanted.setdefault(folder, set()).update(found)
+    files = _files(wanted)
+    if id_list is not None:
+        lists = [id_list] if isinstance(id_list, str | Path) else list(id_list)
+        notes += _restrict(rows, files, lists, skip_missing)
+
+    clips = []
+    for split, labels_of in rows.items():
+        there = [ytid for ytid in labels_of if ytid in files]
+        if not there:
+            raise TaskError(
+                f"{data}: no audio of the {len(labels_of):,} {split} clips; expected files such as "
+                f"{(train[0] if split == 'train' else EVAL).folders[0]}/Y{next(iter(labels_of))}.wav"
+            )
+        notes.append(
+            f"{split}: {len(there):,} of {len(labels_of):,} listed clips are there, "
+            f"{len(labels_of) - len(there):,} are missing; hash of their IDs {ids_hash(there)}"
+        )
+        for ytid in there:
+            held_out = split == "train" and zlib.crc32(ytid.encode()) % HELD_OUT == 0
+            clips.append(Clip(files[ytid], labels_of[ytid], "valid" if held_out else split, ytid))
+    counts = Counter(clip.split for clip in clips)
+    notes.append(
+        f"{counts['valid']:,} training clips, by a hash of their IDs, are held out for choices; the model "
+        "that is scored is trained on them too"
+    )
+    classes = {label for labels in {clip.labels for clip in clips} for label in labels}
+    if len(classes) != CLASSES:
+        notes.append(f"{len(classes)} of {CLASSES} classes occur")
+    official = {"train": sum(part.rows for part in train), "test": EVAL.rows}
+    used = {"train": counts["train"] + counts["valid"], "test": counts["test"]}
+    if any(used[split] < COMPARABLE_SHARE * official[split] for split in used):
+        name = f"{name}_{len(clips)}_clips"
+    return Task(name, tuple(clips), folds=False, multilabel=True, refit=True, notes=tuple(notes))
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Millions of objects are made that live on: the garbage collector would go through them all, again and
+    again, and take as long as everything else."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _table(data: Path, part: Part) -> Path:
+    places = [data / folder / part.table for folder in TABLE_FOLDERS]
+    table = next((place for place in places if place.is_file()), None)
+    if table is None:
+        raise TaskError(f"{places[0]}: no such file, nor in {listed(TABLE_FOLDERS[1:])}; it is at {HOME}")
+    return table
+
+
+def _labels(data: Path) -> frozenset[str] | None:
+    """The classes' names such as /m/09x0r, where the table of classes is there."""
+    for folder in TABLE_FOLDERS:
+        path = data / folder / LABELS
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                names = frozenset(row.get("mid", "") for row in csv.DictReader(file))
+            if len(names) != CLASSES:
+                raise TaskError(
+                    f"{path}: {len(names)} classes in column mid, not {CLASSES}; get it from {HOME}"
+                )
+            return names
+    return None
+
+
+def _read(table: Path, known: frozenset[str] | None) -> dict[str, tuple[str, ...]]:
+    """Labels by ID, in the order of the table: rows `ID, start, end, "label,label"` after comments."""
+    labels_of: dict[str, tuple[str, ...]] = {}
+    tuples: dict[str, tuple[str, ...]] = {}  # the same labels occur over and over: one tuple for all
+    with table.open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file, skipinitialspace=True)
+        for row in reader:
+            if not row or row[0].startswith("#"):
+                continue
+            if len(row) != 4 or len(row[0]) != ID_LENGTH or not row[3]:
+                raise TaskError(
+                    f"{table}, line {reader.line_num}: {', '.join(row)!r}; "
+                    'expected `ID, 0.000, 10.000, "/m/a,/m/b"`'
+                )
+            if (labels := tuples.get(row[3])) is None:
+                labels = tuples[row[3]] = tuple(dict.fromkeys(row[3].split(",")))
+                if known is not None and (strange := [label for label in labels if label not in known]):
+                    raise TaskError(f"{table}, line {reader.line_num}: {listed(strange)} is not in {LABELS}")
+            labels_of[row[0]] = labels
+    if not labels_of:
+        raise TaskError(f"{table}: no rows; get it from {HOME}")
+    return labels_of
+
+
+def _audio_folders(data: Path, part: Part) -> list[Path]:
+    """The folders of a list's audio, or where there is none of such a name, the whole data set's."""
+    places = (data / above / name for above in AUDIO_FOLDERS for name in part.folders)
+    return [place for place in places if place.is_dir()] or [data]
+
+
+def _files(wanted: Mapping[Path, Collection[str]]) -> dict[str, Path]:
+    """Files of the wanted clips in each folder and below, by ID; of several files of a clip the first.
+
+    Folders are listed once, and no file is asked for by itself: two million of them take seconds.
+    """
+    suffixes = {suffix.removeprefix(".") for suffix in AUDIO_SUFFIXES}
+    found: dict[str, Path] = {}
+    for root, ids in wanted.items():
+        seen: set[str] = set()
+        for parent, folders, names in os.walk(root, followlinks=True):
+            real = os.path.realpath(parent)
+            if real in seen:  # linked twice, or in a circle
+                folders.clear()
+                continue
+            seen.add(real)
+            folder = Path(parent)
+            for name in names:
+                stem, _, suffix = name.rpartition(".")
+                if suffix.lower() in suffixes and (ytid := _id_of(stem, ids)):
+                    path = folder / name
+                    found[ytid] = min(found[ytid], path) if ytid in found else path
+    return found
+
+
+def _id_of(stem: str, ids: Collection[str]) -> str | None:
+    """The ID that a file is called after: at the start or behind a Y, alone or before an underscore.
+
+    IDs may hold Y and underscores themselves, so that they are recognised by those that are listed.
+    """
+    for start in (0, 1) if stem.startswith("Y") else (0,):
+        ytid = stem[start : start + ID_LENGTH]
+        if ytid in ids and stem[start + ID_LENGTH :][:1] in ("", "_"):
+            return ytid
+    return None
+
+
+def _restrict(
+    rows: dict[str, dict[str, tuple[str, ...]]],
+    files: Mapping[str, Path],
+    lists: Sequence[str | Path],
+    skip_missing: bool,
+) -> list[str]:
+    """Leaves in `rows` the clips of the lists, in each split that they name; gives notes."""
+    official = {ytid for labels_of in rows.values() for ytid in labels_of}
+    chosen: set[str] = set()
+    for path in map(Path, lists):
+        stems = _listed_names(path)
+        ids = [_id_of(stem, official) for stem in stems]
+        if strange := [stem for stem, ytid in zip(stems, ids, strict=True) if ytid is None]:
+            raise TaskError(
+                f"{path}: {len(strange):,} of {len(stems):,} names are no clip of this task: "
+                f"{listed(strange)}"
+            )
+        chosen.update(ytid for ytid in ids if ytid)
+    if (missing := sorted(chosen - files.keys())) and not skip_missing:
+        raise TaskError(
+            f"{len(missing):,} of {len(chosen):,} clips of {listed(lists)} have no audio: {listed(missing)}; "
+            "complete the copy, or pass skip_missing to go on without them"
+        )
+    notes = []
+    for split, labels_of in rows.items():
+        kept = {ytid: labels for ytid, labels in labels_of.items() if ytid in chosen}
+        if kept:
+            rows[split] = kept
+            notes.append(f"{split}: the {len(kept):,} clips of the ID list; hash of its IDs {ids_hash(kept)}")
+        else:
+            notes.append(f"{split}: the ID list names no clip of it; all are used")
+    return notes
+
+
+def _listed_names(path: Path) -> list[str]:
+    """File names without suffix: a line each, or the `wav` of each entry of AST's JSON lists."""
+    if not path.is_file():
+        raise TaskError(f"{path}: no such file; expected a list of IDs")
+    if path.suffix.lower() == ".json":
+        try:
+            names = [str(entry["wav"]) for entry in json.loads(path.read_text())["data"]]
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise TaskError(
+                f'{path}: expected {{"data": [{{"wav": "folder/ID.wav"}}, ...]}} ({error!r})'
+            ) from error
+    else:
+        lines = (line.strip() for line in path.read_text().splitlines())
+        names = [line for line in lines if line and not line.startswith("#")]
+    if not names:
+        raise TaskError(f"{path}: lists no clips")
+    bases = [name.rpartition("/")[2] for name in names]
+    return [
+        base.rpartition(".")[0] if base.lower().endswith(tuple(AUDIO_SUFFIXES)) else base for base in bases
+    ]

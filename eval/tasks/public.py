@@ -1,0 +1,211 @@
+"""Public data sets from their official addresses, checked, in the layout that the tasks read.
+
+A folder appears under its official name when it is whole and was checked, not before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
+
+from ajepa import audio
+from ajepa.data.download import ArchiveError, DownloadError, fetch, unpack
+
+from .esc50 import CLIPS as ESC50_CLIPS
+from .esc50 import open_esc50
+from .speech_commands import (
+    KEYWORDS,
+    SILENCE,
+    UNKNOWN,
+    V1_COUNTS,
+    V1_TEST_CLIPS,
+    V2_COUNTS,
+    V2_TEST_CLIPS,
+    open_speech_commands_v2,
+)
+from .task import SPLITS, TaskError
+
+# SHA-256 of the lines `MD5  file name` of ESC-50's 2,000 clips, by name. The MD5 sums are those that the
+# package soundata 0.1.3 publishes. GitHub packs its zip anew at times, so that the zip has no lasting sum.
+ESC50_SUMS = "7dac98ebb302b554321c1ceacd9ab75bb0769516f66d19b4f3a6a6874355c2f2"
+GOOGLE = "http://download.tensorflow.org/data/"
+
+Report = Callable[[str, str, int, int | None], None]  # what is done, its unit, done so far, in all if known
+
+
+class ContentError(DownloadError):
+    """A folder does not hold the data set that it should."""
+
+
+class Archive(NamedTuple):
+    """An archive of a data set.
+
+    Attributes:
+        url: its official address.
+        folder: what its content is called on disk.
+        check: raises ContentError, TaskError or AudioError for a folder that does not hold all of it.
+        sha256: published checksum; None if there is none.
+        evidence: what is known once it was fetched and checked.
+        strip: everything in it lies in one folder, which is left out.
+    """
+
+    url: str
+    folder: str
+    check: Callable[[Path], None]
+    sha256: str | None
+    evidence: str
+    strip: bool = False
+
+
+def check_esc50(folder: Path, clips: int = ESC50_CLIPS["esc50"], sums: str = ESC50_SUMS) -> None:
+    """All clips of the table are there, evenly over classes and folds, and have the published sums."""
+    found = open_esc50(folder).clips
+    if len(found) != clips:
+        raise ContentError(f"{folder}: {len(found):,} clips, not {clips:,}")
+    digest = hashlib.sha256()
+    for path in sorted(clip.path for clip in found):
+        digest.update(
+            f"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}  {path.name}\n".encode()
+        )
+    if digest.hexdigest() != sums:
+        raise ContentError(f"{folder}: the clips are not ESC-50's, by their checksums")
+
+
+def check_words(folder: Path, counts: tuple[int, int, int]) -> None:
+    """So many clips are there for training, validation and testing."""
+    task = open_speech_commands_v2(folder)
+    found = tuple(task.counts[split] for split in SPLITS)
+    if found != counts:
+        raise ContentError(
+            f"{folder}: {' / '.join(map(str, found))} clips, not {' / '.join(map(str, counts))}"
+        )
+
+
+def check_test_set(folder: Path, clips: int) -> None:
+    """So many clips of the 12 classes are there, each a WAV file by its first bytes."""
+    classes = (*KEYWORDS, UNKNOWN, SILENCE)
+    if absent := [name for name in classes if not (folder / name).is_dir()]:
+        raise ContentError(f"{folder}: no folder {', '.join(absent)}")
+    paths = [path for name in classes for path in audio.find_audio(folder / name)]
+    if len(paths) != clips:
+        raise ContentError(f"{folder}: {len(paths):,} clips, not {clips:,}")
+    for path in paths:
+        with path.open("rb") as file:
+            start = file.read(12)
+        if start[:4] + start[8:] != b"RIFFWAVE":
+            raise ContentError(f"{path}: not a WAV file")
+
+
+PINNED = "the archive has the published SHA-256"
+SETS: dict[str, tuple[Archive, ...]] = {
+    "esc50": (
+        Archive(
+            "https://github.com/karolpiczak/ESC-50/archive/master.zip",
+            "ESC-50",
+            check_esc50,
+            None,
+            "the 2,000 clips have their published MD5 sums (the zip, which GitHub packs anew, has none)",
+            strip=True,
+        ),
+    ),
+    "speech_commands_v1": (
+        Archive(
+            f"{GOOGLE}speech_commands_v0.01.tar.gz",
+            "speech_commands_v0.01",
+            partial(check_words, counts=V1_COUNTS),
+            "743935421bb51cccdb6bdd152e04c5c70274e935c82119ad7faeec31780d811d",  # as in torchaudio
+            PINNED,
+        ),
+        Archive(
+            f"{GOOGLE}speech_commands_test_set_v0.01.tar.gz",
+            "speech_commands_test_set_v0.01",
+            partial(check_test_set, clips=V1_TEST_CLIPS),
+            None,
+            "no checksum of it is published: its classes and number of clips are right, and all are WAV",
+        ),
+    ),
+    "speech_commands_v2": (
+        Archive(
+            f"{GOOGLE}speech_commands_v0.02.tar.gz",
+            "speech_commands_v0.02",
+            partial(check_words, counts=V2_COUNTS),
+            "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",  # as in torchaudio
+            PINNED,
+        ),
+        Archive(
+            f"{GOOGLE}speech_commands_test_set_v0.02.tar.gz",
+            "speech_commands_test_set_v0.02",
+            partial(check_test_set, clips=V2_TEST_CLIPS),
+            "cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",  # as in TensorFlow Datasets
+            PINNED,
+        ),
+    ),
+}
+
+
+def get(
+    name: str, out: Path, *, url: str | None = None, report: Report = lambda what, unit, done, total: None
+) -> list[tuple[Path, str]]:
+    """Fetch a data set into `out`: (folder, what is known of it) for each archive.
+
+    A folder that is there and holds all of it stays as it is. Called again after an interruption it goes on.
+
+    Args:
+        url: a mirror: the address of a folder, ending in /, that has the archives under their official names;
+            of a set of one archive also that archive's.
+
+    Raises:
+        DownloadError: the set cannot be fetched, is not what it should be, or another process is at it.
+    """
+    archives = SETS[name]
+    if url is not None and not url.endswith("/") and len(archives) > 1:
+        names = " and ".join(archive.url.rpartition("/")[2] for archive in archives)
+        raise DownloadError(f"--url {url}: {name} has {names}; give the folder of both, ending in /")
+    got = []
+    for archive in archives:
+        address = archive.url if url is None else url
+        if address.endswith("/"):
+            address += archive.url.rpartition("/")[2]
+        got.append(_get(archive, address, out, report))
+    return got
+
+
+def _get(archive: Archive, url: str, out: Path, report: Report) -> tuple[Path, str]:
+    folder, work = out / archive.folder, out / f".{archive.folder}.partial"
+    if folder.exists():
+        try:
+            archive.check(folder)
+        except (ContentError, TaskError, audio.AudioError) as error:
+            raise DownloadError(
+                f"{folder} is there but not whole ({error}); remove it, or choose another --out"
+            ) from error
+        return folder, "was there, and is whole"
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work / "lock", timeout=0):
+            packed, unpacked = work / "archive", work / "unpacked"
+            label = url.rpartition("/")[2]
+            sha256 = fetch(url, packed, sha256=archive.sha256, report=partial(report, label, "B"))
+            shutil.rmtree(unpacked, ignore_errors=True)  # of a call that was stopped
+            try:
+                files = partial(report, archive.folder, " files")
+                unpack(packed, unpacked, strip=archive.strip, report=files)
+                if archive.sha256 is None:
+                    archive.check(unpacked)
+            except (ArchiveError, ContentError, TaskError, audio.AudioError) as error:
+                packed.unlink()
+                raise DownloadError(
+                    f"{url}: not what it should be ({error}); what came is removed. Call again, or name "
+                    "another mirror with --url"
+                ) from error
+            unpacked.rename(folder)
+    except Timeout as error:
+        raise DownloadError(f"{work}: another process fetches {archive.folder} there; wait for it") from error
+    shutil.rmtree(work)
+    return folder, f"{archive.evidence}; SHA-256 {sha256}"

@@ -1,0 +1,291 @@
+"""`ajepa compare` in several processes and through submitit: the same cells, and the rest when one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ajepa.cli import main
+from ajepa.data.synthetic import write_esc50
+from ajepa.eval import engines, protocols
+from ajepa.eval.cells import Cell, Shelf, grouped, plan, run_cells
+from ajepa.eval.compare import Comparison, compare
+from ajepa.eval.engines import Engine, EngineError, Processes, Submitit, ThisProcess
+from ajepa.eval.native import Result
+from ajepa.eval.protocols import Bench, Conditions, Probing, TaskEntry
+
+
+@dataclass(frozen=True)
+class Neighbours(Probing):
+    """The probe `knn` under the names of the protocols here."""
+
+    def __post_init__(self) -> None:
+        """Their names are no probe's."""
+
+    def run(self, bench: Bench, entry: TaskEntry) -> Result:
+        return Probing("knn", self.layer, self.pool).run(bench, entry)
+
+
+@dataclass(frozen=True)
+class Fatal(Neighbours):
+    """A probe whose process is killed, as when memory runs out, on one task."""
+
+    def run(self, bench: Bench, entry: TaskEntry) -> Result:
+        if entry.name == "sounds":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(bench, entry)
+
+
+@dataclass(frozen=True)
+class Defective(Neighbours):
+    """A probe with an error that nobody has thought of."""
+
+    def run(self, bench: Bench, entry: TaskEntry) -> Result:
+        raise KeyError("neighbour")
+
+
+@dataclass(frozen=True)
+class Counting(Neighbours):
+    """A probe that leaves a line in a file whenever it is run."""
+
+    file: str = ""
+
+    def run(self, bench: Bench, entry: TaskEntry) -> Result:
+        with Path(self.file).open("a") as file:
+            file.write(f"{entry.name}\n")
+        time.sleep(0.3)
+        return super().run(bench, entry)
+
+
+@pytest.fixture
+def sounds(tmp_path: Path) -> Path:
+    write_esc50(tmp_path / "esc50", clips_per_class=10, classes=3, seconds=0.3)
+    return tmp_path / "esc50"
+
+
+@pytest.fixture
+def content(sounds: Path) -> dict[str, Any]:
+    """Two models, two tasks, two protocols."""
+    tasks = {
+        "sounds": {"task": "esc10", "data": str(sounds)},
+        "table": {"task": "esc50", "data": str(sounds)},
+    }
+    models = {"log-mel": "logmel", "naive": "random-projection"}
+    return {"models": models, "tasks": tasks, "protocols": ["linear", "knn"], "baseline": "log-mel"}
+
+
+def engine(kind: str, tmp_path: Path) -> Engine:
+    if kind == "submitit":
+        pytest.importorskip("submitit", reason="needs the extra `cluster`")
+        return Submitit(tmp_path / "jobs", {"timeout_min": 2}, jobs=2, cluster="local")
+    return Processes(2) if kind == "processes" else ThisProcess()
+
+
+@pytest.fixture(autouse=True)
+def other_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They import this module as `tests.…`."""
+    root = str(Path(__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])))
+    monkeypatch.setattr(engines, "POLL_SECONDS", 0.05)
+
+
+def scores(records: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [(r["model"], r["task"], r["protocol"], r["score"], r.get("baseline")) for r in records]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["processes", "submitit"])
+def test_the_same_cells_as_in_one_process(kind: str, content: dict[str, Any], tmp_path: Path) -> None:
+    content["tasks"].pop("table")
+    here, _ = compare(Comparison(**content), tmp_path / "here", tmp_path / "cache")
+    there, failures = compare(
+        Comparison(**content),
+        tmp_path / "there",
+        tmp_path / "other",
+        engine=engine(kind, tmp_path),
+        threads=1,
+    )
+    assert not failures and len(there) == 4
+    assert scores(here) == scores(there)
+    assert {record["threads"] for record in there} == {1}
+    computed = {record["protocol"] for record in there if not record["embeddings_cached"]}
+    assert computed == {"linear"}, "a model's probes on a task share its embeddings"
+    cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "there" / "cells").iterdir()}
+    assert {p.name for p in cells} == {p.name for p in (tmp_path / "here" / "cells").iterdir()}
+    again, _ = compare(
+        Comparison(**content), tmp_path / "there", tmp_path / "other", engine=engine(kind, tmp_path)
+    )
+    assert again == there
+    assert cells == {path: path.stat().st_mtime_ns for path in (tmp_path / "there" / "cells").iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["processes", "submitit"])
+def test_a_killed_process_costs_one_cell(
+    kind: str,
+    content: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(protocols.PROTOCOLS, "fatal", Fatal)
+    content["models"].pop("naive")
+    # The fatal one needs all layers and goes first: those behind it in its group are done all the same.
+    content["protocols"] = {"fatal": {"layer": "best"}, "linear": {}, "knn": {}}
+    records, failures = compare(
+        Comparison(**content), tmp_path / "out", tmp_path / "cache", engine=engine(kind, tmp_path), threads=1
+    )
+    assert [(f.task, f.protocol) for f in failures if f.task == "sounds"] == [("sounds", "fatal")]
+    assert "SIGKILL" in failures[0].reason or "job" in failures[0].reason
+    assert {(r["task"], r["protocol"]) for r in records} >= {
+        (task, protocol) for task in ("sounds", "table") for protocol in ("linear", "knn")
+    }
+    assert "failed: log-mel on sounds, fatal: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["here", "processes"])
+def test_an_unforeseen_error_costs_one_cell(
+    kind: str, content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(protocols.PROTOCOLS, "defective", Defective)
+    content["protocols"] = ["defective", "knn"]
+    content["tasks"].pop("table")
+    out = tmp_path / "out"
+    records, failures = compare(
+        Comparison(**content), out, tmp_path / "cache", engine=engine(kind, tmp_path), threads=1
+    )
+    assert {f.protocol for f in failures} == {"defective"} and len(failures) == len(records) == 2
+    assert failures[0].reason == "KeyError: 'neighbour'"
+    traces = [path.read_text() for path in (out / "work").glob("*.error")]
+    assert len(traces) == 2 and all("in run" in text for text in traces), "where it happened is kept"
+    assert "failed: KeyError" in (out / "table.md").read_text()
+
+
+def test_processes_that_do_not_start_end_the_comparison(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No cell of a group was tried: it is not started for ever."""
+    content["models"].pop("naive")
+    content["tasks"].pop("table")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "filelock.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(str(tmp_path / "broken"))
+    records, failures = compare(
+        Comparison(**content), tmp_path / "out", tmp_path / "cache", engine=Processes(2), threads=1
+    )
+    assert not records and len(failures) == 2
+    assert "ended with status" in failures[0].reason
+
+
+@pytest.mark.slow
+def test_two_at_the_same_time_share_the_work(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes at the same cells: each is run once."""
+    monkeypatch.setitem(protocols.PROTOCOLS, "counting", Counting)
+    ran = tmp_path / "ran.txt"
+    content["protocols"] = {"counting": {"file": str(ran)}}
+    comparison = Comparison(**content)
+    conditions = Conditions(tmp_path / "out", tmp_path / "cache", threads=1)
+    cells = plan(comparison, conditions).cells
+    both = Processes(3)
+    group = [cell for cell in cells if cell.model == "log-mel"]
+    for _ in range(3):
+        both.start(group, conditions)
+    ended: list[tuple[list[Cell], str]] = []
+    while len(ended) < 3:
+        ended += both.ended()
+    assert [how for _, how in ended] == ["", "", ""]
+    assert sorted(ran.read_text().split()) == ["sounds", "table"]
+    assert all(Shelf(tmp_path / "out").finished(cell) for cell in group)
+    run_cells(group, conditions)
+    assert len(ran.read_text().split()) == 2, "a finished cell is not run again"
+
+
+def test_groups_are_what_shares_embeddings(content: dict[str, Any], tmp_path: Path) -> None:
+    content["models"] = {"twin": "ajepa-small-cpu", "log-mel": "logmel"}
+    content["protocols"] = {"knn": {}, "layers": {"protocol": "linear", "layer": "weighted"}, "finetune": {}}
+    cells = plan(Comparison(**content), Conditions(tmp_path, tmp_path)).cells
+    assert len({cell.key for cell in cells}) == 12
+    found = [[(c.model, c.entry.name, c.protocol) for c in group] for group in grouped(cells, split=True)]
+    assert len(found) == 8
+    assert [("twin", "sounds", "layers"), ("twin", "sounds", "knn")] in found, "all layers first"
+    assert [("twin", "table", "finetune")] in found
+    assert [{cell.model for cell in group} for group in grouped(cells, split=False)] == [
+        {"twin"},
+        {"log-mel"},
+    ]
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_what_is_finished(content: dict[str, Any], tmp_path: Path) -> None:
+    content["models"] = {"twin": "ajepa-small-cpu"}
+    content["tasks"].pop("table")
+    content["protocols"] = {"knn": {}, "finetune": {"set": {"epochs": 10_000}}}
+    content.pop("baseline")
+    (tmp_path / "compare.yaml").write_text(yaml.safe_dump(content))
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "ajepa.cli",
+        "compare",
+        str(tmp_path / "compare.yaml"),
+        "--out",
+        str(out),
+    ]
+    running = subprocess.Popen(
+        [*command, "--cache", str(tmp_path / "cache"), "--jobs", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert running.stderr is not None
+    lines = []
+    for line in running.stderr:
+        lines.append(line)
+        if line.startswith("twin on sounds, knn: "):
+            break
+    running.send_signal(signal.SIGINT)
+    rest = running.stderr.read()  # ends when the last process that could write has ended
+    assert running.wait(60) == 130, "".join(lines) + rest
+    assert "the same command goes on" in rest and "Traceback" not in rest
+    (record,) = (out / "cells").glob("*.json")
+    assert json.loads(record.read_text())["protocol"] == "knn"
+
+
+def test_wrong_use_is_one_line(
+    content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "compare.yaml").write_text(yaml.safe_dump(content))
+    command = ["compare", str(tmp_path / "compare.yaml"), "--out", str(tmp_path / "out")]
+    for options, words in (
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--slurm", "timeout_min=3"], "--slurm needs --submitit"),
+        (["--submitit", str(tmp_path), "--slurm", "partition"], "give KEY=VALUE"),
+    ):
+        assert main([*command, *options]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_parameters_of_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit", reason="needs the extra `cluster`")
+    Submitit(tmp_path, {"timeout_min": 5, "partition": "gpu", "slurm_qos": "low"}, cluster="local")
+    with pytest.raises(EngineError, match="slurm_colour"):
+        Submitit(tmp_path, {"colour": "red"}, cluster="local")
+    with pytest.raises(EngineError, match="timeout_min"):
+        Submitit(tmp_path, {"timeout_min": "long"}, cluster="local")
+    assert Submitit(tmp_path, cluster="local").jobs == 1
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(EngineError, match=r"ajepa\[cluster\]"):
+        Submitit(tmp_path)

@@ -1,0 +1,202 @@
+"""The protocol s3prl: settings, s3prl's files, scores of its answers, and (slow) its own commands."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ajepa.cli import main
+from ajepa.data.synthetic import write_voxceleb1
+from ajepa.encoder import EncoderConfig
+from ajepa.eval import superb
+from ajepa.eval.commands import EvaluationError, run_module
+from ajepa.eval.stock import Answers, Checkpoint, with_settings
+from ajepa.eval.superb import SuperbSettings, Upstream, evaluate_superb
+from ajepa.recipe import Recipe, RecipeError, dump_recipe
+
+needs_s3prl = pytest.mark.skipif(
+    importlib.util.find_spec("s3prl") is None or importlib.util.find_spec("omegaconf") is None,
+    reason="s3prl is not installed; `ajepa harness enable s3prl` installs it",
+)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """The recipe of a tiny encoder."""
+    recipe = Recipe(name="tiny", encoder=EncoderConfig(size="ti", width=32, depth=2, heads=2))
+    path = tmp_path / "tiny.yaml"
+    path.write_text(dump_recipe(replace(recipe, data=replace(recipe.data, source=""))))
+    return path
+
+
+def test_models(tiny: Path) -> None:
+    assert Upstream.parse("s3prl:mel") == Upstream("mel", "mel", "")
+    own = Upstream.parse(f"x=s3prl:hf_hubert_custom:{tiny}")
+    assert own == Upstream("x", "hf_hubert_custom", str(tiny))
+    assert own.weights() is None
+    ours = Upstream.parse(f"mine={tiny}")
+    assert ours == Upstream("mine", "ajepa", str(tiny))
+    assert ours.weights() == Checkpoint.parse(str(tiny)).weights()
+    assert Checkpoint.parse("hf://owner/encoder") == Checkpoint("encoder", "hf://owner/encoder")
+    with pytest.raises(RecipeError, match="nonsense"):
+        Upstream.parse("nonsense")
+
+
+def test_settings() -> None:
+    superbs = SuperbSettings()
+    assert (superbs.steps, superbs.lr) == (200_000, 1e-4), "SUPERB's"
+    changed = with_settings(superbs, ["steps=20", "lr=1e-3", "frequency=average"], "s3prl")
+    assert changed == replace(superbs, steps=20, lr=1e-3, frequency="average")
+    with pytest.raises(EvaluationError, match=r"--set stepps=1: s3prl has the settings steps, lr"):
+        with_settings(superbs, ["stepps=1"], "s3prl")
+    with pytest.raises(EvaluationError, match="--set steps=many: expected a value such as 200000"):
+        with_settings(superbs, ["steps=many"], "s3prl")
+    for wrong in ("steps=0", "lr=-1", "frequency=max"):
+        with pytest.raises(EvaluationError):
+            with_settings(superbs, [wrong], "s3prl")
+
+
+def test_what_s3prl_writes(tmp_path: Path) -> None:
+    log = tmp_path / "log.log"
+    log.write_text(
+        "dev at step 10: 0.4\nNew best on dev at step 10: 0.4\ntest at step 10: 0.3\n"
+        "dev at step 20: 0.6\nNew best on dev at step 20: 0.6\ndev at step 30: 0.5\n"
+    )
+    assert superb._best(log) == (20, 0.6)
+    log.write_text("dev at step 10: 0.0\n")
+    with pytest.raises(EvaluationError, match="train more steps"):
+        superb._best(log)
+    (tmp_path / "list.txt").write_text("b c.wav yes\na.wav no\n")
+    assert superb._labels(tmp_path / "list.txt") == (["a.wav", "b c.wav"], ["no", "yes"])
+
+
+@pytest.mark.parametrize(
+    ("task", "clip", "group"),
+    [
+        ("speech_commands", "up-0a7c2a8d_nohash_0.wav", "0a7c2a8d"),
+        ("speech_commands", "_unknown_-bed_0a7c2a8d_nohash_0.wav", "0a7c2a8d"),
+        ("speech_commands", "_silence_-running_tap_1600.wav", ""),
+        ("voxceleb1", "id10001-rav_01-02-00001", "id10001-rav_01-02"),
+    ],
+)
+def test_groups_of_clips(task: str, clip: str, group: str) -> None:
+    assert superb._group(task, clip) == group
+
+
+def test_scores_of_answers() -> None:
+    clips = [f"{number:03}" for number in reversed(range(200))]
+    truth = ["a" if number % 2 else "b" for number in range(200)]
+    perfect = Answers(clips, ["test"] * 200, [""] * 200, truth, [truth])
+    summary, draws_S = perfect.summary()
+    assert summary["score"] == 1
+    assert summary["interval"] == (1, 1)
+    assert summary["spread"] is None
+    assert (draws_S == 1).all()
+
+    wrong = ["a"] * 200  # right in half of the cases; the other seed in all
+    summary, draws_S = replace(perfect, answers=[truth, wrong]).summary()
+    assert summary["by_seed"] == [1, 0.5]
+    assert summary["score"] == 0.75
+    assert summary["spread"] == pytest.approx(0.5 / 2**0.5)
+    low, high = summary["interval"]
+    assert low < 0.75 < high
+    # A half of a proportion of 200 clips: its interval is half as wide as the binomial one.
+    assert high - low == pytest.approx(1.96 * (0.25 / 200) ** 0.5, rel=0.15)
+    assert summary["folds"] == {"test": 0.75}
+
+    half = ["a"] * 100 + truth[100:]
+    two_speakers = replace(perfect, groups=["one"] * 100 + ["other"] * 100, answers=[half])
+    low, high = two_speakers.summary()[0]["interval"]
+    assert (low, high) == (0.5, 1), "two groups, one of them half right"
+
+    folds = replace(perfect, splits=["2"] * 50 + ["10"] * 150, answers=[truth[:50] + ["b"] * 150])
+    assert list(folds.summary()[0]["folds"].items()) == [("2", 1), ("10", 0.5)]
+    assert folds.summary()[0]["score"] == 0.75, "the mean over folds, not over clips"
+
+
+def test_labels_outside_the_truth_are_wrong_answers() -> None:
+    answers = Answers(["x", "y"], ["test"] * 2, ["", ""], ["up", "down"], [["up", "left"]])
+    (split,) = answers.scored(0)
+    assert split.score == 0.5
+
+
+def test_a_failing_module_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"python -m no_such_module x.*own\.log(.|\n)*No module named"):
+        run_module("no_such_module", ["x"], tmp_path, tmp_path / "own.log")
+
+
+def test_what_is_missing_is_said(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [Upstream.parse(str(tiny))]
+    with monkeypatch.context() as patched:
+        patched.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(EvaluationError, match="ajepa harness enable s3prl"):
+            evaluate_superb(models, "voxceleb1", tmp_path, tmp_path / "out", SuperbSettings())
+        patched.setattr(importlib.util, "find_spec", lambda name: name)
+        with pytest.raises(EvaluationError, match="`ajepa data s3prl voxceleb1` makes such a folder"):
+            evaluate_superb(models, "voxceleb1", tmp_path, tmp_path / "out", SuperbSettings())
+        with pytest.raises(EvaluationError, match="there are speech_commands, voxceleb1"):
+            evaluate_superb(models, "asr", tmp_path, tmp_path / "out", SuperbSettings())
+        (tmp_path / "config.yaml").touch()
+        with pytest.raises(EvaluationError, match="NAME=SOURCE"):
+            evaluate_superb(models * 2, "voxceleb1", tmp_path, tmp_path / "out", SuperbSettings())
+        with pytest.raises(EvaluationError, match="no model is called 'other'"):
+            evaluate_superb(
+                models, "voxceleb1", tmp_path, tmp_path / "out", SuperbSettings(), baseline="other"
+            )
+    assert main(["evaluate", "--protocol", "s3prl", "--model", str(tiny), "--task", "voxceleb1"]) == 2
+    assert "the protocol s3prl needs --data and --out" in capsys.readouterr().err
+    given = ["--task", "voxceleb1", "--data", str(tmp_path), "--out", str(tmp_path), "--pool", "mean"]
+    assert main(["evaluate", "--protocol", "s3prl", "--model", str(tiny), *given]) == 2
+    assert "--pool, --time and --precision are not for s3prl; see --set" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@needs_s3prl
+def test_records_of_two_models(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`ajepa evaluate --protocol s3prl` tests the step that validation chose, and is not run again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_voxceleb1(tmp_path / "speakers", speakers=4, sessions=3, utterances=2, seconds=0.6)
+    made = ["--source", str(tmp_path / "speakers"), "--out", str(tmp_path / "sid")]
+    assert main(["data", "s3prl", "voxceleb1", *made]) == 0
+    out = tmp_path / "out"
+    command = ["evaluate", "--protocol", "s3prl", "--task", "voxceleb1", "--data", str(tmp_path / "sid")]
+    command += ["--out", str(out), "--json", str(tmp_path / "records.json"), "--device", "cpu"]
+    command += ["--model", f"ours={tiny}", "--model", "s3prl:mel", "--baseline", "mel", "--seeds", "1"]
+    command += ["--set", "steps=6", "--set", "eval_every=3", "--set", "lr=1e-2", "--set", "workers=0"]
+    assert main(command) == 0
+    ours, mel = json.loads((tmp_path / "records.json").read_text())
+    for record in (ours, mel):
+        assert record["protocol"] == "s3prl"
+        assert record["task"] == "voxceleb1"
+        assert 0 <= record["interval"][0] <= record["score"] <= record["interval"][1] <= 1
+        assert record["seeds"] == [1]
+        assert {one["step"] for one in record["chosen"]} <= {3, 6}
+        assert record["clips_by_split"]["test"] == 8
+        assert record["config"]["steps"] == 6
+        assert record["versions"]["s3prl"][0] == "0"
+        assert any("SUPERB trains 200,000" in note for note in record["notes"])
+    assert ours["weights"] == Checkpoint.parse(str(tiny)).weights()
+    assert ours["baseline"]["difference"] == pytest.approx(ours["score"] - mel["score"])
+    assert any((out / "features").rglob("*.npy")), "features are kept"
+    log = next(out.glob("voxceleb1/ours-*/seed-1/run/log.log")).read_text()
+    assert f"test at step 0: {ours['by_seed'][0]}" in log, "the score is s3prl's own"
+
+    def stop(*arguments: object) -> float:
+        raise AssertionError("run again")
+
+    monkeypatch.setattr(superb, "run_stock", stop)
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "ours (learned sum)" in capsys.readouterr().out
+    again = json.loads((tmp_path / "records.json").read_text())
+    assert [record["interval"] for record in again] == [ours["interval"], mel["interval"]]
+    assert torch.tensor(again[0]["by_seed"]).equal(torch.tensor(ours["by_seed"]))
