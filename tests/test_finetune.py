@@ -260,8 +260,20 @@ def test_a_baseline_has_nothing_to_train(tones: Task) -> None:
 
 
 def test_settings_from_the_command_line() -> None:
-    config = config_for("esc10", None, ["epochs=7", "lr=1e-3", "noise=true", "loss=bce"])
-    assert config == replace(RECIPES["esc50"], epochs=7, lr=1e-3, noise=True, loss="bce")
+    config = config_for(
+        "esc10",
+        None,
+        ["epochs=7", "lr=1e-3", "noise=true", "loss=bce", "warmup_epochs=1.5", "masked_how=drop"],
+    )
+    assert config == replace(
+        RECIPES["esc50"],
+        epochs=7,
+        lr=1e-3,
+        noise=True,
+        loss="bce",
+        warmup_epochs=1.5,  # a fraction, though the recipe's own is a whole number
+        masked_how="drop",
+    )
     assert config_for("voxceleb1", "audioset-20k") == RECIPES["audioset-20k"]
     for settings, message in (
         (["depth=3"], "sets nothing"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 
 class FinetuneConfigError(ValueError):
@@ -141,14 +141,15 @@ def config_for(task: str, recipe: str | None = None, settings: Sequence[str] = (
         raise FinetuneConfigError(f"no fine-tuning recipe is called {name!r}; there are {', '.join(RECIPES)}")
     config = RECIPES[name]
     changes: dict[str, Any] = {}
+    kinds = get_type_hints(FinetuneConfig)
     for setting in settings:
         key, equals, text = setting.partition("=")
-        current = asdict(config).get(key)
-        if not equals or current is None:
+        if not equals or key not in kinds:
             raise FinetuneConfigError(
                 f"{setting!r} sets nothing; give KEY=VALUE with a key of {', '.join(asdict(config))}"
             )
-        changes[key] = _as_kind(key, text, type(current))
+        kind = kinds[key]
+        changes[key] = _as_kind(key, text, kind if isinstance(kind, type) else str)  # else: a choice of words
     try:
         return replace(config, **changes)
     except ValueError as error:
