@@ -12,7 +12,7 @@ import io
 import json
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -132,8 +132,15 @@ class Plan(NamedTuple):
     complete: dict[str, str]
 
 
-def plan(comparison: Comparison, conditions: Conditions) -> Plan:
-    """Open every model and task once, to name the cells."""
+def plan(
+    comparison: Comparison, sources: Mapping[str, str], lost: Mapping[str, str], conditions: Conditions
+) -> Plan:
+    """Open every model and task once, to name the cells.
+
+    Args:
+        sources: by a model's name, what it is opened from.
+        lost: by a model's name, why there is none.
+    """
     found = Plan([], [], {})
     protocols = comparison.protocol_entries()
     hashes: dict[str, str] = {}
@@ -151,10 +158,10 @@ def plan(comparison: Comparison, conditions: Conditions) -> Plan:
                     found.complete[entry.name] = task.name
         except (ValueError, OSError) as error:
             unusable[entry.name] = str(error)
-    for name, source in comparison.models.items():
-        weights, wrong = "", ""
+    for name, source in sources.items():
+        weights, wrong = "", lost.get(name, "")
         try:
-            weights = Bench(name, source, conditions).weights
+            weights = wrong or Bench(name, source, conditions).weights
         except (ValueError, RuntimeError, OSError) as error:
             wrong = str(error)
         for entry in comparison.task_entries():

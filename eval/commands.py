@@ -23,18 +23,25 @@ def run_stock(
 
 
 def run_module(
-    module: str, arguments: Sequence[str], cwd: Path, log: Path, device: str | None = None
+    module: str,
+    arguments: Sequence[str],
+    cwd: Path,
+    log: Path,
+    device: str | None = None,
+    threads: int | None = None,
 ) -> float:
     """Run `python -m module arguments...` in a process of its own; returns its seconds.
 
     Args:
         log: gets all that it prints.
         device: "cpu" hides GPUs from it: toolkits choose for themselves.
+        threads: that it may use; None leaves it to itself.
 
     Raises:
         EvaluationError: it failed; the message has the end of what it printed.
     """
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    own = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    own |= {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     started = time.perf_counter()
     with log.open("w") as file:
         done = subprocess.run(
@@ -42,7 +49,7 @@ def run_module(
             cwd=cwd,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONWARNINGS": "ignore"} | hidden,
+            env=os.environ | {"PYTHONWARNINGS": "ignore"} | own,
         )
     if done.returncode:
         tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-8:])

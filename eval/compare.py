@@ -22,6 +22,7 @@ from .comparison_table import as_csv, markdown, table_rows
 from .embeddings import DEFAULT_CACHE
 from .engines import Engine, ThisProcess
 from .native import Result, compare_with, interval_text
+from .pretraining import joined, run_all, run_folder
 from .protocols import Conditions
 
 __all__ = ["Comparison", "ComparisonError", "Failure", "compare"]
@@ -35,6 +36,7 @@ def compare(
     engine: Engine | None = None,
     device: str | None = None,
     threads: int | None = None,
+    jobs: int = 1,
 ) -> tuple[list[dict[str, Any]], list[Failure]]:
     """Run what is not finished, and write `records.json`, `table.md` and `table.csv` into `out`.
 
@@ -45,6 +47,7 @@ def compare(
         engine: where cells are run; None is this process.
         device: where models are put; None is the CPU.
         threads: of each process; None leaves them as they are.
+        jobs: pre-trainings at a time, which run on this machine.
 
     Returns:
         The records, task by task, and what failed.
@@ -52,12 +55,15 @@ def compare(
     # Absolute: other machines and processes may start elsewhere.
     out, cache = Path(out).resolve(), Path(cache).expanduser().resolve()
     conditions = Conditions(out, cache, comparison.precision, device, threads)
-    cells, failures, complete = plan(comparison, conditions)
+    sources, seed_of = comparison.sources(out / "runs")
+    untrained = run_all(comparison.pretrained_entries(), out / "runs", jobs=jobs, threads=threads)
+    lost = {name: untrained[run] for name in seed_of if (run := run_folder(sources[name])) in untrained}
+    cells, failures, complete = plan(comparison, sources, lost, conditions)
     for failure in failures:
         _say_failed(failure)
     failures += _run(cells, conditions, engine or ThisProcess())
     shelf = Shelf(out)
-    results = [shelf.read(cell) for cell in cells if shelf.finished(cell)]
+    results = joined([shelf.read(cell) for cell in cells if shelf.finished(cell)], seed_of)
     order = {name: place for place, name in enumerate([*comparison.tasks, *comparison.protocols])}
     results.sort(key=lambda result: (order[result.record["task"]], order[result.record["protocol"]]))
     _compare_with_baseline(results, comparison)

@@ -35,6 +35,7 @@ import yaml
 
 from ajepa.precision import Precision
 
+from .pretraining import Pretraining, PretrainingError
 from .protocols import PROTOCOLS, Probing, Protocol, TaskEntry
 
 OWN = {"task", "data", "hear", "finetune"}  # of a task's entry; the rest are options of the task itself
@@ -51,7 +52,7 @@ class Comparison:
     Raises ComparisonError for a missing entry, or one of another kind.
     """
 
-    models: dict[str, str]
+    models: dict[str, str | dict[str, Any]]
     tasks: dict[str, dict[str, Any]]
     protocols: list[str] | dict[str, dict[str, Any]] = field(default_factory=lambda: ["linear"])
     baseline: str | None = None
@@ -59,6 +60,7 @@ class Comparison:
     pool: str = "concat"
     time: str = "mean"
     precision: Precision = "float32"
+    pretrain: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path) -> Comparison:
@@ -84,6 +86,10 @@ class Comparison:
         for name in ("models", "tasks"):
             if not isinstance(getattr(self, name), dict) or not getattr(self, name):
                 raise ComparisonError(f"{name} must be names with values, at least one")
+        try:
+            self.pretrained_entries()
+        except PretrainingError as error:
+            raise ComparisonError(str(error)) from error
         if self.precision not in get_args(Precision):
             raise ComparisonError(f"precision must be {' or '.join(get_args(Precision))}")
         if self.baseline in self.models and self.baseline in self.protocols:
@@ -96,6 +102,28 @@ class Comparison:
                     how.check(entry)
         except ValueError as error:
             raise ComparisonError(str(error)) from error
+
+    def pretrained_entries(self) -> list[Pretraining]:
+        """The models that are pre-trained for it. Raises PretrainingError for an entry of another kind."""
+        return [
+            Pretraining.read(name, given, self.pretrain)
+            for name, given in self.models.items()
+            if isinstance(given, dict)
+        ]
+
+    def sources(self, runs: Path) -> tuple[dict[str, str], dict[str, tuple[str, int]]]:
+        """What each model is opened from, those to pre-train once for each seed; whose seed each of these is.
+
+        Args:
+            runs: folder of the runs.
+        """
+        sources = {name: str(given) for name, given in self.models.items() if not isinstance(given, dict)}
+        seed_of = {}
+        for entry in self.pretrained_entries():
+            for seed in entry.seeds:
+                name = f"{entry.name}, seed {seed}"
+                sources[name], seed_of[name] = entry.source(seed, runs), (entry.name, seed)
+        return sources, seed_of
 
     def task_entries(self) -> list[TaskEntry]:
         """The tasks. Raises ComparisonError for an entry of another kind."""

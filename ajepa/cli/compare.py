@@ -70,6 +70,7 @@ def run_compare(options: argparse.Namespace) -> int:
         engine=engine,
         device=options.device,
         threads=max(1, torch.get_num_threads() // options.jobs) if several else None,
+        jobs=options.jobs or 1,
     )
     print(table(records))
     print(f"\n{options.out / 'table.md'}: {len(records)} cells, {len(failures)} failed")

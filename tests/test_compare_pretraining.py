@@ -1,0 +1,125 @@
+"""Models that a comparison pre-trains: runs done once, seeds joined, failures that stop nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from ajepa.eval.compare import Comparison, ComparisonError, compare
+from ajepa.eval.native import Result
+from ajepa.eval.pretraining import joined
+from ajepa.recipe import Recipe, dump_recipe
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """High and low tones of half a second: 16 to train, 8 to validate, 8 to test."""
+    rng, lines = np.random.default_rng(0), ["filename,label,split"]
+    for number in range(32):
+        label = ("low", "high")[number % 2]
+        hertz = rng.uniform(200, 400) if label == "low" else rng.uniform(2000, 4000)
+        wave = 0.2 * np.sin(2 * np.pi * hertz * np.arange(8000) / 16_000) + 0.01 * rng.standard_normal(8000)
+        soundfile.write(tmp_path / f"{number}.wav", wave, 16_000)
+        split = "train" if number < 16 else "valid" if number < 24 else "test"
+        lines.append(f"{number}.wav,{label},{split}")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    return tmp_path / "table.csv"
+
+
+@pytest.fixture
+def content(tiny_recipe: Recipe, table: Path, tmp_path: Path) -> dict[str, Any]:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(dump_recipe(tiny_recipe))
+    trained: dict[str, Any] = {"recipe": str(recipe), "seeds": [0, 1]}
+    return {
+        "models": {
+            "log-mel": "logmel",
+            "plain": trained,
+            "twin": trained | {"weights": "random"},
+            "broken": {"recipe": str(recipe), "set": {"data.source": str(tmp_path / "absent")}},
+        },
+        "pretrain": {"optim.steps": 3, "optim.warmup_steps": 1},
+        "tasks": {"tones": {"task": "table", "data": str(table), "split": "split"}},
+        "protocols": ["knn"],
+        "baseline": "twin",
+    }
+
+
+def test_models_are_pre_trained_once_and_their_seeds_joined(
+    content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    records, failures = compare(Comparison(**content), out, cache, jobs=2, threads=1)
+    assert [(failure.model, failure.protocol) for failure in failures] == [("broken, seed 0", "knn")]
+    assert "absent: no such" in failures[0].reason and failures[0].reason in capsys.readouterr().err
+    by_model = {record["model"]: record for record in records}
+    assert list(by_model) == ["log-mel", "plain", "twin"]
+    plain, twin = by_model["plain"], by_model["twin"]
+    made = plain["pretraining"]
+    assert made["seeds"] == [0, 1] and plain["score"] == pytest.approx(np.mean(made["scores"]))
+    assert [spent["steps"] for spent in made["spent"]] == [3, 3]
+    assert all(spent["seconds"] > 0 for spent in made["spent"])
+    assert len(set(plain["weights"])) == 2 and not set(plain["weights"]) & set(twin["weights"])
+    assert twin["pretraining"]["runs"] == made["runs"], (
+        "the random weights are those that the runs began with"
+    )
+    assert plain["baseline"]["difference"] == pytest.approx(plain["score"] - twin["score"])
+    assert by_model["log-mel"]["baseline"]["model"] == "twin"
+    assert "pretraining" not in by_model["log-mel"]
+    recipes = [yaml.safe_load((out / "runs" / run / "recipe.yaml").read_text()) for run in made["runs"]]
+    assert [(recipe["run"]["seed"], recipe["optim"]["steps"]) for recipe in recipes] == [(0, 3), (1, 3)]
+
+    files = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.safetensors")}
+    again, _ = compare(Comparison(**content), out, cache)
+    assert json.dumps(again) == json.dumps(records)
+    assert files == {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.safetensors")}
+
+    content["models"] = {"longer": content["models"]["plain"] | {"set": {"optim.steps": 4}, "seeds": [0]}}
+    (longer,), _ = compare(Comparison(**content | {"baseline": None}), out, cache)
+    assert longer["pretraining"]["spent"][0]["steps"] == 4, "other settings are another run"
+    assert longer["pretraining"]["runs"][0] not in made["runs"]
+
+
+def test_intervals_hold_the_spread_over_seeds() -> None:
+    """Two runs far apart: drawn together with the clips they widen the interval to reach both."""
+
+    def result(model: str, score: float) -> Result:
+        record = {"model": model, "task": "t", "protocol": "knn", "score": score, "weights": model}
+        draws = score + 0.01 * torch.randn(1000, generator=torch.Generator().manual_seed(1)).double()
+        return Result(record | {"source": "absent", "interval_method": "over clips"}, draws)
+
+    seed_of = {"a, seed 0": ("a", 0), "a, seed 7": ("a", 7)}
+    results = [result("a, seed 0", 0.4), result("b", 0.3), result("a, seed 7", 0.6)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ajepa.eval.pretraining.spent", lambda folder: {})
+        one, other = joined(results, seed_of)
+    low, high = one.record["interval"]
+    assert one.record["model"] == "a" and one.record["score"] == pytest.approx(0.5)
+    assert low < 0.42 and high > 0.58
+    assert one.record["pretraining"]["seeds"] == [0, 7]
+    assert one.record["spread"] == pytest.approx(0.2 / 2**0.5)
+    assert other.record is results[1].record
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"seeds": [0]}, "model a needs a recipe"),
+        ({"recipe": "ajepa-small-cpu", "seeds": []}, "model a needs a recipe, and seeds"),
+        ({"recipe": "ajepa-small-cpu", "seed": 1}, "model a: seed; it takes recipe, seeds, set, weights"),
+        ({"recipe": "ajepa-small-cpu", "set": 3}, "give settings such as"),
+        ({"recipe": "ajepa-small-cpu", "set": {"optim.stps": 3}}, "model a: .*stps"),
+        ({"recipe": "ajepa-tiny"}, "model a: no recipe is called 'ajepa-tiny'"),
+        ({"recipe": "ajepa-small-cpu", "weights": "best"}, "choose trained or random"),
+    ],
+)
+def test_wrong_entries_are_named(entry: dict[str, Any], words: str) -> None:
+    with pytest.raises(ComparisonError, match=words):
+        Comparison({"a": entry}, {"tones": {"task": "table", "data": "x"}}, ["knn"])
