@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
-from ajepa.features import LogMel, LogMelConfig
-
 from .logmel import LogMelStatistics, get_scene_embeddings
 
 
@@ -75,27 +73,3 @@ class HearNaive(nn.Module):
         power_BLK = torch.fft.rfft(frames_BLW * self.window_W).abs() ** 2
         logmel_BLM = (power_BLK @ self.bands_KM + self.floor).log()
         return (logmel_BLM.mean(1) @ self.projection_MX)[:, None, None, None]
-
-
-class RandomProjection(nn.Module):
-    """Log-mel frames times a fixed random matrix, 4,096 features, averaged over time.
-
-    After HEAR's naive baseline (hearbaseline.naive): entries uniform in 0 to 1, divided by the root of the
-    number of bands. The front end is ours (128 bands at 16 kHz; there 256 at 44.1 kHz). The projection is
-    linear, so that the features have the rank of the bands.
-    """
-
-    width = 4096
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.features = LogMel(LogMelConfig())
-        self.sample_rate = self.features.config.sample_rate
-        self.ragged = False
-        mels = self.features.config.mels
-        generator = torch.Generator().manual_seed(seed)
-        self.register_buffer("matrix_MX", torch.rand(mels, self.width, generator=generator) / mels**0.5)
-
-    def forward(self, waveform_BS: Tensor, lengths: list[int], all_layers: bool) -> Tensor:
-        """Clips of one length [B, S] to [B, 1, 1, 1, 4096]."""
-        return (self.features(waveform_BS) @ self.matrix_MX).mean(1)[:, None, None, None]

@@ -23,12 +23,11 @@ from ajepa.loading import load_model
 from ajepa.model import AudioEncoder
 from ajepa.precision import Precision
 
-from .baselines import BaselineError, HearNaive, LogMelBaseline, RandomProjection
+from .baselines import BaselineError, HearNaive, LogMelBaseline
 
 BASELINES: dict[str, Callable[[], nn.Module]] = {
     "hear-naive": HearNaive,
     "logmel": LogMelBaseline,
-    "random-projection": RandomProjection,
 }
 
 

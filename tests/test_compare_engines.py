@@ -80,7 +80,7 @@ def content(sounds: Path) -> dict[str, Any]:
         "sounds": {"task": "esc10", "data": str(sounds)},
         "table": {"task": "esc50", "data": str(sounds)},
     }
-    models = {"log-mel": "logmel", "naive": "random-projection"}
+    models = {"log-mel": "logmel", "naive": "hear-naive"}
     return {"models": models, "tasks": tasks, "protocols": ["linear", "knn"], "baseline": "log-mel"}
 
 

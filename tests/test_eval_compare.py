@@ -27,7 +27,7 @@ def file(tmp_path: Path) -> Path:
     content = {
         "models": {
             "log-mel": "logmel",
-            "naive": "random-projection",
+            "naive": "hear-naive",
             "gone": str(tmp_path / "gone.safetensors"),
         },
         "tasks": {"esc10": {"data": str(sounds)}, "absent": {"task": "voxceleb1", "data": str(tmp_path)}},
@@ -82,7 +82,7 @@ def test_the_comparison_is_that_of_one_evaluation(file: Path, tmp_path: Path) ->
     out = tmp_path / "both.json"
     command = ["evaluate", "--task", "esc10", "--data", content["tasks"]["esc10"]["data"], "--json", str(out)]
     command += ["--cache", str(tmp_path / "cache"), "--baseline", "log-mel"]
-    assert main([*command, "--model", "log-mel=logmel", "--model", "naive=random-projection"]) == 0
+    assert main([*command, "--model", "log-mel=logmel", "--model", "naive=hear-naive"]) == 0
     expected = json.loads(out.read_text())[1]["baseline"]
     found = next(r for r in records if (r["model"], r["protocol"]) == ("naive", "linear"))["baseline"]
     assert list(found["interval"]) == expected["interval"]
@@ -183,7 +183,7 @@ def test_the_hear_toolkit_beside_a_probe(file: Path, tmp_path: Path) -> None:
     metadata["evaluation_params"] = {"task_specific_param_grid": grid}
     (folder / "task_metadata.json").write_text(json.dumps(metadata))
     comparison = Comparison(
-        {"log-mel": "logmel", "naive": "random-projection"},
+        {"log-mel": "logmel", "naive": "hear-naive"},
         {"sounds": {"task": "esc50", "data": data, "hear": str(folder)}},
         {"linear": {}, "hear": {"grid_points": 1}},
         baseline="log-mel",

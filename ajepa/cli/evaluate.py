@@ -28,7 +28,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--model",
         action="append",
         required=True,
-        help="what ajepa.load_model takes, `logmel`, `hear-naive`, `random-projection`, or a folder saved by "
+        help="what ajepa.load_model takes, `logmel`, `hear-naive`, or a folder saved by "
         "transformers; s3prl: also s3prl:UPSTREAM[:CHECKPOINT], one of its own; NAME=SOURCE names its row; "
         "may be repeated",
     )
