@@ -224,3 +224,13 @@ def test_published_scores() -> None:
     assert not published("esc50_fold4", "linear")
     assert all(0 < entry.score < 1 for entry in PUBLISHED)
     assert markdown([]) == ""
+
+
+EXPERIMENTS = sorted((Path(__file__).parents[1] / "docs" / "experiments").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_experiments_files_are_read(path: Path) -> None:
+    if "protocols" in yaml.safe_load(path.read_text()):  # the others are recipes
+        comparison = Comparison.read(path)
+        assert comparison.pretrained_entries() or path.stem == "regularised_masking"
