@@ -145,6 +145,20 @@ def test_scanning_a_folder_gives_the_same_crops(audio_folder: Path, suffix: str)
     assert open_clips(elsewhere).clip(0).audio == str(audio_folder / "00.wav")
 
 
+def test_shares_of_a_folder_are_nested(audio_folder: Path, tmp_path: Path) -> None:
+    listed = []
+    for share in (0.3, 0.7, 1.0):
+        path = tmp_path / f"{share}.csv"
+        scan_folder(audio_folder, path, share=share)
+        clips = open_clips(path)
+        listed.append({Path(str(clips.clip(index).audio)).name for index in range(len(clips))})
+    assert listed[0] < listed[1] < listed[2] and len(listed[2]) == 12
+    assert 1 <= len(listed[0]) <= 7 and 5 <= len(listed[1]) <= 11
+    for share in (0, 1.5):
+        with pytest.raises(DataError, match="share is"):
+            scan_folder(audio_folder, tmp_path / "none.csv", share=share)
+
+
 def test_the_command_lists_what_it_leaves_out(audio_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (audio_folder / "05.wav").write_bytes(b"no audio")
     out = audio_folder.parent / "set.csv"

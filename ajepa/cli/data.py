@@ -63,6 +63,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     manifest = data.add_parser("manifest", help="list a folder's audio, with durations, in a table")
     manifest.add_argument("source", type=Path, metavar="FOLDER")
     manifest.add_argument("out", type=Path, metavar="OUT.csv|.parquet")
+    manifest.add_argument(
+        "--share",
+        type=float,
+        default=1.0,
+        help="list this share of the files, by a hash of their paths; smaller shares lie in larger ones",
+    )
     _add_scanning(manifest)
     manifest.set_defaults(run=run_manifest)
 
@@ -124,6 +130,7 @@ def run_manifest(options: argparse.Namespace) -> None:
             options.out,
             workers=max(1, options.workers),
             skip_broken=options.skip_broken,
+            share=options.share,
             report=_advancing(bar),
         )
     for reason in broken:
