@@ -24,7 +24,9 @@ def time_statistics(values_BTFD: Tensor, lengths_B: Tensor) -> Tensor:
         ..., None, None
     ]
     deviation_BTFD = (values_BTFD - mean_BFD[:, None]) * inside_BT11
-    return torch.stack([mean_BFD, (deviation_BTFD.square().sum(1) / length_B11).sqrt()], 1)
+    # As a norm: its gradient is 0 where nothing moves, such as in a clip of one time step.
+    std_BFD = torch.linalg.vector_norm(deviation_BTFD, dim=1) / length_B11.sqrt()
+    return torch.stack([mean_BFD, std_BFD], 1)
 
 
 @dataclass(frozen=True)

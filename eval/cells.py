@@ -12,8 +12,8 @@ import io
 import json
 import os
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,8 +88,10 @@ class Shelf:
 
     def failure(self, cell: Cell) -> str | None:
         """Why it could not be done when it was last tried; None where it was not tried."""
-        path = self._error(cell)
-        return path.read_text().splitlines()[0] if path.is_file() else None
+        try:
+            return self._error(cell).read_text().splitlines()[0]
+        except FileNotFoundError:  # never there, or another process has just done the cell
+            return None
 
     def fail(self, cell: Cell, reason: str, details: str = "") -> None:
         """Keep why a cell could not be done: one line, and what else there is to say."""
@@ -135,7 +137,7 @@ class Plan(NamedTuple):
 def plan(
     comparison: Comparison, sources: Mapping[str, str], lost: Mapping[str, str], conditions: Conditions
 ) -> Plan:
-    """Open every model and task once, to name the cells.
+    """Open every model and task once, to name the cells; models on the CPU, as here may be no other device.
 
     Args:
         sources: by a model's name, what it is opened from.
@@ -161,7 +163,7 @@ def plan(
     for name, source in sources.items():
         weights, wrong = "", lost.get(name, "")
         try:
-            weights = wrong or Bench(name, source, conditions).weights
+            weights = wrong or Bench(name, source, replace(conditions, device=None)).weights
         except (ValueError, RuntimeError, OSError) as error:
             wrong = str(error)
         for entry in comparison.task_entries():
@@ -177,9 +179,16 @@ def plan(
 
 
 def run_cells(cells: Sequence[Cell], conditions: Conditions) -> None:
-    """Do what is not finished of one model's cells; a failing one is noted on the shelf, and stops none.
+    """Do what is not finished of one model's cells; see `run_each`."""
+    for _ in run_each(cells, conditions):
+        pass
 
-    A cell that another process is at is left for the end, and then waited for.
+
+def run_each(cells: Sequence[Cell], conditions: Conditions) -> Iterator[Cell]:
+    """Do what is not finished of one model's cells, and give each of them once it is done or has failed.
+
+    A failing one is noted on the shelf, and stops none. A cell that another process is at is left for the
+    end, and then waited for.
     """
     if conditions.threads is not None:
         torch.set_num_threads(conditions.threads)
@@ -195,6 +204,8 @@ def run_cells(cells: Sequence[Cell], conditions: Conditions) -> None:
                     _run(cell, bench, shelf)
             except Timeout:
                 busy.append(cell)
+            else:
+                yield cell
         left = busy
 
 

@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 class EvaluationError(RuntimeError):
@@ -55,6 +58,43 @@ def run_module(
         tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-8:])
         raise EvaluationError(f"`python -m {module} {' '.join(arguments)}` failed; {log} ends with\n  {tail}")
     return time.perf_counter() - started
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, which is made, while a toolkit works in it.
+
+    Raises:
+        EvaluationError: another one is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise EvaluationError(
+            f"{folder}: another process works there; wait for it, or choose another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_names(names: Sequence[str], baseline: str | None = None) -> None:
+    """Models' names must differ, do as a part of a folder's name, and one be the baseline's if there is any.
+
+    Raises:
+        EvaluationError: they are not so.
+    """
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise EvaluationError(f"several models are called {', '.join(twice)}; tell them apart by NAME=SOURCE")
+    if wrong := [name for name in names if not name.isprintable() or "/" in name or name.startswith(".")]:
+        raise EvaluationError(
+            f"a model is called {wrong[0]!r}, which cannot name its folder; give another by NAME=SOURCE"
+        )
+    if baseline is not None and baseline not in names:
+        raise EvaluationError(f"no model is called {baseline!r}, the baseline; there are {', '.join(names)}")
 
 
 def versions(*packages: str) -> dict[str, str]:

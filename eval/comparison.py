@@ -86,6 +86,10 @@ class Comparison:
         for name in ("models", "tasks"):
             if not isinstance(getattr(self, name), dict) or not getattr(self, name):
                 raise ComparisonError(f"{name} must be names with values, at least one")
+        for name in ("models", "tasks", "protocols"):
+            given = getattr(self, name)
+            if isinstance(given, dict) and (wrong := [key for key in given if not isinstance(key, str)]):
+                raise ComparisonError(f"{name}: a name is text; put {wrong[0]} in quotes")
         try:
             self.pretrained_entries()
         except PretrainingError as error:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import socket
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -38,6 +40,8 @@ DEFAULT_CACHE = "~/.cache/ajepa/embeddings"
 FORMAT = 2  # of the files; 1 had no axis of statistics
 BATCH_SECONDS = 80.0  # of audio, padding included
 MOST_CLIPS = 64
+POOLS = ("concat", "mean")
+TIMES = ("mean", "mean+std")
 
 
 class Embedded(NamedTuple):
@@ -45,7 +49,7 @@ class Embedded(NamedTuple):
 
     Attributes:
         values: [N, L, S, F, D] float32: clips, layers (the last one last), statistics over time, frequency
-            patches, features.
+            patches, features. Their memory is the file's: only what is used of it is read.
         weights: fingerprint of the model.
         seconds: how long embedding took, decoding included, when it was done.
         cached: read from the disk.
@@ -68,8 +72,8 @@ class Embedded(NamedTuple):
             ValueError: no such layer or pooling.
         """
         _, layers, statistics, freq, _ = self.values.shape
-        pools = _choices("pool", pool, ("concat", "mean"))[: None if freq > 1 else 1]
-        times = _choices("time", time, ("mean", "mean+std"))[: None if statistics > 1 else 1]
+        pools = _choices("pool", pool, POOLS)[: None if freq > 1 else 1]
+        times = _choices("time", time, TIMES)[: None if statistics > 1 else 1]
         chosen: dict[str, int | slice] = {}
         if layer == "weighted":
             chosen["weighted"] = slice(None)
@@ -129,17 +133,21 @@ def embed_task(
     if found is not None:
         values, seconds = found
         return Embedded(values, weights, seconds, True)
-    started = time.perf_counter()
-    values = _compute(model, task, all_layers)
-    seconds = time.perf_counter() - started
     folder.mkdir(parents=True, exist_ok=True)
-    header = {"seconds": repr(seconds), "model": model.name, "source": model.source, "task": task.name}
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    own = f"{socket.gethostname()}.{os.getpid()}"  # another machine may share the folder
+    rows, partial = path.with_suffix(f".{own}.rows"), path.with_suffix(f".{own}.partial")
+    started = time.perf_counter()
     try:
-        save_file({"values": values}, partial, metadata=header)
+        computed = _compute(model, task, all_layers, rows)
+        seconds = time.perf_counter() - started
+        header = {"seconds": repr(seconds), "model": model.name, "source": model.source, "task": task.name}
+        save_file({"values": computed}, partial, metadata=header)
         partial.replace(path)
     finally:
+        rows.unlink(missing_ok=True)
         partial.unlink(missing_ok=True)  # gone already if all went well
+    # From the file, so that their disk space is not taken twice.
+    values, _ = _read(path, len(task.clips)) or (computed, seconds)
     return Embedded(values, weights, seconds, False)
 
 
@@ -166,12 +174,17 @@ def _read(path: Path, clips: int, last_layer: bool = False) -> tuple[Tensor, flo
     return (values, seconds) if len(values) == clips else None
 
 
-def _compute(model: Named, task: Task, all_layers: bool) -> Tensor:
+def _compute(model: Named, task: Task, all_layers: bool, path: Path) -> Tensor:
+    """The embeddings, mapped from a file into which each clip's are written as they come.
+
+    All layers of a large set fit into no memory: of ViT-B those of Speech Commands are 68 GB.
+    """
     module = model.module
     rate = int(module.sample_rate)  # type: ignore[arg-type]
     device = next(chain(module.parameters(), module.buffers())).device
-    values: Tensor | None = None
+    shape: tuple[int, ...] = ()
     with (
+        path.open("wb") as file,
         closing(_batches(task.clips, rate, bool(module.ragged))) as batches,
         tqdm(total=len(task.clips), desc=f"{model.name} on {task.name}", unit="clip", disable=None) as bar,
         torch.no_grad(),
@@ -180,13 +193,13 @@ def _compute(model: Named, task: Task, all_layers: bool) -> Tensor:
         for rows, waveforms in batches:
             lengths = [len(waveform) for waveform in waveforms]
             waveform_BS = pad_sequence(waveforms, batch_first=True).to(device)
-            part = module(waveform_BS, lengths, all_layers).float().cpu()
-            if values is None:
-                values = part.new_empty(len(task.clips), *part.shape[1:])
-            values[rows] = part
+            part = module(waveform_BS, lengths, all_layers).float().cpu().contiguous().numpy()
+            for row, values in zip(rows, part, strict=True):
+                file.seek(row * values.nbytes)
+                file.write(values)
+            shape = (len(task.clips), *part.shape[1:])
             bar.update(len(rows))
-    assert values is not None  # a task has clips
-    return values
+    return torch.from_file(str(path), shared=False, size=math.prod(shape)).view(shape)
 
 
 def _batches(

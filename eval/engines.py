@@ -11,13 +11,14 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
-from .cells import Cell, Shelf, run_cells
+from .cells import Cell, Shelf, run_cells, run_each
 from .protocols import Conditions
 
 Group = list[Cell]
@@ -54,33 +55,38 @@ class Engine(Protocol):
         """Start a group."""
 
     def ended(self) -> list[tuple[Group, str]]:
-        """Wait for some to end; each with how, empty where all went well. Empty where none is running."""
+        """Wait for some to end, whole or in part; each with how, empty where all went well.
+
+        Empty where none is running.
+        """
 
     def stop(self) -> None:
         """End what is running."""
 
 
 class ThisProcess:
-    """One group after another, here."""
+    """One group after another, here; a cell is run when `ended` asks for it."""
 
     split = False
 
     def __init__(self) -> None:
-        self._ended: list[tuple[Group, str]] = []
+        self._left = 0
+        self._running: Iterator[Cell] = iter(())
 
     def has_room(self) -> bool:
         """One at a time."""
-        return not self._ended
+        return not self._left
 
     def start(self, group: Group, conditions: Conditions) -> None:
-        """Run it to its end."""
-        run_cells(group, conditions)
-        self._ended.append((group, ""))
+        """Take it up."""
+        self._left, self._running = len(group), run_each(group, conditions)
 
     def ended(self) -> list[tuple[Group, str]]:
-        """The one that was started."""
-        ended, self._ended = self._ended, []
-        return ended
+        """The next cell, by itself."""
+        if not self._left:
+            return []
+        self._left -= 1
+        return [([next(self._running)], "")]
 
     def stop(self) -> None:
         """Nothing runs in the background."""
@@ -233,9 +239,11 @@ class Resumable:
     """`run_cells` as a job: one that is preempted or out of time is queued again, and does what is left."""
 
     def __call__(self, group: Group, conditions: Conditions) -> None:
-        """In the job's process, which has as many threads as SLURM gives it processors."""
-        processors = os.environ.get("SLURM_CPUS_PER_TASK")
-        if conditions.threads is None and processors:
+        """In the job's process, which has as many threads as SLURM gives it processors.
+
+        Whatever the conditions say: they come from the machine that submits, and how many it runs at a time.
+        """
+        if processors := os.environ.get("SLURM_CPUS_PER_TASK"):
             conditions = replace(conditions, threads=int(processors))
         run_cells(group, conditions)
 

@@ -22,7 +22,7 @@ from ajepa.files import write_json
 from ajepa.loading import load_model
 from ajepa.recipe import recipe_path
 
-from .commands import EvaluationError, run_stock, versions
+from .commands import EvaluationError, alone_in, check_names, run_stock, versions
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def evaluate(
         grid, grid_points: heareval's hyper-parameter grid and how many of its points it tries.
 
     Raises:
-        EvaluationError: no such task, or a heareval command failed.
+        EvaluationError: no such task, names that are alike, or a heareval command failed.
     """
     tasks_dir, out = Path(tasks_dir), Path(out)
     tasks = sorted(p.parent for p in tasks_dir.glob("*/task_metadata.json") if task in ("all", p.parent.name))
@@ -90,10 +90,7 @@ def evaluate(
             f"{tasks_dir}: no HEAR task {'' if task == 'all' else task + ' '}in it; "
             "`ajepa data hear-task` makes one"
         )
-    names = [entry.name for entry in entries]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise EvaluationError(f"several models are called {', '.join(twice)}; tell them apart by NAME=SOURCE")
+    check_names([entry.name for entry in entries])
     records = []
     for entry in entries:
         weights = fingerprint(entry.load())
@@ -110,14 +107,14 @@ def _cell(entry: Entry, weights: str, task: Path, out: Path, grid: str, grid_poi
     record_file = cell / "record.json"
     if record_file.is_file():
         return json.loads(record_file.read_text())
-    cell.mkdir(parents=True, exist_ok=True)
     model = ["--model", entry.source] if entry.source else []
     embed = [entry.module, *model, "--tasks-dir", str(task.parent), "--task", task.name]
-    embed_seconds = _run("embeddings", [*embed, "--embeddings-dir", "embeddings"], cell)
     # Relative: heareval mirrors the path of the embeddings under its logs.
     embedded = Path("embeddings", entry.module, task.name)
     predict = [str(embedded), "--grid", grid, "--grid-points", str(grid_points)]
-    predict_seconds = _run("predictions", predict, cell)
+    with alone_in(cell):
+        embed_seconds = _run("embeddings", [*embed, "--embeddings-dir", "embeddings"], cell)
+        predict_seconds = _run("predictions", predict, cell)
 
     metadata = json.loads((task / "task_metadata.json").read_text())
     results = json.loads((cell / embedded / "test.predicted-scores.json").read_text())

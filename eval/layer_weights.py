@@ -47,7 +47,11 @@ class LayerMix(NamedTuple):
 
     def __call__(self, features_NLD: Tensor) -> Tensor:
         """Features [N, D], less a constant that is the same for all clips."""
-        return torch.einsum("nld,ld->nd", features_NLD, self.weight_L[:, None] / self.scale_LD)
+        factor_LD = self.weight_L[:, None] / self.scale_LD
+        sum_ND = torch.zeros_like(features_NLD[:, 0])
+        for layer, factor_D in enumerate(factor_LD):  # einsum would copy all features
+            sum_ND.addcmul_(features_NLD[:, layer], factor_D)
+        return sum_ND
 
 
 def nearest_penalty(penalty: float) -> float:

@@ -64,16 +64,21 @@ class EncoderModel(nn.Module):
 
 
 def open_model(text: str, device: str | None = None, precision: Precision = "float32") -> Named:
-    """A model from SOURCE or NAME=SOURCE.
+    """A model from SOURCE or NAME=SOURCE; see `open_source`."""
+    name, _, source = text.rpartition("=")
+    return open_source(name, source, device, precision)
 
-    SOURCE is a baseline's name (`logmel`, `hear-naive`), a folder that transformers saved, or whatever
+
+def open_source(name: str, source: str, device: str | None = None, precision: Precision = "float32") -> Named:
+    """A model from its source, under a name; with an empty one under its source's.
+
+    A source is a baseline's name (`logmel`, `hear-naive`), a folder that transformers saved, or whatever
     `ajepa.load_model` takes (a recipe's name gives the random twin).
 
     Raises:
         ajepa.loading.ModelError: no such source.
         BaselineError: a folder of transformers that cannot be used.
     """
-    name, _, source = text.rpartition("=")
     if source in BASELINES:
         return Named(name or source, source, BASELINES[source]().eval().to(device or "cpu"), precision)
     path = Path(source)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ajepa.files import write_json
 
-from .embeddings import DEFAULT_CACHE, Embedded, embed_task
+from .embeddings import DEFAULT_CACHE, POOLS, TIMES, Embedded, embed_task
 from .models import Named
 from .probes import PROBES
 from .records import about_task, interval_method, provenance
@@ -52,6 +52,9 @@ class ProbeOptions:
             raise ProbeError(f"protocol is {self.protocol!r}; choose {' or '.join(PROBES)}")
         if self.layer == "weighted" and self.protocol != "linear":
             raise ProbeError(f"weights of layers are learned with a linear probe, not with {self.protocol}")
+        for name, value, known in (("pool", self.pool, POOLS), ("time", self.time, TIMES)):
+            if value not in (*known, "best"):
+                raise ProbeError(f"{name} is {value!r}; choose {', '.join(known)} or best")
 
 
 class Result(NamedTuple):
@@ -145,12 +148,13 @@ def _probe(model: Named, task: Task, embedded: Embedded, layer: str, options: Pr
     seconds = time.perf_counter() - started
     drawn = bootstrap(outcome.splits)
     scores = [split.score for split in outcome.splits]
+    # One clip tells the width; the representations of all of them take gigabytes.
+    one = embedded._replace(values=embedded.values[:1]).representations(layer, options.pool, options.time)
     chosen = describe(outcome.choices, task.rounds(), probe)
     for choice, weights in zip(chosen.values(), outcome.layer_weights, strict=True):
         if weights:
-            choice["layer_weights"] = (
-                weights  # the first block's to the last one's, and the normed last one's
-            )
+            # The first block's to the last one's, and the normed last one's.
+            choice["layer_weights"] = weights
     record = {
         "model": model.name,
         "source": model.source,
@@ -168,7 +172,7 @@ def _probe(model: Named, task: Task, embedded: Embedded, layer: str, options: Pr
         "pool": options.pool,
         "time": options.time,
         "precision": model.precision,
-        "features": next(iter(representations.values()))().shape[-1],
+        "features": next(iter(one.values()))().shape[-1],
         "embed_seconds": embedded.seconds,
         "embeddings_cached": embedded.cached,
         "clips_per_s": len(task.clips) / embedded.seconds,
@@ -186,9 +190,10 @@ def write_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
 
 
 def interval_text(record: dict[str, Any]) -> str:
-    """The interval; of a score without one its standard deviation over folds."""
+    """The interval; of a score without one its standard deviation over folds or pre-trainings."""
     if record["interval"] is None:
-        return "" if record["spread"] is None else f"± {record['spread']:.3f} over folds"
+        over = "pre-trainings" if len(record.get("pretraining", {}).get("seeds", [])) > 1 else "folds"
+        return "" if record["spread"] is None else f"± {record['spread']:.3f} over {over}"
     low, high = record["interval"]
     return f"{low:.3f} to {high:.3f}"
 

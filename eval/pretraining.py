@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 import sys
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -160,7 +161,7 @@ def joined(results: Sequence[Result], seed_of: Mapping[str, tuple[str, int]]) ->
 
     The score is the mean over the seeds. A draw of its interval draws seeds as well as clips, each with
     replacement, so that it says how another run of the recipe might do; `spread` is the standard deviation
-    over the seeds.
+    over the seeds. Models with the same seeds draw the same ones, so that their difference is paired.
 
     Args:
         seed_of: by the name of a result's model, the model's own name and the seed.
@@ -180,10 +181,11 @@ def joined(results: Sequence[Result], seed_of: Mapping[str, tuple[str, int]]) ->
 
 def _join(model: str, members: Sequence[Result], seeds: list[int]) -> Result:
     scores = [member.record["score"] for member in members]
+    folds = [member.record["folds"] for member in members]
     draws_S = members[0].draws_S
     if len(members) > 1 and all(len(member.draws_S) for member in members):
         draws_RS = torch.stack([member.draws_S for member in members])
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(zlib.crc32(repr(seeds).encode()))
         runs, draws = draws_RS.shape
         chosen_RS = torch.randint(runs, (runs, draws), generator=generator)
         draws_S = draws_RS.gather(0, chosen_RS).mean(0)
@@ -192,6 +194,7 @@ def _join(model: str, members: Sequence[Result], seeds: list[int]) -> Result:
         "model": model,
         "score": sum(scores) / len(scores),
         "interval": interval(draws_S) if len(draws_S) else None,
+        "folds": {split: sum(one[split] for one in folds) / len(folds) for split in folds[0]},
         "pretraining": {
             "seeds": seeds,
             "scores": scores,
@@ -201,8 +204,10 @@ def _join(model: str, members: Sequence[Result], seeds: list[int]) -> Result:
     }
     if len(members) > 1:
         record["spread"] = float(torch.tensor(scores).std())
-        record["weights"] = [member.record["weights"] for member in members]
-        record["interval_method"] = f"{record.get('interval_method')}, and over {len(members)} pre-trainings"
+        for key in {"weights", "chosen"} & set(record):
+            record[key] = [member.record[key] for member in members]
+        if record["interval"] is not None:
+            record["interval_method"] += f", and over {len(members)} pre-trainings"
     return Result(record, draws_S)
 
 

@@ -18,7 +18,7 @@ from ajepa.precision import Precision
 
 from .finetune.config import FinetuneConfig, config_for
 from .hear import Entry, evaluate, fingerprint
-from .models import Named, open_model
+from .models import Named, open_source
 from .native import ProbeOptions, Result, probe_model
 from .tasks import Task, open_task
 
@@ -80,10 +80,9 @@ class Bench:
         self._tasks: dict[str, Task] = {}
 
     def model(self, precision: Precision) -> Named:
-        """The model, opened once; raises as `open_model` does."""
+        """The model, opened once; raises as `open_source` does."""
         if precision not in self._models:
-            text = f"{self.name}={self.source}"
-            self._models[precision] = open_model(text, self.conditions.device, precision)
+            self._models[precision] = open_source(self.name, self.source, self.conditions.device, precision)
         return self._models[precision]
 
     @cached_property
@@ -191,6 +190,11 @@ class Finetuning(Protocol):
     def check(self, entry: TaskEntry) -> None:
         """Its data and settings."""
         super().check(entry)
+        own = entry.finetune
+        if not isinstance(own, dict) or not isinstance(own.get("set", {}), dict):
+            raise ProtocolError(
+                f"task {entry.name}: finetune is {own!r}; give settings such as {{set: {{epochs: 20}}}}"
+            )
         if surplus := set(entry.finetune) - {"recipe", "set"}:
             raise ProtocolError(f"task {entry.name}: finetune has {', '.join(surplus)}; it takes recipe, set")
         self.config(entry)

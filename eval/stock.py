@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -108,18 +109,6 @@ class Answers:
         return fields_of_record, draws_S
 
 
-def check_names(names: Sequence[str], baseline: str | None) -> None:
-    """Models' names must differ, and one be the baseline's if there is any.
-
-    Raises:
-        EvaluationError: they are not so.
-    """
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise EvaluationError(f"several models are called {', '.join(twice)}; tell them apart by NAME=SOURCE")
-    if baseline is not None and baseline not in names:
-        raise EvaluationError(f"no model is called {baseline!r}, the baseline; there are {', '.join(names)}")
-
-
 def with_settings(config: Settings, settings: Sequence[str], what: str) -> Settings:
     """A dataclass of numbers and text, changed by KEY=VALUE.
 
@@ -137,6 +126,8 @@ def with_settings(config: Settings, settings: Sequence[str], what: str) -> Setti
             raise EvaluationError(f"--set {setting}: {what} has the settings {', '.join(kinds)}")
         try:
             changes[key] = kinds[key](text)
+            if isinstance(changes[key], float) and not math.isfinite(changes[key]):
+                raise ValueError(f"{text} is no number to calculate with")
         except ValueError as error:
             raise EvaluationError(
                 f"--set {setting}: expected a value such as {getattr(config, key)}"

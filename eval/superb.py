@@ -25,10 +25,10 @@ import yaml
 from ajepa.files import write_json
 from ajepa.s3prl_upstream.sets import CONFIG
 
-from .commands import EvaluationError, run_stock, versions
+from .commands import EvaluationError, alone_in, check_names, run_stock, versions
 from .native import Result, compare_with
 from .records import provenance
-from .stock import Answers, Checkpoint, check_names
+from .stock import Answers, Checkpoint
 
 MODULE = "s3prl.run_downstream"
 SEED = 1337  # s3prl's
@@ -166,7 +166,8 @@ class _Cell:
         parts = (weights, self.model.upstream, "" if weights else self.model.source, self.data_hash, learnt)
         key = hashlib.sha256(f"{parts} {versions('s3prl')}".encode()).hexdigest()[:8]
         cell = self.out / self.task / f"{self.model.name}-{key}"
-        runs = [self._run(cell / f"seed-{seed}", seed, report) for seed in seeds]
+        with alone_in(cell):
+            runs = [self._run(cell / f"seed-{seed}", seed, report) for seed in seeds]
         first = runs[0]
         answers = Answers(
             first["clips"],
@@ -289,9 +290,11 @@ def _group(task: str, clip: str) -> str:
 
 
 def _data_fingerprint(data: Path) -> str:
-    """Hash of the names and sizes of the folder's files, links followed."""
+    """Hash of the names and sizes of the folder's files, links followed, and of what its lists say."""
     digest = hashlib.sha256()
     for path in sorted(data.rglob("*")):
         if path.is_file() and path.name != CONFIG:  # which has absolute paths
             digest.update(f"{path.relative_to(data).as_posix()} {path.stat().st_size}\n".encode())
+            if path.suffix == ".txt":  # other splits are no other size
+                digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

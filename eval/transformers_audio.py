@@ -57,7 +57,7 @@ class TransformersModel(nn.Module):
         if missing := sorted(set(report["missing_keys"]) - NOT_NEEDED):
             raise BaselineError(f"{folder}: {len(missing)} weights are missing, such as {missing[0]}")
         self.model = model.encoder if kind == "whisper" else model
-        self.config = model.config
+        self.config = self.extractor  # what `fingerprint` takes of this module; `model` has its own
         self.kind, self.ragged = kind, False
         self.sample_rate = int(self.extractor.sampling_rate)
 
@@ -89,7 +89,7 @@ class TransformersModel(nn.Module):
         if self.kind in SPECTROGRAM_TYPES:
             return self.sample_rate // 40  # Kaldi's window of 25 ms
         seen, step = 1, 1
-        for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
+        for kernel, stride in zip(self.model.config.conv_kernel, self.model.config.conv_stride, strict=True):
             seen, step = seen + (kernel - 1) * step, step * stride
         return seen
 
@@ -110,7 +110,7 @@ class TransformersModel(nn.Module):
 
     def _patches(self, layers: tuple[Tensor, ...], samples: int) -> _Piece:
         """AST's tokens without the two special ones, frequency-major, as [B, T, F, D]."""
-        config = self.config
+        config = self.model.config
         bands = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
         grids = tuple(layer[:, 2:].unflatten(1, (bands, -1)).transpose(1, 2) for layer in layers)
         hop, window = self.sample_rate // 100, self.sample_rate // 40

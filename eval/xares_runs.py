@@ -22,10 +22,10 @@ import torch
 
 from ajepa.files import write, write_json
 
-from .commands import EvaluationError, run_module, run_stock, versions
+from .commands import EvaluationError, alone_in, check_names, run_module, run_stock, versions
 from .native import Result, compare_with
 from .records import provenance
-from .stock import Answers, Checkpoint, check_names
+from .stock import Answers, Checkpoint
 from .xares import FREQUENCIES, write_encoder
 from .xares_sets import READY
 
@@ -154,8 +154,9 @@ class _Cell:
         parts = (weights, self.tars_hash, asdict(self.settings), versions("xares"))
         key = hashlib.sha256(f"{parts}".encode()).hexdigest()[:8]
         cell = self.out / self.task / f"{self.model.name}-{key}"
-        runs = [self._run(cell, seed, report) for seed in seeds]
-        shutil.rmtree(cell / "env" / self.task / "embeddings", ignore_errors=True)
+        with alone_in(cell):
+            runs = [self._run(cell, seed, report) for seed in seeds]
+            shutil.rmtree(cell / "env" / self.task / "embeddings", ignore_errors=True)
         first = runs[0]
         if any(run["clips"] != first["clips"] for run in runs):
             raise EvaluationError(
@@ -204,8 +205,8 @@ class _Cell:
         shutil.rmtree(env / "checkpoints", ignore_errors=True)
         env.mkdir(parents=True, exist_ok=True)
         for path in (*self.tars.glob("*.tar"), self.tars / READY):
-            if not (env / path.name).exists():
-                (env / path.name).symlink_to(path)
+            (env / path.name).unlink(missing_ok=True)  # the same tars may have lain elsewhere
+            (env / path.name).symlink_to(path)
         encoder = write_encoder(
             self.model.source, cell, name=self.model.name, frequency=self.settings.frequency
         )
@@ -268,8 +269,11 @@ class _Cell:
 
 def _clips(tar: Path) -> int:
     """Audio files in a tar."""
-    with tarfile.open(tar) as members:
-        return sum(Path(name).suffix.lower() in AUDIO for name in members.getnames())
+    try:
+        with tarfile.open(tar) as members:
+            return sum(Path(name).suffix.lower() in AUDIO for name in members.getnames())
+    except tarfile.TarError as error:
+        raise EvaluationError(f"{tar}: damaged, or no tar ({error}); make or fetch it again") from error
 
 
 def _fingerprint(tars: Path) -> str:

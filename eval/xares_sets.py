@@ -65,9 +65,21 @@ class _Set:
 
 
 def _esc50(source: Path) -> Callable[[Clip], dict[str, Any] | None]:
-    rows = read_table(source / "meta" / "esc50.csv", ["target", "category"])
-    number = {row["category"]: int(row["target"]) for row in rows}
-    return lambda clip: {"label": number[clip.labels[0]]}
+    table = source / "meta" / "esc50.csv"
+    number = {}
+    for row in read_table(table, ["target", "category"]):
+        if not row["target"].isdecimal():
+            raise XaresSetError(f"{table}: target {row['target']!r} of {row['category']} is no class number")
+        number[row["category"]] = int(row["target"])
+
+    def describe(clip: Clip) -> dict[str, Any]:
+        if clip.labels[0] not in number:
+            raise XaresSetError(
+                f"{table}: no category {clip.labels[0]!r}, which {clip.path.name} has; add it"
+            )
+        return {"label": number[clip.labels[0]]}
+
+    return describe
 
 
 def _words(source: Path) -> Callable[[Clip], dict[str, Any] | None]:
@@ -145,8 +157,11 @@ def write_tars(
 
 
 def _write(clips: list[tuple[Clip, dict[str, Any]]], made: _Set, folder: Path, force: bool) -> Path:
-    if folder.exists() and any(folder.iterdir()) and not force:
-        raise XaresSetError(f"{folder}: exists; pass --force to replace it, X-ARES's results in it too")
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / READY).is_file():  # it may be the data set itself
+            raise XaresSetError(f"{folder}: exists and has no tars of X-ARES; choose another --out")
+        if not force:
+            raise XaresSetError(f"{folder}: exists; pass --force to replace it, X-ARES's results in it too")
     by_split = defaultdict(list)
     for clip, about in clips:
         by_split[clip.split].append((clip, about))

@@ -229,3 +229,12 @@ def test_a_probe_chooses_on_what_is_held_out_and_learns_from_all(tmp_path: Path)
     assert record["metric"] == "mAP"
     assert 0.6 < record["score"] < 1
     assert record["notes"] == list(task.notes)
+
+
+def test_a_clip_of_training_and_test_is_refused(tmp_path: Path) -> None:
+    root = write_audioset(tmp_path)
+    train, test = (next(root.rglob(f"{name}_segments.csv")) for name in ("balanced_train", "eval"))
+    row = train.read_text().splitlines()[-1]
+    test.write_text(f"{test.read_text().rstrip()}\n{row}\n")
+    with pytest.raises(TaskError, match=f"{row[:11]} in the tables of training and of eval_segments"):
+        open_task("audioset_20k", root)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from ajepa.cli import main
@@ -20,7 +21,7 @@ from ajepa.data.synthetic import write_esc50
 from ajepa.eval import engines, protocols
 from ajepa.eval.cells import Cell, Shelf, grouped, plan, run_cells
 from ajepa.eval.compare import Comparison, compare
-from ajepa.eval.engines import Engine, EngineError, Processes, Submitit, ThisProcess
+from ajepa.eval.engines import Engine, EngineError, Processes, Resumable, Submitit, ThisProcess
 from ajepa.eval.native import Result
 from ajepa.eval.protocols import Bench, Conditions, Probing, TaskEntry
 
@@ -97,6 +98,10 @@ def other_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
     root = str(Path(__file__).parents[1])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])))
     monkeypatch.setattr(engines, "POLL_SECONDS", 0.05)
+
+
+def planned(comparison: Comparison, conditions: Conditions) -> list[Cell]:
+    return plan(comparison, comparison.sources(conditions.folder)[0], {}, conditions).cells
 
 
 def scores(records: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -197,7 +202,7 @@ def test_two_at_the_same_time_share_the_work(
     content["protocols"] = {"counting": {"file": str(ran)}}
     comparison = Comparison(**content)
     conditions = Conditions(tmp_path / "out", tmp_path / "cache", threads=1)
-    cells = plan(comparison, conditions).cells
+    cells = planned(comparison, conditions)
     both = Processes(3)
     group = [cell for cell in cells if cell.model == "log-mel"]
     for _ in range(3):
@@ -215,7 +220,7 @@ def test_two_at_the_same_time_share_the_work(
 def test_groups_are_what_shares_embeddings(content: dict[str, Any], tmp_path: Path) -> None:
     content["models"] = {"twin": "ajepa-small-cpu", "log-mel": "logmel"}
     content["protocols"] = {"knn": {}, "layers": {"protocol": "linear", "layer": "weighted"}, "finetune": {}}
-    cells = plan(Comparison(**content), Conditions(tmp_path, tmp_path)).cells
+    cells = planned(Comparison(**content), Conditions(tmp_path, tmp_path))
     assert len({cell.key for cell in cells}) == 12
     found = [[(c.model, c.entry.name, c.protocol) for c in group] for group in grouped(cells, split=True)]
     assert len(found) == 8
@@ -225,6 +230,47 @@ def test_groups_are_what_shares_embeddings(content: dict[str, Any], tmp_path: Pa
         {"twin"},
         {"log-mel"},
     ]
+
+
+def test_one_process_tells_of_each_cell_as_it_ends(content: dict[str, Any], tmp_path: Path) -> None:
+    content["tasks"].pop("table")
+    conditions = Conditions(tmp_path / "out", tmp_path / "cache")
+    here, shelf = ThisProcess(), Shelf(tmp_path / "out")
+    first, second = (cell for cell in planned(Comparison(**content), conditions) if cell.model == "log-mel")
+    here.start([first, second], conditions)
+    assert not here.has_room()
+    assert here.ended() == [([first], "")]
+    assert shelf.finished(first) and not shelf.finished(second)
+    assert here.ended() == [([second], "")]
+    assert shelf.finished(second) and here.has_room()
+    assert here.ended() == []
+
+
+def test_cells_are_planned_where_their_device_is_not(content: dict[str, Any], tmp_path: Path) -> None:
+    """As on a cluster's login node."""
+    content["models"]["twin"] = "ajepa-small-cpu"
+    found = [
+        [cell.key for cell in planned(Comparison(**content), Conditions(tmp_path, tmp_path, device=device))]
+        for device in (None, "cuda:99")
+    ]
+    assert found[0] == found[1] and len(found[0]) == 12
+
+
+def test_a_job_has_the_threads_of_its_processors(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not those that the submitting machine has for each of its jobs."""
+    content["tasks"].pop("table")
+    conditions = Conditions(tmp_path / "out", tmp_path / "cache", threads=1)
+    cell, *_ = planned(Comparison(**content), conditions)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # set by the job, and put back after this test
+    before = torch.get_num_threads()
+    try:
+        Resumable()([cell], conditions)
+    finally:
+        torch.set_num_threads(before)
+    assert Shelf(tmp_path / "out").read(cell).record["threads"] == 3
 
 
 @pytest.mark.slow

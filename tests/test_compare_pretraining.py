@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from ajepa.eval.compare import Comparison, ComparisonError, compare
-from ajepa.eval.native import Result
+from ajepa.eval.native import Result, interval_text
 from ajepa.eval.pretraining import joined
 from ajepa.recipe import Recipe, dump_recipe
 
@@ -55,7 +55,7 @@ def content(tiny_recipe: Recipe, table: Path, tmp_path: Path) -> dict[str, Any]:
 def test_models_are_pre_trained_once_and_their_seeds_joined(
     content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, cache = tmp_path / "out", tmp_path / "cache"
+    out, cache = tmp_path / "lr=1" / "out", tmp_path / "cache"  # with a sign that could end a name
     records, failures = compare(Comparison(**content), out, cache, jobs=2, threads=1)
     assert [(failure.model, failure.protocol) for failure in failures] == [("broken, seed 0", "knn")]
     assert "absent: no such" in failures[0].reason and failures[0].reason in capsys.readouterr().err
@@ -92,20 +92,34 @@ def test_intervals_hold_the_spread_over_seeds() -> None:
 
     def result(model: str, score: float) -> Result:
         record = {"model": model, "task": "t", "protocol": "knn", "score": score, "weights": model}
+        record |= {"folds": {"test": score}, "interval_method": "over clips", "source": "absent"}
         draws = score + 0.01 * torch.randn(1000, generator=torch.Generator().manual_seed(1)).double()
-        return Result(record | {"source": "absent", "interval_method": "over clips"}, draws)
+        return Result(record, draws)
 
-    seed_of = {"a, seed 0": ("a", 0), "a, seed 7": ("a", 7)}
+    def undrawn(result: Result) -> Result:
+        return Result(result.record | {"interval": None}, torch.empty(0))
+
+    seed_of = {f"{model}, seed {seed}": (model, seed) for model in "acd" for seed in (0, 7, 8)}
     results = [result("a, seed 0", 0.4), result("b", 0.3), result("a, seed 7", 0.6)]
+    same = [result("c, seed 0", 0.5), result("c, seed 7", 0.7)]
+    others = [result("d, seed 7", 0.5), result("d, seed 8", 0.7)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ajepa.eval.pretraining.spent", lambda folder: {})
         one, other = joined(results, seed_of)
+        (paired,), (unpaired,) = joined(same, seed_of), joined(others, seed_of)
+        (toolkit,) = joined(list(map(undrawn, same)), seed_of)
     low, high = one.record["interval"]
     assert one.record["model"] == "a" and one.record["score"] == pytest.approx(0.5)
     assert low < 0.42 and high > 0.58
     assert one.record["pretraining"]["seeds"] == [0, 7]
     assert one.record["spread"] == pytest.approx(0.2 / 2**0.5)
+    assert one.record["folds"] == {"test": pytest.approx(0.5)}
+    assert one.record["interval_method"] == "over clips, and over 2 pre-trainings"
     assert other.record is results[1].record
+    assert float((paired.draws_S - one.draws_S).std()) < 1e-6, "the same seeds and clips are drawn for both"
+    assert float((unpaired.draws_S - one.draws_S).std()) > 0.05
+    assert toolkit.record["interval_method"] == "over clips", "there is no interval"
+    assert interval_text(toolkit.record) == "± 0.141 over pre-trainings"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
 import hashlib
 import io
@@ -18,7 +19,7 @@ from filelock import FileLock
 
 from ajepa.cli import main
 from ajepa.data import download
-from ajepa.data.download import DownloadError, fetch, unpack
+from ajepa.data.download import ArchiveError, DownloadError, fetch, unpack
 from ajepa.data.synthetic import write_esc50, write_speech_commands
 from ajepa.eval.tasks import open_task, public
 from ajepa.eval.tasks.public import Archive, check_esc50, check_test_set, check_words
@@ -170,6 +171,44 @@ def test_a_full_disk(
             download._append(tmp_path / "full.part", b"x")
 
 
+def test_a_server_that_gives_less_than_it_is_asked_for(
+    content: bytes, web: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some give at most so many bytes a request: the length that counts is the one behind the slash."""
+
+    def a_third(self: RangeHandler) -> None:
+        start = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        part = content[start : start + len(content) // 3]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(part) if start else len(content)))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(content)}")
+        self.end_headers()
+        self.wfile.write(part)
+
+    monkeypatch.setattr(RangeHandler, "do_GET", a_third)
+    fetch(f"{web.url}/file", tmp_path / "a.tar", sha256=sha256(content))
+    assert (tmp_path / "a.tar").read_bytes() == content
+
+
+def test_attempts_that_start_anew_and_get_nowhere_come_to_an_end(
+    content: bytes, web: RangeServer, tmp_path: Path
+) -> None:
+    web.tags = False  # and no checksum: nothing can be gone on with
+    web.cuts = [5, 3] * 20
+    with pytest.raises(DownloadError, match="6 attempts brought nothing"):
+        fetch(f"{web.url}/file", tmp_path / "a.tar")
+    assert len(web.asked) == 6
+
+
+@pytest.mark.parametrize(
+    "address", ["", "file:///etc/hosts", "http://", "http://[::1", "http://a:b/c", "http://a b"]
+)
+def test_what_is_no_address(address: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="not an http"):
+        fetch(address, tmp_path / "a.tar")
+
+
 def add(tar: tarfile.TarFile, name: str, data: bytes = b"x", kind: bytes = tarfile.REGTYPE) -> None:
     member = tarfile.TarInfo(name)
     member.type, member.size, member.linkname = kind, len(data) * (kind == tarfile.REGTYPE), "/etc/passwd"
@@ -233,6 +272,22 @@ def test_damaged_archives(tmp_path: Path) -> None:
         add(tar, "./a")
     with pytest.raises(DownloadError, match="twice"):
         unpack(tmp_path / "twice.tar", tmp_path / "twice")
+
+
+def test_archives_that_cannot_be_unpacked_are_not_the_disks_fault(tmp_path: Path) -> None:
+    """What the disk refuses is kept for another try, an archive that is wrong is not."""
+    archive = tmp_path / "a.tar"
+    for names in (["a", "a/b/c"], ["x" * 300], [""]):
+        with tarfile.open(archive, "w") as tar:
+            for name in names:
+                add(tar, name)
+        with pytest.raises(ArchiveError):
+            unpack(archive, tmp_path / f"out-{names[0][:1]}")
+    packed = bytearray(bz2.compress(archive.read_bytes() + bytes(range(256)) * 4000))
+    packed[len(packed) // 2] ^= 255
+    (tmp_path / "a.tar.bz2").write_bytes(packed)
+    with pytest.raises(ArchiveError, match="damaged"):
+        unpack(tmp_path / "a.tar.bz2", tmp_path / "bz2")
 
 
 def pack_tar(folder: Path, archive: Path) -> str:

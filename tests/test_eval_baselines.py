@@ -93,6 +93,14 @@ def test_encoders_of_transformers(kind: str, tmp_path: Path) -> None:
     assert fingerprint(module) != fingerprint(other.module)
 
 
+def test_the_fingerprint_knows_how_audio_is_prepared(tmp_path: Path) -> None:
+    folder = save_small("wav2vec2", tmp_path / "w2v")
+    before = fingerprint(open_model(str(folder)).module)
+    assert fingerprint(open_model(str(folder)).module) == before
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
+    assert fingerprint(open_model(str(folder)).module) != before
+
+
 def test_wav2vec2_is_the_library_s_own_mean_and_deviation(tmp_path: Path) -> None:
     folder = save_small("wav2vec2", tmp_path / "w2v")
     reference = transformers.Wav2Vec2Model.from_pretrained(folder).eval()

@@ -126,6 +126,14 @@ def test_the_comparison_is_that_of_one_evaluation(file: Path, tmp_path: Path) ->
         ),
         ("{models: {a: logmel}, tasks: {b: {hear: x}}, protocols: [knn]}", "task b needs its data for knn"),
         ("{models: {knn: logmel}, tasks: {b: {data: x}}, protocols: [knn], baseline: knn}", "rename one"),
+        ("{models: {0.1: logmel}, tasks: {b: {data: x}}}", "models: a name is text; put 0.1 in quotes"),
+        ("{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {no: {protocol: knn}}}", "put False in"),
+        ("{models: {a: logmel}, tasks: {b: {data: x}}, pool: max}", "pool is 'max'; choose concat, mean"),
+        ("{models: {a: logmel}, tasks: {b: {data: x}}, time: std}", "time is 'std'; choose mean, mean"),
+        (
+            "{models: {a: logmel}, tasks: {b: {data: x, finetune: {set: 3}}}, protocols: [finetune]}",
+            "finetune is {'set': 3}; give settings",
+        ),
     ],
 )
 def test_files_that_cannot_be_used(content: str, words: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import soundfile
 from ajepa.data.synthetic import write_esc50, write_speech_commands, write_voxceleb1
 from ajepa.eval.models import open_model
 from ajepa.eval.native import ProbeOptions, probe_models
-from ajepa.eval.tasks import Task, TaskError, open_task
+from ajepa.eval.tasks import Clip, Task, TaskError, open_task
 from ajepa.hear_module.tasks import HEAR_WORDS
 from tests.hear_tasks import tones, write_rows
 
@@ -196,6 +196,32 @@ def test_a_table_of_several_labels(tmp_path: Path) -> None:
     write_rows(tmp_path / "multi.csv", "filename,label,split", *rows[:-1], f"{names[-1]},c,test")
     with pytest.raises(TaskError, match="labels c"):
         open_task("table", table, split="split", multilabel=True)
+
+
+def test_what_no_score_could_be_trusted_on_is_refused(esc50: Path, tmp_path: Path) -> None:
+    table = esc50 / "meta" / "esc50.csv"
+    rows = table.read_text().splitlines()
+    name, fold, rest = rows[1].split(",", 2)
+    twice = tmp_path / "twice.csv"
+    twice.write_text("\n".join([*rows, f"{name},{int(fold) % 5 + 1},{rest}"]) + "\n")
+    with pytest.raises(TaskError, match=f"{name} is listed twice"):
+        open_task("esc50", esc50, csv=twice)
+    twice.write_bytes(b"filename,fold,category,esc10,src_file\n\xe9")
+    with pytest.raises(TaskError, match="no CSV in UTF-8"):
+        open_task("esc50", esc50, csv=twice)
+
+    write_voxceleb1(tmp_path / "speakers", speakers=2, sessions=3, utterances=1, seconds=0.1)
+    lines = tmp_path / "speakers" / "iden_split.txt"
+    tested = next(line for line in lines.read_text().splitlines() if line[0] == "3")
+    lines.write_text(f"{lines.read_text()}1{tested[1:]}\n")
+    with pytest.raises(TaskError, match="is listed twice"):
+        open_task("voxceleb1", tmp_path / "speakers")
+
+
+def test_a_split_without_labels_has_no_map(tmp_path: Path) -> None:
+    clips = [Clip(tmp_path, ("a",), "train"), Clip(tmp_path, ("b",), "valid"), Clip(tmp_path, (), "test")]
+    with pytest.raises(TaskError, match="no clip in test has a label"):
+        Task("bare", tuple(clips), folds=False, multilabel=True)
 
 
 def test_mp3(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import ajepa
+import ajepa.hear_module
 from ajepa import checkpoint
 from ajepa.audio import find_audio, load
 from ajepa.cli import main

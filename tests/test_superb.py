@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from ajepa.cli import main
 from ajepa.data.synthetic import write_voxceleb1
 from ajepa.encoder import EncoderConfig
 from ajepa.eval import superb
-from ajepa.eval.commands import EvaluationError, run_module
+from ajepa.eval.commands import EvaluationError, alone_in, check_names, run_module
 from ajepa.eval.stock import Answers, Checkpoint, with_settings
 from ajepa.eval.superb import SuperbSettings, Upstream, evaluate_superb
 from ajepa.recipe import Recipe, RecipeError, dump_recipe
@@ -130,6 +132,30 @@ def test_a_failing_module_is_named(tmp_path: Path) -> None:
         run_module("no_such_module", ["x"], tmp_path, tmp_path / "own.log")
 
 
+def test_data_of_other_splits_are_other_data(tmp_path: Path) -> None:
+    (tmp_path / "iden_split.txt").write_text("1 id10001/a/1.wav\n3 id10001/a/2.wav\n")
+    before = superb._data_fingerprint(tmp_path)
+    (tmp_path / "iden_split.txt").write_text("3 id10001/a/1.wav\n1 id10001/a/2.wav\n")
+    assert superb._data_fingerprint(tmp_path) != before, "of the same names and sizes"
+
+
+def test_a_cell_is_one_processs(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from ajepa.eval.commands import alone_in\n"
+    code += "with alone_in(Path(sys.argv[1])): pass"
+    other = [sys.executable, "-c", code, str(tmp_path / "cell")]
+    with alone_in(tmp_path / "cell"):
+        done = subprocess.run(other, capture_output=True, text=True)
+        assert "another process works there" in done.stderr
+    assert subprocess.run(other).returncode == 0
+
+
+def test_names_of_models_name_folders() -> None:
+    check_names(["a", "log-mel statistics"], "a")
+    for name in ("../a", "a/b", "/a", ".", "a\n"):
+        with pytest.raises(EvaluationError, match="cannot name its folder"):
+            check_names([name])
+
+
 def test_what_is_missing_is_said(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,7 +180,7 @@ def test_what_is_missing_is_said(
     assert "the protocol s3prl needs --data and --out" in capsys.readouterr().err
     given = ["--task", "voxceleb1", "--data", str(tmp_path), "--out", str(tmp_path), "--pool", "mean"]
     assert main(["evaluate", "--protocol", "s3prl", "--model", str(tiny), *given]) == 2
-    assert "--pool, --time and --precision are not for s3prl; see --set" in capsys.readouterr().err
+    assert "the protocol s3prl does not read --pool" in capsys.readouterr().err
 
 
 @pytest.mark.slow

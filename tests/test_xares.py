@@ -11,6 +11,7 @@ import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,7 +196,7 @@ def test_tars_of_esc50(tmp_path: Path) -> None:
         READY,
         *(f"wds-audio-fold-{fold}-0000000.tar" for fold in range(1, 6)),
     }
-    labels = Counter()
+    labels: Counter[int] = Counter()
     for tar in folder.glob("*.tar"):
         members = _members(tar)
         audio = {name for name in members if not name.endswith(".json")}
@@ -219,6 +220,24 @@ def test_tars_of_esc50(tmp_path: Path) -> None:
     assert stamps == {path.name: path.read_bytes() for path in folder.glob("*.tar")}, "the same every time"
 
 
+def test_force_replaces_nothing_but_tars(tmp_path: Path) -> None:
+    """`--source data/esc50 --out data`: the tars' folder would be the data set's own."""
+    write_esc50(tmp_path / "esc50", clips_per_class=5, classes=2, seconds=0.3)
+    with pytest.raises(XaresSetError, match="has no tars of X-ARES"):
+        write_tars("esc50", tmp_path / "esc50", tmp_path, force=True)
+    assert (tmp_path / "esc50" / "meta" / "esc50.csv").is_file()
+
+
+def test_categories_that_the_table_lacks_are_named(tmp_path: Path) -> None:
+    write_esc50(tmp_path / "esc50", clips_per_class=5, classes=2, seconds=0.3)
+    table = (tmp_path / "esc50" / "meta" / "esc50.csv").read_text()
+    category = table.splitlines()[1].split(",")[3]
+    (tmp_path / "own.csv").write_text(table.replace(category, "other"))
+    with pytest.raises(XaresSetError, match="no category 'other'"):
+        write_tars("esc50", tmp_path / "esc50", tmp_path / "env", csv=tmp_path / "own.csv")
+    assert not (tmp_path / "env").exists()
+
+
 def test_folds_that_x_ares_lacks_are_refused(tmp_path: Path) -> None:
     write_esc50(tmp_path / "esc50", clips_per_class=5, classes=2, seconds=0.3)
     table = tmp_path / "esc50" / "meta" / "esc50.csv"
@@ -230,7 +249,7 @@ def test_folds_that_x_ares_lacks_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "env" / "esc50").exists()
 
 
-def _write_words(folder: Path, *names: str, **options: float) -> None:
+def _write_words(folder: Path, *names: str, **options: Any) -> None:
     """Speech Commands with words of these names, which the synthetic ones take."""
     write_speech_commands(folder, words=len(names), noise_seconds=2.0, **options)
     lists = [folder / "testing_list.txt", folder / "validation_list.txt"]
@@ -277,6 +296,11 @@ def test_what_is_missing_is_said(tiny: Path, tmp_path: Path, monkeypatch: pytest
         evaluate_xares(models, "esc50", tmp_path, tmp_path / "out", XaresSettings())
     with pytest.raises(EvaluationError, match="concatenate or average"):
         XaresSettings(frequency="max")
+    (tmp_path / "esc50").mkdir()
+    (tmp_path / "esc50" / READY).touch()
+    (tmp_path / "esc50" / "a.tar").write_bytes(b"<html>" * 200)
+    with pytest.raises(EvaluationError, match=r"a\.tar: damaged, or no tar"):
+        evaluate_xares(models, "esc50", tmp_path, tmp_path / "out", XaresSettings())
 
 
 @needs_xares

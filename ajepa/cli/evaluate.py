@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ajepa.cli import tasks
 
 STOCK = ("task", "data", "out")  # what the protocols s3prl and xares need
-DEFAULTS = ("last", "concat", "mean", "float32")  # of --layer, --pool, --time and --precision
+# What each protocol reads beside --model and --task: anything else that is given would go unheeded.
+PROBE = (
+    *tasks.ARGUMENTS,
+    *("data", "json", "baseline", "device", "layer", "pool", "time", "precision", "cache"),
+)
+TOOLKIT = ("data", "json", "baseline", "device", "out", "set", "seeds")
+READ = {
+    "linear": PROBE,
+    "knn": PROBE,
+    "finetune": (
+        *tasks.ARGUMENTS,
+        *("data", "json", "baseline", "device", "precision", "recipe", "set", "seeds"),
+    ),
+    "hear": ("tasks_dir", "out", "grid", "grid_points"),
+    "s3prl": TOOLKIT,
+    "xares": TOOLKIT,
+}
 
 
 class UsageError(ValueError):
@@ -34,7 +52,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     evaluate.add_argument(
         "--protocol",
-        choices=["linear", "knn", "finetune", "hear", "s3prl", "xares"],
+        choices=list(READ),
         help="default: hear with --tasks-dir, else linear",
     )
     evaluate.add_argument(
@@ -54,28 +72,29 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     probe.add_argument("--json", type=Path, help="write the record here (of several models a list)")
     probe.add_argument("--baseline", help="name of the model that the others are compared with")
     probe.add_argument("--device", default=None)
-    probe.add_argument(
+    probe.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the models")
+    tasks.add(probe)
+    frozen = evaluate.add_argument_group("linear and knn")
+    frozen.add_argument(
         "--layer",
         default="last",
         help="last, a number from 1, each (a row for each), best on validation, or weighted (linear: a sum "
         "whose weights are learned with the probe); default: last",
     )
-    probe.add_argument(
+    frozen.add_argument(
         "--pool",
         choices=["concat", "mean", "best"],
         default="concat",
         help="frequency patches side by side, averaged, or the better on validation; default: concat",
     )
-    probe.add_argument(
+    frozen.add_argument(
         "--time",
         choices=["mean", "mean+std", "best"],
         default="mean",
         help="over time the mean, with the standard deviation behind it, or the better on validation; "
         "default: mean",
     )
-    probe.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the models")
-    probe.add_argument("--cache", type=Path, help="folder of embeddings; default: ~/.cache/ajepa/embeddings")
-    tasks.add(probe)
+    frozen.add_argument("--cache", type=Path, help="folder of embeddings; default: ~/.cache/ajepa/embeddings")
     finetune = evaluate.add_argument_group("finetune, s3prl and xares")
     finetune.add_argument(
         "--recipe",
@@ -97,17 +116,26 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     hear.add_argument("--grid", choices=["default", "fast", "faster"], default="default")
     hear.add_argument("--grid-points", type=int, default=8, help="hyper-parameter settings to try")
-    evaluate.set_defaults(run=run_evaluate)
+    every = {name for names in READ.values() for name in names}
+    defaults = {name: evaluate.get_default(name) for name in every}
+    evaluate.set_defaults(run=partial(run_evaluate, defaults=defaults))
 
 
-def run_evaluate(options: argparse.Namespace) -> None:
-    """`ajepa evaluate`."""
+def run_evaluate(options: argparse.Namespace, defaults: dict[str, Any]) -> None:
+    """`ajepa evaluate`; `defaults` are those of all options that some protocol reads."""
     protocol = options.protocol or ("hear" if options.tasks_dir else "linear")
     needed = {"hear": ("tasks_dir", "out"), "s3prl": STOCK, "xares": STOCK}.get(protocol, ("task", "data"))
-    if missing := [f"--{name.replace('_', '-')}" for name in needed if getattr(options, name) is None]:
+    if missing := [_flag(name) for name in needed if getattr(options, name) is None]:
         raise UsageError(f"the protocol {protocol} needs {' and '.join(missing)}")
-    if protocol in ("s3prl", "xares") and _frozen_options(options) != DEFAULTS:
-        raise UsageError(f"--layer, --pool, --time and --precision are not for {protocol}; see --set")
+    given = {name for name, default in defaults.items() if getattr(options, name) != default}
+    if surplus := [_flag(name) for name in sorted(given - set(READ[protocol]))]:
+        raise UsageError(f"the protocol {protocol} does not read {' and '.join(surplus)}; leave it out")
+    if any(not text or text.endswith("=") for text in options.model):
+        raise UsageError("--model is empty; give SOURCE or NAME=SOURCE")
+    if options.json:
+        _check_place(options.json)
+    if options.device:
+        _check_device(options.device)
     if protocol == "hear":
         _run_hear(options)
     elif protocol == "finetune":
@@ -118,6 +146,27 @@ def run_evaluate(options: argparse.Namespace) -> None:
         _run_xares(options)
     else:
         _run_probe(options, protocol)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _check_place(path: Path) -> None:
+    """Whether records can be written there: told before hours of work, not after."""
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"--json {path}: cannot be written; name a file in a folder that can be written to")
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # no such kind, no such number, not on this machine
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {device}: {reason}; leave it out, or choose cpu") from error
 
 
 def _run_hear(options: argparse.Namespace) -> None:
@@ -139,7 +188,6 @@ def _run_finetune(options: argparse.Namespace) -> None:
     from ajepa.eval.finetune.config import config_for
     from ajepa.eval.finetune.records import finetune_models
     from ajepa.eval.models import open_model
-    from ajepa.eval.native import table, write_records
 
     task = tasks.open_from(options)
     config = config_for(options.task, options.recipe, options.set)
@@ -152,9 +200,7 @@ def _run_finetune(options: argparse.Namespace) -> None:
     seeds = _seeds(options, 0)
     bf16 = options.precision == "bf16"
     records = finetune_models(models, task, config, options.baseline, seeds=seeds, bf16=bf16, report=report)
-    if options.json:
-        write_records(options.json, records)
-    print(table(records))
+    _show(options, records)
 
 
 def _run_s3prl(options: argparse.Namespace) -> None:
@@ -198,34 +244,40 @@ def _seeds(options: argparse.Namespace, default: int) -> list[int]:
     if options.seeds is None:
         return [default]
     try:
-        return [int(seed) for seed in options.seeds.split(",")]
+        seeds = [int(seed) for seed in options.seeds.split(",")]
     except ValueError as error:
         raise UsageError(f"--seeds is {options.seeds!r}; give numbers such as 0,1,2") from error
+    if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):  # numpy's range
+        raise UsageError(f"--seeds is {options.seeds!r}; give different numbers from 0 to {2**32 - 1}")
+    return seeds
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _finish(options: argparse.Namespace, records: list[dict[str, Any]]) -> None:
-    """Write the records where --json says and show their table."""
+def _show(options: argparse.Namespace, records: list[dict[str, Any]]) -> None:
+    """Write the records where --json says and show their table, that even if the disk is full."""
     from ajepa.eval.native import table, write_records
 
+    try:
+        if options.json:
+            write_records(options.json, records)
+    finally:
+        print(table(records))
+
+
+def _finish(options: argparse.Namespace, records: list[dict[str, Any]]) -> None:
+    """Say the records' notes, then as `_show`."""
     for note in dict.fromkeys(note for record in records for note in record["notes"]):
         _say(f"note: {note}")
-    if options.json:
-        write_records(options.json, records)
-    print(table(records))
-
-
-def _frozen_options(options: argparse.Namespace) -> tuple[str, ...]:
-    return options.layer, options.pool, options.time, options.precision
+    _show(options, records)
 
 
 def _run_probe(options: argparse.Namespace, protocol: str) -> None:
     from ajepa.eval.embeddings import DEFAULT_CACHE
     from ajepa.eval.models import open_model
-    from ajepa.eval.native import ProbeOptions, probe_models, table, write_records
+    from ajepa.eval.native import ProbeOptions, probe_models
 
     task = tasks.open_from(options)
     how = ProbeOptions(
@@ -243,6 +295,4 @@ def _run_probe(options: argparse.Namespace, protocol: str) -> None:
         print(f"{name}: {record['score']:.3f} ({low:.3f} to {high:.3f})", file=sys.stderr)
 
     records = probe_models(models, task, how, options.baseline, report)
-    if options.json:
-        write_records(options.json, records)
-    print(table(records))
+    _show(options, records)

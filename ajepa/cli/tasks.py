@@ -27,6 +27,9 @@ TASK_OPTIONS = (
 )
 
 
+ARGUMENTS = (*(argument for _, argument, _ in TASK_OPTIONS), "id_list", "multilabel", "skip_missing")
+
+
 def add(group: argparse._ArgumentGroup) -> None:
     """Add the options of tasks to a parser's group."""
     group.add_argument("--skip-missing", action="store_true", help="leave out clips whose audio is not there")

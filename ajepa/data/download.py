@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import http.client
@@ -25,7 +26,8 @@ ATTEMPTS = 6  # in a row that bring nothing
 TIMEOUT_SECONDS = 30  # without a byte
 BACKOFF_SECONDS = 1.0  # doubles with each attempt that brings nothing
 _BLOCK = 2**20
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/")
+_PLAIN = re.compile(r"[!-~]+")  # ASCII without spaces
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -34,6 +36,7 @@ _DAMAGED = (
     zlib.error,
     EOFError,
     NotImplementedError,
+    UnicodeDecodeError,  # names in a zip
 )
 
 Report = Callable[[int, int | None], None]  # done so far, and in all where that is known
@@ -60,29 +63,30 @@ def fetch(
     Raises:
         DownloadError: not an http(s) address, the server does not give it, another checksum, or no room.
     """
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise DownloadError(f"{url}: not an http(s) address")
+    if not _is_address(url):
+        raise DownloadError(f"{url!r}: not an http(s) address")
     part = path.with_name(f"{path.name}.part")
-    fruitless = 0
+    fruitless, furthest = 0, _size(part)
     while not path.is_file():
-        before = _size(part)
         try:
             _receive(url, part, sha256 is not None, report)
             break
         except urllib.error.HTTPError as error:
             if error.code < 500 and error.code not in (408, 429):
                 raise DownloadError(
-                    f"{url}: the server answers {error.code} {error.reason}; check the address, or name a "
-                    "mirror with --url"
+                    f"{url}: the server answers {error.code} {_line(error.reason)}; check the address, or "
+                    "name a mirror with --url"
                 ) from error
             failure: Exception = error
         except (http.client.HTTPException, OSError) as error:
             failure = error  # the network's: a disk that cannot be written is a DownloadError by now
-        fruitless = 1 if _size(part) > before else fruitless + 1
+        # Where each attempt starts anew, only what goes further than all before brings anything.
+        fruitless = 1 if _size(part) > furthest else fruitless + 1
+        furthest = max(furthest, _size(part))
         if fruitless == ATTEMPTS:
             raise DownloadError(
-                f"{url}: {ATTEMPTS} attempts brought nothing, the last: {failure}; check the connection or "
-                "name a mirror with --url, and call again: it goes on from there"
+                f"{url}: {ATTEMPTS} attempts brought nothing, the last: {_line(failure)}; check the "
+                "connection or name a mirror with --url, and call again: it goes on from there"
             ) from failure
         time.sleep(BACKOFF_SECONDS * 2 ** (fruitless - 1))
     digest = hashlib.sha256()
@@ -129,9 +133,8 @@ def unpack(
                     tops.update(parts[:1])
                     parts = parts[1:]
                 if len(tops) > 1 or (stream is not None and not parts):
-                    raise ArchiveError(
-                        f"{archive}: {' and '.join(sorted(tops))} at the top, expected one folder"
-                    )
+                    found = " and ".join(sorted(tops)) or repr(name)
+                    raise ArchiveError(f"{archive}: {found} at the top, expected one folder")
                 path = folder.joinpath(*parts)
                 if stream is None:
                     path.mkdir(parents=True, exist_ok=True)
@@ -144,11 +147,29 @@ def unpack(
     except _DAMAGED as error:
         reason = str(error).partition(":\n")[0]  # tarfile lists on further lines what it tried
         raise ArchiveError(f"{archive}: damaged, or no tar or zip ({reason}); fetch it again") from error
-    except FileExistsError as error:
+    except (FileExistsError, NotADirectoryError) as error:
         raise ArchiveError(f"{archive}: holds {error.filename} twice, or it was there before") from error
     except OSError as error:
+        # None is not the system's: so bz2 says that data are damaged.
+        if error.errno in (None, errno.ENAMETOOLONG):
+            raise ArchiveError(f"{archive}: damaged ({error}); fetch it again") from error
         raise DownloadError(f"{folder}: cannot be written ({error}); free space and call again") from error
     return count
+
+
+def _line(reason: object) -> str:
+    """What a server may have worded, without its line breaks."""
+    return " ".join(str(reason).split())
+
+
+def _is_address(url: str) -> bool:
+    """Whether it is one that urllib can ask: anything else would look like a failing network."""
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.port != 0
+        return known and bool(parts.hostname and _PLAIN.fullmatch(url))
+    except ValueError:  # of brackets and ports
+        return False
 
 
 def _size(path: Path) -> int:
@@ -183,14 +204,16 @@ def _receive(url: str, part: Path, checked: bool, report: Report) -> None:
         raise ConnectionError("what was here is longer than the file; it starts anew") from error
     with answer:
         if answer.status == 206:
-            start = _CONTENT_RANGE.match(answer.headers.get("Content-Range", ""))
-            if start is None or int(start[1]) != have:
-                part.unlink()
+            found = _CONTENT_RANGE.match(answer.headers.get("Content-Range", ""))
+            if found is None or int(found[1]) != have:
+                part.unlink(missing_ok=True)
                 raise ConnectionError("the server goes on at another byte; it starts anew")
         else:
-            have = 0
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length else None
+            have, found = 0, None
+        length = answer.headers.get("Content-Length", "")
+        total = have + int(length) if length.isdecimal() else None
+        if found is not None and found[2] != "*":
+            total = int(found[2])  # a server may give less than what was asked for
         if total is not None and total - have > (free := shutil.disk_usage(part.parent).free):
             raise DownloadError(
                 f"{part.parent}: {(total - have) / 1e6:,.0f} MB are to come, {free / 1e6:,.0f} MB are free; "
@@ -201,7 +224,7 @@ def _receive(url: str, part: Path, checked: bool, report: Report) -> None:
             part.unlink(missing_ok=True)
             _append(part, b"")
             if mark := _strong_tag(answer.headers.get("ETag")) or answer.headers.get("Last-Modified"):
-                tag_file.write_text(mark)
+                _append(tag_file, mark.encode())
         while block := answer.read(_BLOCK):
             _append(part, block)
             have += len(block)
@@ -210,13 +233,13 @@ def _receive(url: str, part: Path, checked: bool, report: Report) -> None:
             raise ConnectionError(f"broken off after {have:,} of {total:,} bytes")
 
 
-def _append(part: Path, block: bytes) -> None:
+def _append(path: Path, block: bytes) -> None:
     try:
-        with part.open("ab") as file:
+        with path.open("ab") as file:
             file.write(block)
     except OSError as error:
         raise DownloadError(
-            f"{part}: cannot be written ({error}); free space, then call again: it goes on from there"
+            f"{path}: cannot be written ({error}); free space, then call again: it goes on from there"
         ) from error
 
 

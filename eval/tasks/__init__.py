@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -43,4 +44,7 @@ def open_task(name: str, data: str | Path, **options: Any) -> Task:
     taken = list(inspect.signature(opener).parameters)[1:]
     if surplus := sorted(set(options) - set(taken)):
         raise TaskError(f"task {name} has no option {', '.join(surplus)}; it has {', '.join(taken)}")
-    return opener(data, **options)
+    try:
+        return opener(data, **options)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TaskError(f"{data}: a table of {name} is no CSV in UTF-8 ({error}); save it as such") from error

@@ -110,6 +110,10 @@ def _open(
         rows[split] |= found
         for folder in _audio_folders(data, part):
             wanted.setdefault(folder, set()).update(found)
+    if both := sorted(rows["train"].keys() & rows["test"].keys()):
+        raise TaskError(
+            f"{data}: {listed(both)} in the tables of training and of {EVAL.table}; get them from {HOME}"
+        )
     files = _files(wanted)
     if id_list is not None:
         lists = [id_list] if isinstance(id_list, str | Path) else list(id_list)
@@ -131,6 +135,11 @@ def _open(
             held_out = split == "train" and zlib.crc32(ytid.encode()) % HELD_OUT == 0
             clips.append(Clip(files[ytid], labels_of[ytid], "valid" if held_out else split, ytid))
     counts = Counter(clip.split for clip in clips)
+    if not counts["valid"]:
+        raise TaskError(
+            f"{data}: of {counts['train']:,} training clips none is among the 1 in {HELD_OUT} (by a hash of "
+            "the ID) that is held out for choices; use more clips"
+        )
     notes.append(
         f"{counts['valid']:,} training clips, by a hash of their IDs, are held out for choices; the model "
         "that is scored is trained on them too"
@@ -185,7 +194,7 @@ def _read(table: Path, known: frozenset[str] | None) -> dict[str, tuple[str, ...
     """Labels by ID, in the order of the table: rows `ID, start, end, "label,label"` after comments."""
     labels_of: dict[str, tuple[str, ...]] = {}
     tuples: dict[str, tuple[str, ...]] = {}  # the same labels occur over and over: one tuple for all
-    with table.open(newline="", encoding="utf-8") as file:
+    with table.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, skipinitialspace=True)
         for row in reader:
             if not row or row[0].startswith("#"):
@@ -287,13 +296,13 @@ def _listed_names(path: Path) -> list[str]:
         raise TaskError(f"{path}: no such file; expected a list of IDs")
     if path.suffix.lower() == ".json":
         try:
-            names = [str(entry["wav"]) for entry in json.loads(path.read_text())["data"]]
+            names = [str(entry["wav"]) for entry in json.loads(path.read_text(encoding="utf-8-sig"))["data"]]
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise TaskError(
                 f'{path}: expected {{"data": [{{"wav": "folder/ID.wav"}}, ...]}} ({error!r})'
             ) from error
     else:
-        lines = (line.strip() for line in path.read_text().splitlines())
+        lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
         names = [line for line in lines if line and not line.startswith("#")]
     if not names:
         raise TaskError(f"{path}: lists no clips")

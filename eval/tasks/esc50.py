@@ -13,7 +13,7 @@ from pathlib import Path
 from ajepa.hear_module.task_folder import listed
 from ajepa.hear_module.task_sources import existing_folder, locate, read_table, without_missing
 
-from .task import Clip, Task, TaskError
+from .task import Clip, Task, TaskError, check_once
 
 HOME = "https://github.com/karolpiczak/ESC-50 (archive/master.zip, about 600 MB)"
 FOLDS = 5
@@ -53,6 +53,7 @@ def _open(data: Path, name: str, csv: str | Path | None, skip_missing: bool) -> 
         Clip(path, (row["category"],), row["fold"].strip(), row["src_file"])
         for path, row in without_missing(located, table, skip_missing)
     ]
+    check_once(clips, table)
     if csv is not None:
         note = f"folds of {table.name}, which are not the published protocol"
         return Task(table.stem, tuple(clips), folds=True, notes=(note,))

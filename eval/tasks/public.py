@@ -64,7 +64,7 @@ class Archive(NamedTuple):
 
 
 def check_esc50(folder: Path, clips: int = ESC50_CLIPS["esc50"], sums: str = ESC50_SUMS) -> None:
-    """All clips of the table are there, evenly over classes and folds, and have the published sums."""
+    """All clips have the published sums, and in the table the folds and classes that their names say."""
     found = open_esc50(folder).clips
     if len(found) != clips:
         raise ContentError(f"{folder}: {len(found):,} clips, not {clips:,}")
@@ -75,6 +75,12 @@ def check_esc50(folder: Path, clips: int = ESC50_CLIPS["esc50"], sums: str = ESC
         )
     if digest.hexdigest() != sums:
         raise ContentError(f"{folder}: the clips are not ESC-50's, by their checksums")
+    # The sums know nothing of the table, but they pin the names, which are fold-clip-take-class.
+    classes = {(clip.path.stem.rpartition("-")[2], clip.labels) for clip in found}
+    if any(clip.split != clip.path.stem.partition("-")[0] for clip in found) or not len(classes) == len(
+        {number for number, _ in classes}
+    ) == len({labels for _, labels in classes}):
+        raise ContentError(f"{folder}: meta/esc50.csv has other folds or classes than the clips' names")
 
 
 def check_words(folder: Path, counts: tuple[int, int, int]) -> None:

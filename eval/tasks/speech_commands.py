@@ -7,6 +7,7 @@ and `_background_noise_/`. The test set of the 12 classes is an archive of its o
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ajepa import audio
@@ -20,8 +21,8 @@ HOME = "http://download.tensorflow.org/data"
 UNKNOWN, SILENCE, NOISE = "_unknown_", "_silence_", "_background_noise_"
 VALIDATION_NOISE = "running_tap"
 SILENCE_SECONDS = 1.0
-# The set's own "64,727 files" of version 0.01 include 6 noises.
-V1_COUNTS, V1_WORDS = (51_088, 6_798, 6_835), 30
+# The set's own "64,727 files" of version 0.01 include the noises.
+V1_COUNTS, V1_WORDS, V1_NOISES = (51_088, 6_798, 6_835), 30, 6
 V1_TEST_CLIPS, V2_TEST_CLIPS = 3_081, 4_890
 V2_COUNTS, V2_WORDS = (84_843, 9_981, 11_005), 35
 TEST_FOLDER = "speech_commands_test_set_v0.01"
@@ -86,7 +87,8 @@ def open_speech_commands_v1(
         for clip in listed_clips
         if clip.split != "test"
     ]
-    clips += _silence(data / NOISE)
+    noises = audio.find_audio(existing_folder(data / NOISE, "the noises that _silence_ is made of"))
+    clips += _silence(noises)
     test = existing_folder(test_data, f"the unpacked test archive, {archive}")
     labels = (*KEYWORDS, UNKNOWN, SILENCE)
     if absent := [label for label in labels if not (test / label).is_dir()]:
@@ -97,10 +99,12 @@ def open_speech_commands_v1(
         for path in audio.find_audio(test / label)
     ]
     words = len({clip.path.parent for clip in listed_clips})
+    counts = tuple(sum(clip.split == split for clip in listed_clips) for split in SPLITS)
     notes = []
-    if (len(listed_clips), words) != (sum(V1_COUNTS), V1_WORDS):
+    if (counts, words, len(noises)) != (V1_COUNTS, V1_WORDS, V1_NOISES):
         notes.append(
-            f"{len(listed_clips):,} clips of {words} words; version 0.01 has {sum(V1_COUNTS):,} of {V1_WORDS}"
+            f"{' / '.join(f'{count:,}' for count in counts)} clips of {words} words, {len(noises)} noises; "
+            f"version 0.01 has {' / '.join(f'{count:,}' for count in V1_COUNTS)} of {V1_WORDS}, {V1_NOISES}"
         )
     if len(tested) != V1_TEST_CLIPS:
         notes.append(f"{len(tested):,} clips to test; the official archive has {V1_TEST_CLIPS:,}")
@@ -137,9 +141,9 @@ def _speaker(path: Path) -> str:
     return path.stem.split("_nohash_")[0]
 
 
-def _silence(folder: Path) -> list[Clip]:
+def _silence(noises: Sequence[Path]) -> list[Clip]:
     clips = []
-    for path in audio.find_audio(existing_folder(folder, "the noises that _silence_ is made of")):
+    for path in noises:
         split = "valid" if path.stem == VALIDATION_NOISE else "train"
         seconds = audio.info(path).seconds
         for number in range(int(2 * (seconds / SILENCE_SECONDS - 1)) + 1):

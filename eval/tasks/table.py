@@ -8,7 +8,7 @@ from ajepa.hear_module.task_folder import listed
 from ajepa.hear_module.task_sources import locate, read_table, without_missing
 from ajepa.hear_module.tasks import SPLIT_NAMES
 
-from .task import Clip, Task, TaskError
+from .task import Clip, Task, TaskError, check_once
 
 NOTE = "a table of one's own"
 
@@ -47,7 +47,7 @@ def open_table(
     root = Path(audio_root) if audio_root is not None else table.parent
     rows = read_table(table, [path, label, column, *([group] if group else [])])
     located = without_missing([(locate(root, row[path]), row) for row in rows], table, skip_missing)
-    clips: dict[Path, Clip] = {}
+    clips = []
     for file, row in located:
         part = row[column].strip()
         part = part if fold else SPLIT_NAMES.get(part.lower(), "")
@@ -58,10 +58,9 @@ def open_table(
         labels = tuple(dict.fromkeys(text.strip() for text in parts if text.strip()))
         if not labels and not multilabel:
             raise TaskError(f"{table}: {row[path]} has no {label}; fill it in or remove the row")
-        if file in clips:
-            raise TaskError(f"{table}: {row[path]} is listed twice; join the rows or remove one")
-        clips[file] = Clip(file, labels, part, row[group].strip() if group else "")
-    task = Task(table.stem, tuple(clips.values()), fold is not None, multilabel, (NOTE,))
+        clips.append(Clip(file, labels, part, row[group].strip() if group else ""))
+    check_once(clips, table)
+    task = Task(table.stem, tuple(clips), fold is not None, multilabel, (NOTE,))
     trained = {name for clip in task.clips if fold or clip.split == "train" for name in clip.labels}
     if unseen := sorted(set(task.classes) - trained):
         raise TaskError(f"{table}: no clip for training has the labels {listed(unseen)}; split them anew")

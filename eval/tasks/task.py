@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -40,6 +41,13 @@ class Clip(NamedTuple):
     seconds: float | None = None
 
 
+def check_once(clips: Iterable[Clip], table: Path) -> None:
+    """Raises TaskError for a file that has several clips: it might be trained on and tested."""
+    counts = Counter(clip.path for clip in clips)
+    if twice := [path for path, count in counts.items() if count > 1]:
+        raise TaskError(f"{table}: {listed(twice)} is listed twice; join the rows or remove one")
+
+
 class Round(NamedTuple):
     """One test split, what is trained for it, and what chooses its hyper-parameters.
 
@@ -67,7 +75,8 @@ class Task:
             chosen is trained on both before it is scored.
         notes: where the data differ from the published set, or may; empty means that scores are comparable.
 
-    Raises TaskError for splits without clips, fewer than three folds and fewer than two classes.
+    Raises TaskError for splits without clips or, of a multilabel task, without labels, fewer than three folds
+    and fewer than two classes.
     """
 
     name: str
@@ -85,6 +94,10 @@ class Task:
             raise TaskError(f"{self.name}: no clips in {listed(empty)}; every split needs some")
         if len(self.classes) < 2:
             raise TaskError(f"{self.name}: clips of {len(self.classes)} class; a task needs at least two")
+        if bare := sorted(set(counts) - {clip.split for clip in self.clips if clip.labels}):
+            raise TaskError(
+                f"{self.name}: no clip in {listed(bare)} has a label; mAP needs some in each split"
+            )
 
     @cached_property
     def counts(self) -> Counter[str]:

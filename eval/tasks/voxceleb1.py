@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ajepa.hear_module.task_sources import existing_folder, locate, without_missing
 
-from .task import SPLITS, Clip, Task, TaskError
+from .task import SPLITS, Clip, Task, TaskError, check_once
 
 HOME = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox1.html"
 SPLIT_LIST = "iden_split.txt"
@@ -48,6 +48,7 @@ def open_voxceleb1(
     for path, name, split in without_missing(located, lines, skip_missing):
         speaker, session, _ = Path(name).parts
         clips.append(Clip(path, (speaker,), split, f"{speaker}/{session}"))
+    check_once(clips, lines)
     counts = tuple(sum(clip.split == split for clip in clips) for split in SPLITS)
     speakers = len({clip.labels for clip in clips})
     if (counts, speakers) == (COUNTS, SPEAKERS):

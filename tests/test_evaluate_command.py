@@ -1,0 +1,79 @@
+"""`ajepa evaluate`: options that do not go together, or cannot work, are refused before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ajepa.cli import main
+from ajepa.eval.commands import EvaluationError
+from ajepa.eval.stock import with_settings
+from ajepa.eval.xares_runs import XaresSettings
+from tests.hear_tasks import tones
+
+
+@pytest.mark.parametrize(
+    ("protocol", "arguments", "words"),
+    [
+        ("linear", ["--set", "epochs=3"], "does not read --set"),
+        ("knn", ["--seeds", "1", "--out", "o"], "does not read --out and --seeds"),
+        ("linear", ["--tasks-dir", "tasks"], "does not read --tasks-dir"),
+        ("finetune", ["--layer", "best"], "does not read --layer"),
+        ("xares", ["--out", "o", "--csv", "own.csv"], "does not read --csv"),
+        (
+            "hear",
+            ["--out", "o", "--tasks-dir", "tasks", "--device", "cpu"],
+            "does not read --data and --device",
+        ),
+        ("linear", ["--json", "."], "--json .: cannot be written"),
+        ("linear", ["--json", "labels.csv/a.json"], "labels.csv/a.json: cannot be written"),
+        ("linear", ["--device", "toaster"], "--device toaster: "),
+        ("linear", ["--model", "mine="], "--model is empty"),
+        ("s3prl", ["--out", "o", "--seeds", "1,1"], "give different numbers"),
+        ("xares", ["--out", "o", "--seeds", "-1"], "give different numbers"),
+    ],
+)
+def test_what_does_not_go_together(
+    protocol: str,
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("labels.csv").touch()
+    command = ["evaluate", "--model", "logmel" if protocol == "linear" else "ajepa-demo"]
+    command += ["--protocol", protocol, "--task", "table", "--data", "labels.csv"]
+    assert main([*command, *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.csv"], "nothing is left behind"
+
+
+def test_scores_are_shown_where_the_record_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tones(tmp_path, [f"{number}.wav" for number in range(9)])
+    rows = ["filename,label,split"]
+    for number in range(9):
+        rows.append(f"{number}.wav,{'ab'[number % 2]},{('train', 'valid', 'test')[number // 3]}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+
+    def full(path: Path, content: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("ajepa.eval.native.write_json", full)
+    command = ["evaluate", "--model", "logmel", "--task", "table", "--split", "split"]
+    command += ["--data", str(tmp_path / "labels.csv"), "--cache", str(tmp_path / "cache")]
+    assert main([*command, "--json", str(tmp_path / "a.json")]) == 2
+    said = capsys.readouterr()
+    assert "No space left" in said.err
+    assert "linear" in said.out
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "x", ""])
+def test_settings_are_numbers_to_calculate_with(value: str) -> None:
+    with pytest.raises(EvaluationError, match="expected a value such as"):
+        with_settings(XaresSettings(), [f"lr={value}"], "xares")
