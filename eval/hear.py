@@ -156,6 +156,7 @@ def _run(step: str, arguments: list[str], cell: Path) -> float:
 
 def fingerprint(model: nn.Module) -> str:
     """Hash of weights and buffers, by name, of all parts' settings, and of how audio is cut and pooled."""
+    model = getattr(model, "inner", model)  # however it is wrapped, an encoder has one fingerprint
     digest = hashlib.sha256()
     for part in model.modules():
         digest.update(f"{getattr(part, 'config', '')} {getattr(part, 'chunk_patches', '')}\n".encode())

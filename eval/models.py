@@ -50,6 +50,11 @@ class Named(NamedTuple):
 class EncoderModel(nn.Module):
     """An `AudioEncoder`, pooled over time; layers are those of the blocks and the normed last one."""
 
+    @property
+    def inner(self) -> AudioEncoder:
+        """What its fingerprint is of."""
+        return self.encoder
+
     def __init__(self, encoder: AudioEncoder) -> None:
         super().__init__()
         self.encoder = encoder
