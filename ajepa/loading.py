@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from importlib import resources
 from pathlib import Path
 from typing import get_args
 
@@ -17,12 +17,16 @@ from ajepa.precision import Precision, check_precision
 from ajepa.recipe import RecipeError, load_recipe, recipe_from_dict
 from ajepa.unpickle import UnpickleError, is_torch_file
 
-DEFAULT_RECIPE = "ajepa-small-cpu"
 FINISHED = ("encoder.safetensors", hub.WEIGHTS)  # in a run's folder, in an exported one
 
 
 class ModelError(ValueError):
     """A model source cannot be used; the message names it and says what can."""
+
+
+def bundled() -> Path:
+    """The file of the encoder that comes with the package."""
+    return Path(str(resources.files("ajepa.weights").joinpath("ajepa-plus-small.safetensors")))
 
 
 def load_model(
@@ -44,7 +48,8 @@ def load_model(
             encoder, else its last checkpoint); an official Audio-MAE `.pth` or Audio-JEPA `.ckpt`; or a
             recipe's name or YAML file (random weights: the twin that a pre-trained encoder has to beat).
             `hf://owner/name[@revision]`: what `ajepa export --push` put on the Hugging Face Hub.
-            None: the default recipe with random weights. What a file is follows from its content.
+            None: the small encoder that comes with the package (ajepa/weights/README.md is its card). What
+            a file is follows from its content.
         device: where to put it; None leaves it on the CPU.
         weights: which encoder of a training checkpoint or an Audio-JEPA file, "target_encoder" (the default)
             or "encoder" (the only one of Audio-MAE).
@@ -63,15 +68,10 @@ def load_model(
         HubError: the Hub does not have it, or cannot be reached.
     """
     check_precision(precision)
-    if pooling not in (None, *get_args(Pooling)):
-        raise ModelError(f"pooling is {pooling!r}; choose {' or '.join(get_args(Pooling))}")
+    if pooling is not None:
+        _check_pooling(pooling, source)
     if source is None or source == "":
-        warnings.warn(
-            f"no model was named: this encoder has the RANDOM weights of recipe {DEFAULT_RECIPE!r} and has "
-            "learnt nothing. Name a checkpoint, such as load_model('runs/first')",
-            stacklevel=2,
-        )
-        source = DEFAULT_RECIPE
+        source = bundled()
     if str(source).startswith(hub.SCHEME):
         source = hub.download(str(source))
     path = Path(source)
@@ -90,6 +90,12 @@ def load_model(
     if pooling is not None:
         model.pooling = pooling
     return model.set_bf16() if precision == "bf16" else model
+
+
+def _check_pooling(pooling: str, source: object) -> None:
+    if pooling not in get_args(Pooling):
+        known = " or ".join(get_args(Pooling))
+        raise ModelError(f"{source or 'the default encoder'}: pooling is {pooling!r}; choose {known}")
 
 
 def _from_official(
@@ -147,6 +153,7 @@ def _from_file(path: Path, weights: str | None, chunk_seconds: float | None) -> 
     source = Source(str(path), recipe.name, saved.step, found)
     model = AudioEncoder(recipe.front_end, recipe.encoder, chunk_seconds or recipe.data.crop_seconds, source)
     model.pooling = saved.info.get("pooling", "mean")
+    _check_pooling(model.pooling, path)
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing or unexpected:
         raise ModelError(

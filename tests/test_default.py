@@ -1,0 +1,75 @@
+"""The encoder that comes with the package: small, described by its card, and better than chance made it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+import ajepa
+import ajepa.hear_module
+from ajepa import checkpoint
+from ajepa.eval.hear import fingerprint
+from ajepa.eval.models import open_model
+from ajepa.eval.native import ProbeOptions, probe_models
+from ajepa.eval.tasks import open_task
+from ajepa.loading import bundled
+from ajepa.recipe import load_recipe, recipe_from_dict
+
+RECORDS = Path(__file__).parents[1] / "docs" / "results" / "default_2026-11-21.json"
+
+
+def test_no_source_is_the_encoder_that_comes_with_the_package() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = ajepa.load_model()
+        hear = ajepa.hear_module.load_model()
+    assert bundled().stat().st_size < 12e6
+    assert model.source is not None and model.source.recipe == "ajepa-plus-small-cpu"
+    assert hear.scene_embedding_size == hear.timestamp_embedding_size == model.clip_size == 384
+    with torch.no_grad():
+        assert model(0.1 * torch.randn(1, 16_000)).clip.shape == (1, model.clip_size)
+
+
+def test_its_recipe_is_the_package_s() -> None:
+    """But for places, how often it was saved, and the seed, so that the command of the card makes it anew."""
+    saved = recipe_from_dict(checkpoint.load(bundled(), prefixes=()).recipe)
+    packaged = load_recipe("ajepa-plus-small-cpu")
+    for part in ("front_end", "encoder", "objective", "optim"):
+        assert asdict(getattr(saved, part)) == asdict(getattr(packaged, part)), part
+    assert saved.data.crop_seconds == packaged.data.crop_seconds
+    assert saved.run.precision == packaged.run.precision
+
+
+def test_its_card_is_its_own() -> None:
+    card = (bundled().parent / "README.md").read_text()
+    model = ajepa.load_model()
+    assert fingerprint(model) in card
+    assert f"{model.clip_size} for a whole clip" in card
+    ours = [
+        record
+        for record in json.loads(RECORDS.read_text())
+        if record["weights"] == fingerprint(model) and record["protocol"].startswith("linear")
+    ]
+    assert len(ours) == 15, "five sets by three ways of reading the features"
+    for record in ours:
+        low, high = record["interval"]
+        assert f"{record['score']:.3f} ({low:.3f} to {high:.3f})" in card, record["task"]
+
+
+def test_it_knows_more_words_than_its_twin(shared: Path, tmp_path: Path) -> None:
+    task = open_task("speech_commands_v2", shared / "data" / "speech_commands_v0.02")
+    models = [open_model(f"default={bundled()}"), open_model("twin=ajepa-plus-small-cpu")]
+    default, twin = probe_models(models, task, ProbeOptions(cache=tmp_path), baseline="twin")
+    low, _ = default["baseline"]["interval"]
+    assert low > 0.05, f"{default['score']:.3f} and {twin['score']:.3f}"
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean+std"])
+def test_pooling_can_be_chosen(pooling: str) -> None:
+    model = ajepa.load_model(pooling=pooling)  # type: ignore[arg-type]
+    assert model.clip_size == model.embedding_size * (2 if pooling == "mean+std" else 1)
