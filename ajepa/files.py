@@ -8,11 +8,15 @@ import socket
 from pathlib import Path
 
 
+def own_partial(path: Path, kind: str = "partial") -> Path:
+    """A hidden name beside `path`, this process's own: another machine may write the same shared folder."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{kind}")
+
+
 def write(path: Path, content: str | bytes) -> None:
     """Write under another name, then rename: whoever looks sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The name is this process's own: another machine may write the same file of a shared folder.
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    partial = own_partial(path)
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
         partial.replace(path)

@@ -81,20 +81,23 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def check_names(names: Sequence[str], baseline: str | None = None) -> None:
-    """Models' names must differ, do as a part of a folder's name, and one be the baseline's if there is any.
-
-    Raises:
-        EvaluationError: they are not so.
-    """
+def check_distinct(
+    names: Sequence[str], baseline: str | None = None, error: type[Exception] = EvaluationError
+) -> None:
+    """Raises `error` unless models' names differ, and one is the baseline's if there is any."""
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise EvaluationError(f"several models are called {', '.join(twice)}; tell them apart by NAME=SOURCE")
+        raise error(f"several models are called {', '.join(twice)}; tell them apart by NAME=SOURCE")
+    if baseline is not None and baseline not in names:
+        raise error(f"no model is called {baseline!r}, the baseline; there are {', '.join(names)}")
+
+
+def check_names(names: Sequence[str], baseline: str | None = None) -> None:
+    """As `check_distinct`; and each must do as a part of a folder's name. Raises EvaluationError."""
+    check_distinct(names, baseline)
     if wrong := [name for name in names if not name.isprintable() or "/" in name or name.startswith(".")]:
         raise EvaluationError(
             f"a model is called {wrong[0]!r}, which cannot name its folder; give another by NAME=SOURCE"
         )
-    if baseline is not None and baseline not in names:
-        raise EvaluationError(f"no model is called {baseline!r}, the baseline; there are {', '.join(names)}")
 
 
 def versions(*packages: str) -> dict[str, str]:

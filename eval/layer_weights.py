@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .logistic import losses
 from .probes import LEAST_STD
 
 AXES = 256
@@ -106,9 +107,8 @@ class Problem(NamedTuple):
         sum_NK = (weight_L @ self.axes_LNK.flatten(1)).view(clips, axes)
         scale = (weight_L @ self.gram_LL @ weight_L).clamp_min(LEAST_STD).rsqrt()
         logits_NC = sum_NK @ (scale * head_KC) + bias_C
-        matched_N = (logits_NC * self.truth_NC).sum(1)
-        total_N = functional.softplus(logits_NC).sum(1) if self.several else torch.logsumexp(logits_NC, 1)
-        return (total_N - matched_N).mean() + 0.5 * head_KC.square().sum() / (self.c * clips)
+        loss = losses(logits_NC, self.truth_NC, self.several).mean()
+        return loss + 0.5 * head_KC.square().sum() / (self.c * clips)
 
 
 def _minimise(problem: Problem) -> Tensor:

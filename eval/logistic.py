@@ -83,7 +83,7 @@ def fit_logistic(
         decay_K1 = torch.full_like(axes.variance_K, 1 / (penalty * count))[:, None]
         decay_K1[-1] = 0.0
         logits_NC = axes.scores_NK @ weight_KC
-        if _losses(logits_NC, truth_NC, several).mean() < separated:
+        if losses(logits_NC, truth_NC, several).mean() < separated:
             found.append(weight_KC)
             continue
         chance_NC = torch.sigmoid(logits_NC) if several else torch.softmax(logits_NC, 1)
@@ -115,7 +115,7 @@ def _minimise(
         error_NC, pull_KC = chance_NC - truth_NC, decay_K1 * weight_KC
         # By hand: half the time of autograd's.
         scaled_KC.grad = (scores_NK.T @ error_NC / len(scores_NK) + pull_KC) * scale_K1
-        loss = _losses(logits_NC, truth_NC, several).mean()
+        loss = losses(logits_NC, truth_NC, several).mean()
         return loss + 0.5 * (pull_KC * weight_KC).sum()
 
     least = float(closure()) * tolerance / scaled_KC.numel()
@@ -131,7 +131,7 @@ def _minimise(
     return scaled_KC * scale_K1
 
 
-def _losses(logits_NC: Tensor, truth_NC: Tensor, several: bool) -> Tensor:
+def losses(logits_NC: Tensor, truth_NC: Tensor, several: bool) -> Tensor:
     """Cross-entropy of each clip [N], nats; with several labels the sum of the classes' binary ones."""
     matched_N = (logits_NC * truth_NC).sum(1)
     if several:

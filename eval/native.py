@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ajepa.files import write_json
 
+from .commands import check_distinct
 from .embeddings import DEFAULT_CACHE, POOLS, TIMES, Embedded, embed_task
 from .models import Named
 from .probes import PROBES
@@ -84,11 +85,7 @@ def probe_models(
         ProbeError: names that are alike, no such baseline, layer or pooling.
         AudioError: a clip cannot be decoded.
     """
-    names = [model.name for model in models]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ProbeError(f"several models are called {', '.join(twice)}; tell them apart by NAME=SOURCE")
-    if baseline is not None and baseline not in names:
-        raise ProbeError(f"no model is called {baseline!r}, the baseline; there are {', '.join(names)}")
+    check_distinct([model.name for model in models], baseline, ProbeError)
     results: list[Result] = []
     for model in models:
         for result in probe_model(model, task, options):

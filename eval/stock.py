@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from ajepa.recipe import recipe_path
 
 from .commands import EvaluationError
 from .hear import fingerprint
+from .native import Result, compare_with
 from .scores import ACCURACY_DRAWS, Scored, bootstrap, interval
 
 Settings = TypeVar("Settings")
@@ -107,6 +108,23 @@ class Answers:
             },
         }
         return fields_of_record, draws_S
+
+
+class Cell(Protocol):
+    """A model on a task with one setting."""
+
+    def result(self, seeds: Sequence[int], report: Callable[[str], Any]) -> Result:
+        """Its record, a training for each seed, and the bootstrap draws."""
+
+
+def score_cells(
+    cells: Iterable[Cell], seeds: Sequence[int], baseline: str | None, report: Callable[[str], Any]
+) -> list[dict[str, Any]]:
+    """The cells' records, compared with that of the model called `baseline`, if there is one."""
+    results = [cell.result(seeds, report) for cell in cells]
+    if baseline is not None:
+        compare_with(results, baseline)
+    return [result.record for result in results]
 
 
 def with_settings(config: Settings, settings: Sequence[str], what: str) -> Settings:

@@ -26,9 +26,9 @@ from ajepa.files import write_json
 from ajepa.s3prl_upstream.sets import CONFIG
 
 from .commands import EvaluationError, alone_in, check_names, run_stock, versions
-from .native import Result, compare_with
+from .native import Result
 from .records import provenance
-from .stock import Answers, Checkpoint
+from .stock import Answers, Checkpoint, score_cells
 
 MODULE = "s3prl.run_downstream"
 SEED = 1337  # s3prl's
@@ -139,13 +139,9 @@ def evaluate_superb(
     check_names([model.name for model in models], baseline)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     data_hash = _data_fingerprint(data)
-    results = []
-    for model in models:
-        cell = _Cell(model, task, data, data_hash, Path(out).resolve(), settings, device)
-        results.append(cell.result(seeds, report))
-    if baseline is not None:
-        compare_with(results, baseline)
-    return [result.record for result in results]
+    out = Path(out).resolve()
+    cells = (_Cell(model, task, data, data_hash, out, settings, device) for model in models)
+    return score_cells(cells, seeds, baseline, report)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ import torch
 from ajepa.files import write, write_json
 
 from .commands import EvaluationError, alone_in, check_names, run_module, run_stock, versions
-from .native import Result, compare_with
+from .native import Result
 from .records import provenance
-from .stock import Answers, Checkpoint
+from .stock import Answers, Checkpoint, score_cells
 from .xares import FREQUENCIES, write_encoder
 from .xares_sets import READY
 
@@ -126,13 +126,11 @@ def evaluate_xares(
     check_names([model.name for model in models], baseline)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     tars_hash, clips = _fingerprint(tars), {path.name: _clips(path) for path in sorted(tars.glob("*.tar"))}
-    results = []
-    for model in models:
-        cell = _Cell(model, task, files[task], tars, tars_hash, clips, Path(out).resolve(), settings, device)
-        results.append(cell.result(seeds, report))
-    if baseline is not None:
-        compare_with(results, baseline)
-    return [result.record for result in results]
+    out = Path(out).resolve()
+    cells = (
+        _Cell(model, task, files[task], tars, tars_hash, clips, out, settings, device) for model in models
+    )
+    return score_cells(cells, seeds, baseline, report)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -140,10 +141,8 @@ def run_evaluate(options: argparse.Namespace, defaults: dict[str, Any]) -> None:
         _run_hear(options)
     elif protocol == "finetune":
         _run_finetune(options)
-    elif protocol == "s3prl":
-        _run_s3prl(options)
-    elif protocol == "xares":
-        _run_xares(options)
+    elif protocol in ("s3prl", "xares"):
+        _run_toolkit(options, protocol)
     else:
         _run_probe(options, protocol)
 
@@ -203,40 +202,30 @@ def _run_finetune(options: argparse.Namespace) -> None:
     _show(options, records)
 
 
-def _run_s3prl(options: argparse.Namespace) -> None:
-    from ajepa.eval.stock import with_settings
-    from ajepa.eval.superb import SEED, SuperbSettings, Upstream, evaluate_superb
-
-    records = evaluate_superb(
-        [Upstream.parse(text) for text in options.model],
-        options.task,
-        options.data,
-        options.out,
-        with_settings(SuperbSettings(), options.set, "s3prl"),
-        seeds=_seeds(options, SEED),
-        baseline=options.baseline,
-        device=options.device,
-        report=_say,
-    )
-    _finish(options, records)
-
-
-def _run_xares(options: argparse.Namespace) -> None:
+def _run_toolkit(options: argparse.Namespace, protocol: str) -> None:
+    """The stock toolkits s3prl and X-ARES, which are given the same."""
+    from ajepa.eval import superb, xares_runs
     from ajepa.eval.stock import Checkpoint, with_settings
-    from ajepa.eval.xares_runs import SEED, XaresSettings, evaluate_xares
 
-    records = evaluate_xares(
-        [Checkpoint.parse(text) for text in options.model],
+    toolkits: dict[str, tuple[Any, Any, int, Callable[..., list[dict[str, Any]]]]] = {
+        "s3prl": (superb.Upstream, superb.SuperbSettings(), superb.SEED, superb.evaluate_superb),
+        "xares": (Checkpoint, xares_runs.XaresSettings(), xares_runs.SEED, xares_runs.evaluate_xares),
+    }
+    kind, settings, seed, evaluate = toolkits[protocol]
+    records = evaluate(
+        [kind.parse(text) for text in options.model],
         options.task,
         options.data,
         options.out,
-        with_settings(XaresSettings(), options.set, "xares"),
-        seeds=_seeds(options, SEED),
+        with_settings(settings, options.set, protocol),
+        seeds=_seeds(options, seed),
         baseline=options.baseline,
         device=options.device,
         report=_say,
     )
-    _finish(options, records)
+    for note in dict.fromkeys(note for record in records for note in record["notes"]):
+        _say(f"note: {note}")
+    _show(options, records)
 
 
 def _seeds(options: argparse.Namespace, default: int) -> list[int]:
@@ -265,13 +254,6 @@ def _show(options: argparse.Namespace, records: list[dict[str, Any]]) -> None:
             write_records(options.json, records)
     finally:
         print(table(records))
-
-
-def _finish(options: argparse.Namespace, records: list[dict[str, Any]]) -> None:
-    """Say the records' notes, then as `_show`."""
-    for note in dict.fromkeys(note for record in records for note in record["notes"]):
-        _say(f"note: {note}")
-    _show(options, records)
 
 
 def _run_probe(options: argparse.Namespace, protocol: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ajepa.eval.commands import check_distinct
 from ajepa.eval.models import EncoderModel, Named
 from ajepa.eval.native import Result, compare_with
 from ajepa.eval.records import about_task, interval_method, provenance
@@ -38,11 +39,9 @@ def finetune_models(
 ) -> list[dict[str, Any]]:
     """One record for each model; with `baseline` the others are compared with the model of that name.
 
-    Raises as `finetune_model` does, and FinetuneError where no model is called like the baseline.
+    Raises as `finetune_model` does, and FinetuneError for names that are alike or no such baseline.
     """
-    names = [model.name for model in models]
-    if baseline is not None and baseline not in names:
-        raise FinetuneError(f"no model is called {baseline!r}, the baseline; there are {', '.join(names)}")
+    check_distinct([model.name for model in models], baseline, FinetuneError)
     results = [
         finetune_model(model, task, config, seeds=seeds, bf16=bf16, report=partial(report, model.name))
         for model in models
