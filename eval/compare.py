@@ -22,7 +22,7 @@ from .comparison_table import as_csv, markdown, table_rows
 from .embeddings import DEFAULT_CACHE
 from .engines import Engine, ThisProcess
 from .native import Result, compare_with, interval_text
-from .pretraining import joined, run_all, run_folder
+from .pretraining import joined, run_all
 from .protocols import Conditions
 
 __all__ = ["Comparison", "ComparisonError", "Failure", "compare"]
@@ -55,15 +55,16 @@ def compare(
     # Absolute: other machines and processes may start elsewhere.
     out, cache = Path(out).resolve(), Path(cache).expanduser().resolve()
     conditions = Conditions(out, cache, comparison.precision, device, threads)
-    sources, seed_of = comparison.sources(out / "runs")
-    untrained = run_all(comparison.pretrained_entries(), out / "runs", jobs=jobs, threads=threads)
-    lost = {name: untrained[run] for name in seed_of if (run := run_folder(sources[name])) in untrained}
+    runs = comparison.runs(out / "runs")
+    sources = comparison.sources() | {name: run.source for name, run in runs.items()}
+    untrained = run_all(runs.values(), jobs=jobs, threads=threads)
+    lost = {name: untrained[run.folder] for name, run in runs.items() if run.folder in untrained}
     cells, failures, complete = plan(comparison, sources, lost, conditions)
     for failure in failures:
         _say_failed(failure)
     failures += _run(cells, conditions, engine or ThisProcess())
     shelf = Shelf(out)
-    results = joined([shelf.read(cell) for cell in cells if shelf.finished(cell)], seed_of)
+    results = joined([shelf.read(cell) for cell in cells if shelf.finished(cell)], runs)
     order = {name: place for place, name in enumerate([*comparison.tasks, *comparison.protocols])}
     results.sort(key=lambda result: (order[result.record["task"]], order[result.record["protocol"]]))
     _compare_with_baseline(results, comparison)

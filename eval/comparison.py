@@ -35,7 +35,7 @@ import yaml
 
 from ajepa.precision import Precision
 
-from .pretraining import Pretraining, PretrainingError
+from .pretraining import Pretraining, PretrainingError, Run
 from .protocols import PROTOCOLS, Probing, Protocol, TaskEntry
 
 OWN = {"task", "data", "hear", "finetune"}  # of a task's entry; the rest are options of the task itself
@@ -115,19 +115,13 @@ class Comparison:
             if isinstance(given, dict)
         ]
 
-    def sources(self, runs: Path) -> tuple[dict[str, str], dict[str, tuple[str, int]]]:
-        """What each model is opened from, those to pre-train once for each seed; whose seed each of these is.
+    def sources(self) -> dict[str, str]:
+        """What each model is opened from that is there already."""
+        return {name: str(given) for name, given in self.models.items() if not isinstance(given, dict)}
 
-        Args:
-            runs: folder of the runs.
-        """
-        sources = {name: str(given) for name, given in self.models.items() if not isinstance(given, dict)}
-        seed_of = {}
-        for entry in self.pretrained_entries():
-            for seed in entry.seeds:
-                name = f"{entry.name}, seed {seed}"
-                sources[name], seed_of[name] = entry.source(seed, runs), (entry.name, seed)
-        return sources, seed_of
+    def runs(self, out: Path) -> dict[str, Run]:
+        """The pre-trainings, by the names of the models that they give; their folders below `out`."""
+        return {run.name: run for entry in self.pretrained_entries() for run in entry.runs(out)}
 
     def task_entries(self) -> list[TaskEntry]:
         """The tasks. Raises ComparisonError for an entry of another kind."""

@@ -20,14 +20,14 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock
 
-from ajepa.recipe import Recipe, RecipeError, load_recipe
+from ajepa.recipe import RecipeError, load_recipe
 from ajepa.training.state import checkpoint_path
 
 from .commands import EvaluationError, run_module
@@ -35,6 +35,28 @@ from .native import Result
 from .scores import interval
 
 KEYS = {"recipe", "set", "seeds", "weights"}
+
+
+class Run(NamedTuple):
+    """One pre-training.
+
+    Attributes:
+        model, seed: of which entry, and its seed.
+        folder: of the run.
+        options: of `ajepa pretrain`.
+        source: what `load_model` takes once the run is done.
+    """
+
+    model: str
+    seed: int
+    folder: Path
+    options: list[str]
+    source: str
+
+    @property
+    def name(self) -> str:
+        """Of the model that it gives."""
+        return f"{self.model}, seed {self.seed}"
 
 
 class PretrainingError(ValueError):
@@ -77,70 +99,63 @@ class Pretraining:
             raise PretrainingError(f"model {name}: set is {own!r}; give settings such as {{optim.lr: 1e-3}}")
         found = cls(name, given["recipe"], {**common, **own}, tuple(seeds), given.get("weights") == "random")
         try:
-            found.loaded(seeds[0], Path())
+            found.runs(Path())
         except RecipeError as error:
             raise PretrainingError(f"model {name}: {error}") from error
         return found
 
-    def loaded(self, seed: int, out: Path) -> Recipe:
-        """A seed's whole recipe, its run's folder below `out`."""
-        settings = [f"{key}={_as_option(value)}" for key, value in self.set.items()]
-        recipe = load_recipe(self.recipe, [*settings, f"run.seed={seed}"])
-        content = json.dumps(recipe.as_dict(), sort_keys=True)
-        slug = re.sub(r"[^A-Za-z0-9]+", "-", recipe.name).strip("-")
-        folder = f"{slug}-seed{seed}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
-        return replace(recipe, run=replace(recipe.run, out=str(out / folder)))
-
-    def options(self, seed: int, out: Path) -> list[str]:
-        """Of `ajepa pretrain`."""
-        settings = [f"{key}={_as_option(value)}" for key, value in self.set.items()]
-        return [self.recipe, *settings, f"run.seed={seed}", f"run.out={self.loaded(seed, out).run.out}"]
-
-    def source(self, seed: int, out: Path) -> str:
-        """What `load_model` takes once the run is done."""
-        folder = Path(self.loaded(seed, out).run.out)
-        return str(checkpoint_path(folder, 0) if self.random else folder)
+    def runs(self, out: Path) -> list[Run]:
+        """One for each seed, their folders below `out`. Raises RecipeError for settings that are wrong."""
+        found = []
+        for seed in self.seeds:
+            settings = [
+                f"{key}={_as_option(value)}" for key, value in (self.set | {"run.seed": seed}).items()
+            ]
+            recipe = load_recipe(self.recipe, settings)
+            content = json.dumps(recipe.as_dict(), sort_keys=True)
+            slug = re.sub(r"[^A-Za-z0-9]+", "-", recipe.name).strip("-")
+            digest = hashlib.sha256(content.encode()).hexdigest()[:10]
+            folder = out / f"{slug}-seed{seed}-{digest}"
+            source = checkpoint_path(folder, 0) if self.random else folder
+            options = [self.recipe, *settings, f"run.out={folder}"]
+            found.append(Run(self.name, seed, folder, options, str(source)))
+        return found
 
 
 def _as_option(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def run_all(
-    entries: Iterable[Pretraining], out: Path, *, jobs: int = 1, threads: int | None = None
-) -> dict[Path, str]:
-    """Pre-train what is not finished, `jobs` runs at a time; output goes to a log beside each run's folder.
+def run_all(runs: Iterable[Run], *, jobs: int = 1, threads: int | None = None) -> dict[Path, str]:
+    """Do the runs that are not finished, `jobs` at a time; output goes to a log beside each run's folder.
 
     Args:
-        out: folder of the runs' folders.
         threads: of each process; None leaves them as they are.
 
     Returns:
         Why runs failed, by their folder: empty where all went well.
     """
-    wanted = {}
-    for entry in entries:
-        for seed in entry.seeds:
-            folder = Path(entry.loaded(seed, out).run.out)
-            if not (folder / "encoder.safetensors").is_file():
-                wanted[folder] = entry.options(seed, out)
+    # Trained and random weights of one recipe are of one run.
+    wanted = {run.folder: run for run in runs if not (run.folder / "encoder.safetensors").is_file()}
     failed: dict[Path, str] = {}
 
-    def run(item: tuple[Path, list[str]]) -> None:
-        folder, options = item
+    def pretrain(run: Run) -> None:
+        folder = run.folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         log = folder.with_suffix(".log")
         print(f"pre-training {folder.name}; its output: {log}", file=sys.stderr, flush=True)
         with FileLock(folder.with_suffix(".lock")):
             try:
-                seconds = run_module("ajepa.cli", ["pretrain", *options], Path.cwd(), log, threads=threads)
+                seconds = run_module(
+                    "ajepa.cli", ["pretrain", *run.options], Path.cwd(), log, threads=threads
+                )
             except EvaluationError as error:
                 failed[folder] = str(error)
             else:
                 print(f"{folder.name}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(run, wanted.items()))
+        list(pool.map(pretrain, wanted.values()))
     return failed
 
 
@@ -156,7 +171,7 @@ def spent(folder: Path) -> dict[str, float]:
     return {"steps": before, "clips": before * clips, "seconds": round(seconds, 1)}
 
 
-def joined(results: Sequence[Result], seed_of: Mapping[str, tuple[str, int]]) -> list[Result]:
+def joined(results: Sequence[Result], runs: Mapping[str, Run]) -> list[Result]:
     """Results with those of one pre-trained model's seeds made one.
 
     The score is the mean over the seeds. A draw of its interval draws seeds as well as clips, each with
@@ -164,42 +179,41 @@ def joined(results: Sequence[Result], seed_of: Mapping[str, tuple[str, int]]) ->
     over the seeds. Models with the same seeds draw the same ones, so that their difference is paired.
 
     Args:
-        seed_of: by the name of a result's model, the model's own name and the seed.
+        runs: by the name of a result's model.
     """
     groups: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
     for result in results:
         record = result.record
-        model = seed_of.get(record["model"], (record["model"], 0))[0]
-        groups[model, record["task"], record["protocol"]].append(result)
+        name = record["model"]
+        groups[runs[name].model if name in runs else name, record["task"], record["protocol"]].append(result)
     return [
-        _join(model, members, [seed_of[m.record["model"]][1] for m in members])
-        if members[0].record["model"] in seed_of
+        _join(members, [runs[member.record["model"]] for member in members])
+        if members[0].record["model"] in runs
         else members[0]
-        for (model, _, _), members in groups.items()
+        for members in groups.values()
     ]
 
 
-def _join(model: str, members: Sequence[Result], seeds: list[int]) -> Result:
+def _join(members: Sequence[Result], runs: Sequence[Run]) -> Result:
+    seeds = [run.seed for run in runs]
     scores = [member.record["score"] for member in members]
     folds = [member.record["folds"] for member in members]
     draws_S = members[0].draws_S
     if len(members) > 1 and all(len(member.draws_S) for member in members):
         draws_RS = torch.stack([member.draws_S for member in members])
         generator = torch.Generator().manual_seed(zlib.crc32(repr(seeds).encode()))
-        runs, draws = draws_RS.shape
-        chosen_RS = torch.randint(runs, (runs, draws), generator=generator)
+        chosen_RS = torch.randint(len(draws_RS), draws_RS.shape, generator=generator)
         draws_S = draws_RS.gather(0, chosen_RS).mean(0)
-    folders = [run_folder(member.record["source"]) for member in members]
     record = members[0].record | {
-        "model": model,
+        "model": runs[0].model,
         "score": sum(scores) / len(scores),
         "interval": interval(draws_S) if len(draws_S) else None,
         "folds": {split: sum(one[split] for one in folds) / len(folds) for split in folds[0]},
         "pretraining": {
             "seeds": seeds,
             "scores": scores,
-            "runs": [folder.name for folder in folders],
-            "spent": [spent(folder) for folder in folders],  # of random weights: by the run they began
+            "runs": [run.folder.name for run in runs],
+            "spent": [spent(run.folder) for run in runs],  # of random weights: by the run they began
         },
     }
     if len(members) > 1:
@@ -209,9 +223,3 @@ def _join(model: str, members: Sequence[Result], seeds: list[int]) -> Result:
         if record["interval"] is not None:
             record["interval_method"] += f", and over {len(members)} pre-trainings"
     return Result(record, draws_S)
-
-
-def run_folder(source: str) -> Path:
-    """The folder of the run that a model's source belongs to."""
-    path = Path(source)
-    return path.parent.parent if path.suffix else path  # a checkpoint lies two folders down

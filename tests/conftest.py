@@ -22,7 +22,7 @@ from ajepa.features import LogMelConfig
 from ajepa.masking import MaskingConfig
 from ajepa.objectives.a_jepa import AJEPAConfig
 from ajepa.predictor import PredictorConfig
-from ajepa.recipe import DataConfig, OptimConfig, Recipe, RunConfig
+from ajepa.recipe import DataConfig, OptimConfig, Recipe, RunConfig, dump_recipe
 from tests.file_server import Handler, Server
 
 pytest.register_assert_rewrite("tests.hear_tasks", "tests.hear_toolkit")  # failures show their values
@@ -73,6 +73,20 @@ def tiny_recipe(audio_folder: Path, tmp_path: Path) -> Recipe:
             out=str(tmp_path / "run"), log_every=1, health_every=2, checkpoint_every=2, accelerator="cpu"
         ),
     )
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """The recipe's file of a tiny encoder of random weights: 2 blocks, 8 frequency patches, width 32."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(dump_recipe(Recipe(name="tiny", encoder=TINY, data=DataConfig(crop_seconds=1.28))))
+    return path
+
+
+@pytest.fixture
+def source(tiny: Path) -> str:
+    """The same as people name it."""
+    return str(tiny)
 
 
 @pytest.fixture

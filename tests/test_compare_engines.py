@@ -101,7 +101,7 @@ def other_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def planned(comparison: Comparison, conditions: Conditions) -> list[Cell]:
-    return plan(comparison, comparison.sources(conditions.folder)[0], {}, conditions).cells
+    return plan(comparison, comparison.sources(), {}, conditions).cells
 
 
 def scores(records: list[dict[str, Any]]) -> list[tuple[Any, ...]]:

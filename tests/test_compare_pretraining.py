@@ -14,7 +14,7 @@ import yaml
 
 from ajepa.eval.compare import Comparison, ComparisonError, compare
 from ajepa.eval.native import Result, interval_text
-from ajepa.eval.pretraining import joined
+from ajepa.eval.pretraining import Run, joined
 from ajepa.recipe import Recipe, dump_recipe
 
 
@@ -99,15 +99,16 @@ def test_intervals_hold_the_spread_over_seeds() -> None:
     def undrawn(result: Result) -> Result:
         return Result(result.record | {"interval": None}, torch.empty(0))
 
-    seed_of = {f"{model}, seed {seed}": (model, seed) for model in "acd" for seed in (0, 7, 8)}
+    every = [Run(model, seed, Path("absent"), [], "absent") for model in "acd" for seed in (0, 7, 8)]
+    runs = {run.name: run for run in every}
     results = [result("a, seed 0", 0.4), result("b", 0.3), result("a, seed 7", 0.6)]
     same = [result("c, seed 0", 0.5), result("c, seed 7", 0.7)]
     others = [result("d, seed 7", 0.5), result("d, seed 8", 0.7)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ajepa.eval.pretraining.spent", lambda folder: {})
-        one, other = joined(results, seed_of)
-        (paired,), (unpaired,) = joined(same, seed_of), joined(others, seed_of)
-        (toolkit,) = joined(list(map(undrawn, same)), seed_of)
+        one, other = joined(results, runs)
+        (paired,), (unpaired,) = joined(same, runs), joined(others, runs)
+        (toolkit,) = joined(list(map(undrawn, same)), runs)
     low, high = one.record["interval"]
     assert one.record["model"] == "a" and one.record["score"] == pytest.approx(0.5)
     assert low < 0.42 and high > 0.58

@@ -9,7 +9,6 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
@@ -26,7 +25,7 @@ import ajepa
 from ajepa import harness
 from ajepa.data.synthetic import write_voxceleb1
 from ajepa.harness import hook, s3prl, s3prl_audio
-from ajepa.recipe import Recipe, dump_recipe
+from ajepa.recipe import Recipe
 from ajepa.s3prl_upstream import UpstreamError, sets
 
 needs_s3prl = pytest.mark.skipif(
@@ -49,13 +48,6 @@ def bridged() -> Iterator[None]:
         hook.install("s3prl")
         yield
     forget()
-
-
-@pytest.fixture
-def source(tiny_recipe: Recipe, tmp_path: Path) -> str:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(dump_recipe(replace(tiny_recipe, data=replace(tiny_recipe.data, source=""))))
-    return str(path)
 
 
 def test_the_bridge_is_enabled_beside_the_other(tmp_path: Path) -> None:

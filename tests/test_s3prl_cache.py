@@ -5,24 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from ajepa.recipe import Recipe, dump_recipe
 from ajepa.s3prl_upstream import UpstreamExpert
 from ajepa.s3prl_upstream.cache import FeatureCache, clip_key
 
 LIMIT = 10**9
-
-
-@pytest.fixture
-def source(tiny_recipe: Recipe, tmp_path: Path) -> str:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(dump_recipe(replace(tiny_recipe, data=replace(tiny_recipe.data, source=""))))
-    return str(path)
 
 
 @pytest.fixture

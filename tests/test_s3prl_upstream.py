@@ -21,14 +21,6 @@ RATE = 2_560  # samples of a time step: 16 frames of 10 ms
 
 
 @pytest.fixture
-def source(tiny_recipe: Recipe, tmp_path: Path) -> str:
-    """A recipe with a tiny encoder of random weights: 2 blocks, 8 frequency patches, width 32."""
-    path = tmp_path / "tiny.yaml"
-    path.write_text(dump_recipe(replace(tiny_recipe, data=replace(tiny_recipe.data, source=""))))
-    return str(path)
-
-
-@pytest.fixture
 def expert(source: str) -> UpstreamExpert:
     return UpstreamExpert(source).eval()
 

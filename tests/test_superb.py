@@ -14,26 +14,16 @@ import torch
 
 from ajepa.cli import main
 from ajepa.data.synthetic import write_voxceleb1
-from ajepa.encoder import EncoderConfig
 from ajepa.eval import superb
 from ajepa.eval.commands import EvaluationError, alone_in, check_names, run_module
 from ajepa.eval.stock import Answers, Checkpoint, with_settings
 from ajepa.eval.superb import SuperbSettings, Upstream, evaluate_superb
-from ajepa.recipe import Recipe, RecipeError, dump_recipe
+from ajepa.recipe import RecipeError
 
 needs_s3prl = pytest.mark.skipif(
     importlib.util.find_spec("s3prl") is None or importlib.util.find_spec("omegaconf") is None,
     reason="s3prl is not installed; `ajepa harness enable s3prl` installs it",
 )
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    """The recipe of a tiny encoder."""
-    recipe = Recipe(name="tiny", encoder=EncoderConfig(size="ti", width=32, depth=2, heads=2))
-    path = tmp_path / "tiny.yaml"
-    path.write_text(dump_recipe(replace(recipe, data=replace(recipe.data, source=""))))
-    return path
 
 
 def test_models(tiny: Path) -> None:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from torch import nn
 
 from ajepa.cli import main
 from ajepa.data.synthetic import write_esc50, write_speech_commands, write_voxceleb1
-from ajepa.encoder import EncoderConfig
 from ajepa.eval import xares_runs
 from ajepa.eval.commands import EvaluationError
 from ajepa.eval.stock import Checkpoint
@@ -30,7 +28,6 @@ from ajepa.eval.xares import main as write_main
 from ajepa.eval.xares_runs import XaresSettings, evaluate_xares, task_files
 from ajepa.eval.xares_sets import READY, XaresSetError, write_tars
 from ajepa.harness import xares as bridge
-from ajepa.recipe import Recipe, dump_recipe
 from tests.hear_toolkit import enabled_site, python
 
 
@@ -44,15 +41,6 @@ def _installed() -> bool:
 needs_xares = pytest.mark.skipif(
     not _installed(), reason="X-ARES is not installed; `ajepa harness enable xares` installs it"
 )
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    """The recipe of a tiny encoder."""
-    recipe = Recipe(name="tiny", encoder=EncoderConfig(size="ti", width=32, depth=2, heads=2))
-    path = tmp_path / "tiny.yaml"
-    path.write_text(dump_recipe(replace(recipe, data=replace(recipe.data, source=""))))
-    return path
 
 
 def _members(tar: Path) -> dict[str, bytes]:
