@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from ajepa.data import open_clips, remote
+from ajepa.data import download, open_clips, remote
 from ajepa.data.encode import Packing
 from ajepa.data.pack import write_shards
 from ajepa.encoder import EncoderConfig
@@ -24,6 +24,7 @@ from ajepa.objectives.a_jepa import AJEPAConfig
 from ajepa.predictor import PredictorConfig
 from ajepa.recipe import DataConfig, OptimConfig, Recipe, RunConfig, dump_recipe
 from tests.file_server import Handler, Server
+from tests.range_server import RangeHandler, RangeServer
 
 pytest.register_assert_rewrite("tests.hear_tasks", "tests.hear_toolkit")  # failures show their values
 
@@ -117,4 +118,18 @@ def server(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread.start()
         yield running
         running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RangeServer]:
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.001)
+    (tmp_path / "web").mkdir()
+    with RangeServer(("127.0.0.1", 0), partial(RangeHandler, directory=str(tmp_path / "web"))) as server:
+        server.requests, server.answers = Counter(), {}
+        server.asked, server.cuts, server.tags = [], [], True
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
         thread.join()
