@@ -37,6 +37,7 @@ def compare(
     device: str | None = None,
     threads: int | None = None,
     jobs: int = 1,
+    runs_folder: str | Path | None = None,
 ) -> tuple[list[dict[str, Any]], list[Failure]]:
     """Run what is not finished, and write `records.json`, `table.md` and `table.csv` into `out`.
 
@@ -48,6 +49,7 @@ def compare(
         device: where models are put; None is the CPU.
         threads: of each process; None leaves them as they are.
         jobs: pre-trainings at a time, which run on this machine.
+        runs_folder: of the pre-trainings, which several comparisons may share; None is `runs` in `out`.
 
     Returns:
         The records, task by task, and what failed.
@@ -55,7 +57,7 @@ def compare(
     # Absolute: other machines and processes may start elsewhere.
     out, cache = Path(out).resolve(), Path(cache).expanduser().resolve()
     conditions = Conditions(out, cache, comparison.precision, device, threads)
-    runs = comparison.runs(out / "runs")
+    runs = comparison.runs(Path(runs_folder or out / "runs").resolve())
     sources = comparison.sources() | {name: run.source for name, run in runs.items()}
     untrained = run_all(runs.values(), jobs=jobs, threads=threads)
     lost = {name: untrained[run.folder] for name, run in runs.items() if run.folder in untrained}

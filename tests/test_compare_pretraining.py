@@ -81,6 +81,11 @@ def test_models_are_pre_trained_once_and_their_seeds_joined(
     assert json.dumps(again) == json.dumps(records)
     assert files == {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.safetensors")}
 
+    shared, _ = compare(Comparison(**content), tmp_path / "other", cache, runs_folder=out / "runs")
+    assert [(one["model"], one["score"]) for one in shared] == [(one["model"], one["score"]) for one in records]
+    assert not (tmp_path / "other" / "runs").exists()
+    assert files == {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.safetensors")}
+
     content["models"] = {"longer": content["models"]["plain"] | {"set": {"optim.steps": 4}, "seeds": [0]}}
     (longer,), _ = compare(Comparison(**content | {"baseline": None}), out, cache)
     assert longer["pretraining"]["spent"][0]["steps"] == 4, "other settings are another run"

@@ -29,6 +29,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     compare.add_argument(
         "--cache", type=Path, help="folder of embeddings; default: ~/.cache/ajepa/embeddings"
     )
+    compare.add_argument(
+        "--runs",
+        type=Path,
+        metavar="FOLDER",
+        help="of the models that are pre-trained for it; comparisons that are given the same one share the "
+        "runs that they have in common; default: runs in --out",
+    )
     compare.add_argument("--device", default=None, help="where models are put, such as cuda; default: cpu")
     compare.add_argument(
         "--jobs",
@@ -71,6 +78,7 @@ def run_compare(options: argparse.Namespace) -> int:
         device=options.device,
         threads=max(1, torch.get_num_threads() // options.jobs) if several else None,
         jobs=options.jobs or 1,
+        runs_folder=options.runs,
     )
     print(table(records))
     print(f"\n{options.out / 'table.md'}: {len(records)} cells, {len(failures)} failed")
