@@ -82,7 +82,9 @@ def test_models_are_pre_trained_once_and_their_seeds_joined(
     assert files == {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.safetensors")}
 
     shared, _ = compare(Comparison(**content), tmp_path / "other", cache, runs_folder=out / "runs")
-    assert [(one["model"], one["score"]) for one in shared] == [(one["model"], one["score"]) for one in records]
+    assert [(one["model"], one["score"]) for one in shared] == [
+        (one["model"], one["score"]) for one in records
+    ]
     assert not (tmp_path / "other" / "runs").exists()
     assert files == {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.safetensors")}
 
