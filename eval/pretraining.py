@@ -151,6 +151,7 @@ def run_all(runs: Iterable[Run], *, jobs: int = 1, threads: int | None = None) -
                 )
             except EvaluationError as error:
                 failed[folder] = str(error)
+                print(f"{folder.name} failed: {error}", file=sys.stderr, flush=True)
             else:
                 print(f"{folder.name}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
 
