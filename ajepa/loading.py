@@ -17,6 +17,7 @@ from ajepa.precision import Precision, check_precision
 from ajepa.recipe import RecipeError, load_recipe, recipe_from_dict
 from ajepa.unpickle import UnpickleError, is_torch_file
 
+DEFAULT = "default"
 FINISHED = ("encoder.safetensors", hub.WEIGHTS)  # in a run's folder, in an exported one
 
 
@@ -48,8 +49,8 @@ def load_model(
             encoder, else its last checkpoint); an official Audio-MAE `.pth` or Audio-JEPA `.ckpt`; or a
             recipe's name or YAML file (random weights: the twin that a pre-trained encoder has to beat).
             `hf://owner/name[@revision]`: what `ajepa export --push` put on the Hugging Face Hub.
-            None: the small encoder that comes with the package (ajepa/weights/README.md is its card). What
-            a file is follows from its content.
+            None or "default": the small encoder that comes with the package (ajepa/weights/README.md is its
+            card; a folder of that name is ./default). What a file is follows from its content.
         device: where to put it; None leaves it on the CPU.
         weights: which encoder of a training checkpoint or an Audio-JEPA file, "target_encoder" (the default)
             or "encoder" (the only one of Audio-MAE).
@@ -70,8 +71,9 @@ def load_model(
     check_precision(precision)
     if pooling is not None:
         _check_pooling(pooling, source)
-    if source is None or source == "":
+    if source in (None, "", DEFAULT):
         source = bundled()
+    assert source is not None
     if str(source).startswith(hub.SCHEME):
         source = hub.download(str(source))
     path = Path(source)

@@ -62,8 +62,7 @@ def compare(
     untrained = run_all(runs.values(), jobs=jobs, threads=threads)
     lost = {name: untrained[run.folder] for name, run in runs.items() if run.folder in untrained}
     cells, failures, complete = plan(comparison, sources, lost, conditions)
-    for failure in failures:
-        _say_failed(failure)
+    _say_failed(failures)
     failures += _run(cells, conditions, engine or ThisProcess())
     shelf = Shelf(out)
     results = joined([shelf.read(cell) for cell in cells if shelf.finished(cell)], runs)
@@ -103,9 +102,9 @@ def _run(cells: Sequence[Cell], conditions: Conditions, engine: Engine) -> list[
                     found = [Failure(c.model, c.entry.name, c.protocol, reason) for c in group]
                 elif untried:  # the process was killed at the cell before them
                     waiting.append(untried)
-                for failure in filter(None, found):
-                    failures.append(failure)
-                    _say_failed(failure)
+                failed = [failure for failure in found if failure]
+                failures += failed
+                _say_failed(failed)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; what is finished is kept, and the same command goes on") from None
     finally:
@@ -124,8 +123,14 @@ def _score(record: dict[str, Any]) -> str:
     return f"{record['score']:.3f} ({interval_text(record)})"
 
 
-def _say_failed(failure: Failure) -> None:
-    _say(f"failed: {failure.model} on {failure.task}, {failure.protocol}: {failure.reason}")
+def _say_failed(failures: Sequence[Failure]) -> None:
+    """A line for each model and reason: one that cannot be opened fails in all its cells."""
+    alike: dict[tuple[str, str], list[Failure]] = defaultdict(list)
+    for failure in failures:
+        alike[failure.model, failure.reason].append(failure)
+    for (model, reason), (first, *more) in alike.items():
+        others = f" and {len(more)} other cells" if more else ""
+        _say(f"failed: {model} on {first.task}, {first.protocol}{others}: {reason}")
 
 
 def _say(text: str) -> None:

@@ -20,9 +20,9 @@ Protocols with options are a mapping like that of the tasks, `protocol` where th
       no masking: {protocol: finetune, set: {epochs: 20, masked_share: 0}, seeds: [0, 1, 2]}
       hear: {grid: fast}
 
-linear and knn take layer, pool and time; finetune takes recipe, set and seeds; hear takes grid and
-grid_points. Paths start at the folder where the command runs. A task's `finetune` has recipe and set for that
-task; a protocol's own settings go first.
+linear and knn take layer, pool, time and class_weight; finetune takes recipe, set and seeds; hear takes
+grid and grid_points. Paths start at the folder where the command runs. A task's `finetune` has recipe and
+set for that task; a protocol's own settings go first.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
 With z_l the features of layer l, standardised over the training clips, the minimum over a, W and b of
 
-    c * sum_n loss(x_n W + b, y_n) + |W|^2 / 2    where    x = sum_l softmax(a)_l z_l / s
+    c * sum_n w_n loss(x_n W + b, y_n) + |W|^2 / 2    where    x = sum_l softmax(a)_l z_l / s
 
-is sought by L-BFGS from equal weights, in seconds where SUPERB takes 200,000 steps of Adam. The problem is
-not convex; the start makes the answer one and the same. With all weight on one layer it is the linear probe
-on that layer. The root mean square s of the sum, relative to that of a layer, keeps x at one scale: layers
-that differ would else be worth less together than alone, only because their sum is smaller and needs a
-larger W.
+is sought by L-BFGS from equal weights, in seconds where SUPERB takes 200,000 steps of Adam; w_n are weights
+of the clips, 1 by default. The problem is not convex; the start makes the answer one and the same. With all
+weight on one layer it is the linear probe on that layer. The root mean square s of the sum, relative to
+that of a layer, keeps x at one scale: layers that differ would else be worth less together than alone, only
+because their sum is smaller and needs a larger W.
 
 To be small, the fit sees the features on the axes along which the layers together vary most over the
 training clips: AXES of them, shared by all layers, as W is. Only the weights are taken from it; the head that
@@ -61,7 +61,11 @@ def nearest_penalty(penalty: float) -> float:
 
 
 def learn_mixes(
-    features_NLD: Tensor, target: Tensor, penalties: Sequence[float], classes: int
+    features_NLD: Tensor,
+    target: Tensor,
+    penalties: Sequence[float],
+    classes: int,
+    clip_weight_N: Tensor | None = None,
 ) -> dict[float, LayerMix]:
     """Learn the weights of the layers on training clips, for each penalty on its own.
 
@@ -70,6 +74,7 @@ def learn_mixes(
         target: class numbers [N], or 0 and 1 [N, C] for several labels.
         penalties: values for c of the formula above.
         classes: C; a class may have no clip here.
+        clip_weight_N: the w_n, of mean 1; None weighs all clips alike.
     """
     several = target.ndim == 2
     truth_NC = (target if several else functional.one_hot(target, classes)).to(features_NLD)
@@ -78,7 +83,8 @@ def learn_mixes(
     axes_LNK = _on_shared_axes(features_NLD, mean_LD, scale_LD)
     gram_LL = axes_LNK.flatten(1) @ axes_LNK.flatten(1).T
     gram_LL = gram_LL / gram_LL.diagonal().mean().clamp_min(LEAST_STD)
-    problems = [Problem(axes_LNK, truth_NC, gram_LL, c, several) for c in penalties]
+    weight_N = truth_NC.new_ones(len(truth_NC)) if clip_weight_N is None else clip_weight_N.to(truth_NC)
+    problems = [Problem(axes_LNK, truth_NC, weight_N, gram_LL, c, several) for c in penalties]
     return {one.c: LayerMix(_minimise(one), scale_LD) for one in problems}
 
 
@@ -88,6 +94,7 @@ class Problem(NamedTuple):
     Attributes:
         axes_LNK: standardised features of each layer, on the shared axes.
         truth_NC: one-hot classes, or with several labels 0 and 1.
+        weight_N: of the clips.
         gram_LL: products of layers, summed over clips and axes; their squares have mean 1.
         c: the penalty's c.
         several: several labels, and so a binary loss for each class.
@@ -95,6 +102,7 @@ class Problem(NamedTuple):
 
     axes_LNK: Tensor
     truth_NC: Tensor
+    weight_N: Tensor
     gram_LL: Tensor
     c: float
     several: bool
@@ -107,7 +115,7 @@ class Problem(NamedTuple):
         sum_NK = (weight_L @ self.axes_LNK.flatten(1)).view(clips, axes)
         scale = (weight_L @ self.gram_LL @ weight_L).clamp_min(LEAST_STD).rsqrt()
         logits_NC = sum_NK @ (scale * head_KC) + bias_C
-        loss = losses(logits_NC, self.truth_NC, self.several).mean()
+        loss = (self.weight_N * losses(logits_NC, self.truth_NC, self.several)).mean()
         return loss + 0.5 * head_KC.square().sum() / (self.c * clips)
 
 

@@ -2,10 +2,11 @@
 
 For each c of the path, from the strongest penalty (the smallest c) to the weakest, the minimum of
 
-    c * sum_n loss(x_n W + b, y_n) + |W|^2 / 2
+    c * sum_n w_n loss(x_n W + b, y_n) + |W|^2 / 2
 
-with the cross-entropy over classes, or with the binary one of each class (several labels). This is what
-scikit-learn's LogisticRegression(C=c) minimises; the intercept b is not penalised.
+with the cross-entropy over classes, or with the binary one of each class (several labels), and weights w_n of
+the clips, 1 by default. This is what scikit-learn's LogisticRegression(C=c) minimises; the intercept b is not
+penalised.
 
 Features are rotated onto the principal axes of the training clips (with more features than clips, onto the
 axes that the clips span). |W| and so the minimum stay the same, but there the Hessian is almost diagonal:
@@ -58,6 +59,7 @@ def fit_logistic(
     penalties: Sequence[float],
     classes: int,
     *,
+    clip_weight_N: Tensor | None = None,
     tolerance: float = 1e-4,
     separated: float = 0.0,
 ) -> Linear:
@@ -68,6 +70,7 @@ def fit_logistic(
         target: class numbers [N], or 0 and 1 [N, C] for several labels.
         penalties: the c of the formula above [R], ascending.
         classes: C; a class may have no clip here.
+        clip_weight_N: the w_n, of mean 1; None weighs all clips alike.
         tolerance: stop when the squared gradient, in the scaled coordinates, is about this share of the loss:
             so far above its minimum, about, is then the loss.
         separated: where the mean training loss (nats) falls below it, weaker penalties scale the weights and
@@ -76,6 +79,7 @@ def fit_logistic(
     count, dtype = len(features_ND), features_ND.dtype
     several = target.ndim == 2
     truth_NC = (target if several else functional.one_hot(target, classes)).to(dtype)
+    weight_N1 = (features_ND.new_ones(count) if clip_weight_N is None else clip_weight_N.to(dtype))[:, None]
     axes = _principal_axes(features_ND)
     weight_KC = features_ND.new_zeros(axes.scores_NK.shape[1], classes)
     found = []
@@ -83,40 +87,55 @@ def fit_logistic(
         decay_K1 = torch.full_like(axes.variance_K, 1 / (penalty * count))[:, None]
         decay_K1[-1] = 0.0
         logits_NC = axes.scores_NK @ weight_KC
-        if losses(logits_NC, truth_NC, several).mean() < separated:
+        if (weight_N1[:, 0] * losses(logits_NC, truth_NC, several)).mean() < separated:
             found.append(weight_KC)
             continue
         chance_NC = torch.sigmoid(logits_NC) if several else torch.softmax(logits_NC, 1)
-        curvature = (chance_NC * (1 - chance_NC)).mean().clamp_min(1e-6)
+        curvature = (weight_N1 * chance_NC * (1 - chance_NC)).mean().clamp_min(1e-6)
         scale_K1 = (curvature * axes.variance_K[:, None] + decay_K1).rsqrt()
-        weight_KC = _minimise(axes.scores_NK, truth_NC, weight_KC, decay_K1, scale_K1, several, tolerance)
+        problem = _Problem(axes.scores_NK, truth_NC, weight_N1, decay_K1, several)
+        weight_KC = _minimise(problem, weight_KC, scale_K1, tolerance)
         found.append(weight_KC)
     weight_RKC = torch.stack(found)
     weight_RDC = axes.basis_DK @ weight_RKC[:, :-1]
     return Linear(weight_RDC, weight_RKC[:, -1] - axes.mean_D @ weight_RDC)
 
 
-def _minimise(
-    scores_NK: Tensor,
-    truth_NC: Tensor,
-    start_KC: Tensor,
-    decay_K1: Tensor,
-    scale_K1: Tensor,
-    several: bool,
-    tolerance: float,
-) -> Tensor:
-    """Weights at the minimum for one penalty; the optimiser moves weights / scale."""
+class _Problem(NamedTuple):
+    """The formula of this module divided by c N, on principal axes, for one c.
+
+    Attributes:
+        scores_NK: the clips on the axes.
+        truth_NC: one-hot classes, or with several labels 0 and 1.
+        weight_N1: of the clips.
+        decay_K1: 1 / (c N), for the intercept 0.
+        several: several labels, and so a binary loss for each class.
+    """
+
+    scores_NK: Tensor
+    truth_NC: Tensor
+    weight_N1: Tensor
+    decay_K1: Tensor
+    several: bool
+
+    def __call__(self, weight_KC: Tensor) -> tuple[Tensor, Tensor]:
+        """Its value, and its gradient [K, C] by hand: half the time of autograd's."""
+        logits_NC = self.scores_NK @ weight_KC
+        chance_NC = torch.sigmoid(logits_NC) if self.several else torch.softmax(logits_NC, 1)
+        error_NC, pull_KC = self.weight_N1 * (chance_NC - self.truth_NC), self.decay_K1 * weight_KC
+        loss = (self.weight_N1[:, 0] * losses(logits_NC, self.truth_NC, self.several)).mean()
+        gradient_KC = self.scores_NK.T @ error_NC / len(self.scores_NK) + pull_KC
+        return loss + 0.5 * (pull_KC * weight_KC).sum(), gradient_KC
+
+
+def _minimise(problem: _Problem, start_KC: Tensor, scale_K1: Tensor, tolerance: float) -> Tensor:
+    """Weights at the minimum; the optimiser moves weights / scale."""
     scaled_KC = start_KC / scale_K1
 
     def closure() -> Tensor:
-        weight_KC = scaled_KC * scale_K1
-        logits_NC = scores_NK @ weight_KC
-        chance_NC = torch.sigmoid(logits_NC) if several else torch.softmax(logits_NC, 1)
-        error_NC, pull_KC = chance_NC - truth_NC, decay_K1 * weight_KC
-        # By hand: half the time of autograd's.
-        scaled_KC.grad = (scores_NK.T @ error_NC / len(scores_NK) + pull_KC) * scale_K1
-        loss = losses(logits_NC, truth_NC, several).mean()
-        return loss + 0.5 * (pull_KC * weight_KC).sum()
+        loss, gradient_KC = problem(scaled_KC * scale_K1)
+        scaled_KC.grad = gradient_KC * scale_K1
+        return loss
 
     least = float(closure()) * tolerance / scaled_KC.numel()
     optimiser = torch.optim.LBFGS(

@@ -16,11 +16,13 @@ from ajepa.files import write_json
 from .commands import check_distinct
 from .embeddings import DEFAULT_CACHE, POOLS, TIMES, Embedded, embed_task
 from .models import Named
-from .probes import PROBES
+from .probes import BALANCED, PROBES, Probe
 from .records import about_task, interval_method, provenance
 from .scores import bootstrap, interval, two_sided
 from .selection import describe, run_probe
 from .tasks import Task
+
+CLASS_WEIGHTS = ("none", "balanced")
 
 
 class ProbeError(ValueError):
@@ -39,6 +41,8 @@ class ProbeOptions:
             on validation.
         time: over time the mean ("mean"), with the standard deviation behind it ("mean+std"), or what is
             "best" on validation. `logmel` has both in any case.
+        class_weight: in the linear probe clips weigh alike ("none"), or classes do ("balanced"), as with the
+            samplers of s3prl's keyword spotting.
         cache: folder of the embeddings.
     """
 
@@ -46,6 +50,7 @@ class ProbeOptions:
     layer: str = "last"
     pool: str = "concat"
     time: str = "mean"
+    class_weight: str = "none"
     cache: str | Path = DEFAULT_CACHE
 
     def __post_init__(self) -> None:
@@ -53,9 +58,21 @@ class ProbeOptions:
             raise ProbeError(f"protocol is {self.protocol!r}; choose {' or '.join(PROBES)}")
         if self.layer == "weighted" and self.protocol != "linear":
             raise ProbeError(f"weights of layers are learned with a linear probe, not with {self.protocol}")
+        if self.class_weight not in CLASS_WEIGHTS:
+            raise ProbeError(f"class_weight is {self.class_weight!r}; choose {' or '.join(CLASS_WEIGHTS)}")
+        if self.class_weight == "balanced" and self.protocol != "linear":
+            raise ProbeError(f"classes are balanced in a linear probe, not with {self.protocol}")
         for name, value, known in (("pool", self.pool, POOLS), ("time", self.time, TIMES)):
             if value not in (*known, "best"):
                 raise ProbeError(f"{name} is {value!r}; choose {', '.join(known)} or best")
+
+    def probe(self, task: Task) -> Probe:
+        """The probe for a task. Raises ProbeError: clips of several labels have no balance of classes."""
+        if self.class_weight == "none":
+            return PROBES[self.protocol]
+        if task.multilabel:
+            raise ProbeError(f"{task.name}: clips have several labels; balanced classes need one a clip")
+        return BALANCED
 
 
 class Result(NamedTuple):
@@ -136,7 +153,7 @@ def compare_with(results: Sequence[Result], baseline: str, by: str = "model") ->
 
 
 def _probe(model: Named, task: Task, embedded: Embedded, layer: str, options: ProbeOptions) -> Result:
-    probe, started = PROBES[options.protocol], time.perf_counter()
+    probe, started = options.probe(task), time.perf_counter()
     try:
         representations = embedded.representations(layer, options.pool, options.time)
     except ValueError as error:
@@ -168,6 +185,7 @@ def _probe(model: Named, task: Task, embedded: Embedded, layer: str, options: Pr
         "layer": layer,
         "pool": options.pool,
         "time": options.time,
+        "class_weight": options.class_weight,
         "precision": model.precision,
         "features": next(iter(one.values()))().shape[-1],
         "embed_seconds": embedded.seconds,

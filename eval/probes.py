@@ -10,6 +10,7 @@ Shape suffixes: N training clips, M clips to score, D features, C classes, V val
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -32,11 +33,13 @@ class Probe(NamedTuple):
             several labels (target [N, C]) what ranks the clips of a class. `final`: not for a choice.
         parameter: what the values are called in records.
         values: those that are tried.
+        balanced: do the classes weigh alike in the fit, however many clips they have?
     """
 
     scores: Callable[[Tensor, Tensor, Tensor, Sequence[float], int, bool], Tensor]
     parameter: str
     values: tuple[float, ...]
+    balanced: bool = False
 
 
 def standardised(train_ND: Tensor, scored_MD: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,13 +49,28 @@ def standardised(train_ND: Tensor, scored_MD: Tensor) -> tuple[Tensor, Tensor]:
     return (train_ND - mean_D) / std_D, (scored_MD - mean_D) / std_D
 
 
+def class_weights(target: Tensor) -> Tensor:
+    """Weights [N] of mean 1 with which every class that has a clip weighs alike, for class numbers [N]."""
+    _, place_N, count_C = target.unique(return_inverse=True, return_counts=True)
+    return len(target) / (len(count_C) * count_C[place_N].float())
+
+
 def linear(
-    train_ND: Tensor, target: Tensor, scored_MD: Tensor, values: Sequence[float], classes: int, final: bool
+    train_ND: Tensor,
+    target: Tensor,
+    scored_MD: Tensor,
+    values: Sequence[float],
+    classes: int,
+    final: bool,
+    *,
+    balanced: bool = False,
 ) -> Tensor:
     """Multinomial logistic regression on standardised features; one binary one a class for several labels."""
     train_ND, scored_MD = standardised(train_ND, scored_MD)
     precision = FINAL if final else CHOOSING
-    logits_VMC = fit_logistic(train_ND, target, values, classes, **precision)(scored_MD)
+    weight_N = class_weights(target) if balanced else None
+    fit = fit_logistic(train_ND, target, values, classes, clip_weight_N=weight_N, **precision)
+    logits_VMC = fit(scored_MD)
     return logits_VMC if target.ndim == 2 else functional.log_softmax(logits_VMC, 2)
 
 
@@ -79,3 +97,4 @@ def knn(
 PENALTIES = tuple(10 ** (half / 2) for half in range(-8, 5))
 NEIGHBOURS = (50, 20, 10, 5, 3, 1)
 PROBES = {"linear": Probe(linear, "C", PENALTIES), "knn": Probe(knn, "k", NEIGHBOURS)}
+BALANCED = Probe(partial(linear, balanced=True), "C", PENALTIES, balanced=True)

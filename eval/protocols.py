@@ -16,6 +16,7 @@ import torch
 
 from ajepa.precision import Precision
 
+from .embeddings import DEFAULT_CACHE
 from .finetune.config import FinetuneConfig, config_for
 from .hear import Entry, evaluate, fingerprint
 from .models import Named, open_source
@@ -140,12 +141,13 @@ class Probing(Protocol):
     layer: str = "last"
     pool: str = "concat"
     time: str = "mean"
+    class_weight: str = "none"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer", str(self.layer))  # a number, in the file
         if self.layer == "each":
             raise ProtocolError("layer is each; a comparison takes last, best, weighted or a number")
-        ProbeOptions(self.protocol, self.layer, self.pool, self.time)
+        self._options(DEFAULT_CACHE)  # raises for what they do not know
 
     @property
     def embeds(self) -> int:
@@ -154,9 +156,12 @@ class Probing(Protocol):
 
     def run(self, bench: Bench, entry: TaskEntry) -> Result:
         """Embed, or take what is cached, and probe."""
-        options = ProbeOptions(self.protocol, self.layer, self.pool, self.time, bench.conditions.cache)
+        options = self._options(bench.conditions.cache)
         (result,) = probe_model(bench.model(bench.conditions.precision), bench.task(entry), options)
         return result
+
+    def _options(self, cache: str | Path) -> ProbeOptions:
+        return ProbeOptions(**asdict(self), cache=cache)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .layer_weights import learn_mixes, nearest_penalty
-from .probes import Probe
+from .probes import Probe, class_weights
 from .scores import Scored, score
 from .tasks import Round, Task
 
@@ -147,7 +147,8 @@ def _scores(
     by_penalty: dict[float, list[float]] = defaultdict(list)  # ascending, as the values are
     for value in values:
         by_penalty[nearest_penalty(value)].append(value)
-    mixes = learn_mixes(train, target, list(by_penalty), data.classes)
+    weight_N = class_weights(target) if probe.balanced else None
+    mixes = learn_mixes(train, target, list(by_penalty), data.classes, weight_N)
     parts = [
         probe.scores(mixes[c](train), target, mixes[c](others), some, data.classes, final)
         for c, some in by_penalty.items()

@@ -28,7 +28,9 @@ def test_no_source_is_the_encoder_that_comes_with_the_package() -> None:
         warnings.simplefilter("error")
         model = ajepa.load_model()
         hear = ajepa.hear_module.load_model()
+        named = ajepa.load_model("default")
     assert bundled().stat().st_size < 12e6
+    assert fingerprint(named) == fingerprint(model)
     assert model.source is not None and model.source.recipe == "ajepa-plus-small-cpu"
     assert hear.scene_embedding_size == hear.timestamp_embedding_size == model.clip_size == 384
     with torch.no_grad():
@@ -63,7 +65,7 @@ def test_its_card_is_its_own() -> None:
 
 def test_it_knows_more_words_than_its_twin(shared: Path, tmp_path: Path) -> None:
     task = open_task("speech_commands_v2", shared / "data" / "speech_commands_v0.02")
-    models = [open_model(f"default={bundled()}"), open_model("twin=ajepa-plus-small-cpu")]
+    models = [open_model("default"), open_model("twin=ajepa-plus-small-cpu")]
     default, twin = probe_models(models, task, ProbeOptions(cache=tmp_path), baseline="twin")
     low, _ = default["baseline"]["interval"]
     assert low > 0.05, f"{default['score']:.3f} and {twin['score']:.3f}"

@@ -151,6 +151,14 @@ def test_records(tiny: Named, sounds: Path, tmp_path: Path) -> None:
     assert table(records).count("\n") == 3
     each = probe_models([tiny], task, replace(options, layer="each", protocol="knn"))
     assert [record["layer"] for record in each] == ["1", "2", "last"]
+    uneven = replace(task, clips=tuple(clip for n, clip in enumerate(task.clips) if n % 4))
+    plain, balanced, summed = (
+        probe_models([tiny], uneven, replace(options, class_weight=weight, layer=layer))[0]
+        for weight, layer in (("none", "last"), ("balanced", "last"), ("balanced", "weighted"))
+    )
+    assert (plain["class_weight"], balanced["class_weight"]) == ("none", "balanced")
+    assert balanced["chosen"] != plain["chosen"], "other weights, another fit"
+    assert "layer_weights" in next(iter(summed["chosen"].values()))
     best = probe_models([tiny], task, replace(options, layer="best", pool="best", protocol="knn"))[0]
     assert {choice["representation"] for choice in best["chosen"].values()} <= {
         f"{layer} {pool} mean" for layer in ("1", "2", "last") for pool in ("concat", "mean")
@@ -168,6 +176,12 @@ def test_wrong_requests(tiny: Named, sounds: Path, tmp_path: Path) -> None:
         probe_models([tiny], task, replace(options, layer="7"))
     with pytest.raises(ProbeError, match="linear or knn"):
         ProbeOptions(protocol="svm")
+    with pytest.raises(ProbeError, match="none or balanced"):
+        ProbeOptions(class_weight="equal")
+    with pytest.raises(ProbeError, match="not with knn"):
+        ProbeOptions(protocol="knn", class_weight="balanced")
+    with pytest.raises(ProbeError, match="several labels"):
+        probe_models([tiny], replace(task, multilabel=True), replace(options, class_weight="balanced"))
 
 
 def test_the_command(sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

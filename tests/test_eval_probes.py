@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from ajepa.eval.logistic import fit_logistic
-from ajepa.eval.probes import PROBES, knn, linear, standardised
+from ajepa.eval.probes import PROBES, class_weights, knn, linear, standardised
 from ajepa.eval.scores import Scored, bootstrap, interval, mean_average_precision, two_sided
 from ajepa.eval.selection import describe, run_probe
 from ajepa.eval.tasks import Clip, Task
@@ -44,6 +44,26 @@ def test_the_fit_is_that_of_scikit_learn(clips: int, features: int) -> None:
         np.testing.assert_allclose(fitted.weight_RDC[index].T, reference.coef_, atol=2e-6)
         log_p = torch.log_softmax(fitted(features_ND)[index], 1)
         np.testing.assert_allclose(log_p, reference.predict_log_proba(features_ND.numpy()), atol=5e-4)
+
+
+@pytest.mark.parametrize(("clips", "features"), [(150, 20), (60, 200)], ids=["tall", "wide"])
+def test_balanced_classes_are_those_of_scikit_learn(clips: int, features: int) -> None:
+    features_ND, label_N = blobs(clips, features, 5)
+    label_N = label_N.clamp_max(3)  # the last class has twice the clips of another
+    counted = fit_logistic(features_ND, label_N, [0.01], 4, tolerance=1e-14)
+    weight_N = class_weights(label_N)
+    assert float(weight_N.mean()) == pytest.approx(1.0)
+    fitted = fit_logistic(features_ND, label_N, [0.01], 4, clip_weight_N=weight_N, tolerance=1e-14)
+    reference = LogisticRegression(C=0.01, tol=1e-10, solver="newton-cholesky", class_weight="balanced")
+    reference.fit(features_ND.numpy(), label_N.numpy())
+    np.testing.assert_allclose(fitted.weight_RDC[0].T, reference.coef_, atol=2e-6)
+    np.testing.assert_allclose(
+        torch.log_softmax(fitted(features_ND)[0], 1),
+        reference.predict_log_proba(features_ND.numpy()),
+        atol=5e-4,
+    )
+    rare = [int((logits(features_ND)[0].argmax(1) < 3).sum()) for logits in (counted, fitted)]
+    assert rare[0] <= rare[1], "a class with more clips is not preferred any more"
 
 
 def test_the_path_ends_where_the_clips_are_separated() -> None:

@@ -71,10 +71,11 @@ def test_the_weights_are_at_a_minimum(several: bool) -> None:
     features_NLD = features_NLD.double()
     truth_NC = functional.one_hot(label_N, 5).double()
     target = truth_NC if several else label_N
-    mix = learn_mixes(features_NLD, target, [0.1], 5)[0.1]
+    weight_N = torch.linspace(0.5, 1.5, 120, dtype=torch.double)
+    mix = learn_mixes(features_NLD, target, [0.1], 5, weight_N)[0.1]
     z_LNK = ((features_NLD - features_NLD.mean(0)) / mix.scale_LD).transpose(0, 1)
     gram_LL = torch.einsum("lnk,mnk->lm", z_LNK, z_LNK) / (120 * 6)
-    problem = Problem(z_LNK, truth_NC, gram_LL, 0.1, several)
+    problem = Problem(z_LNK, truth_NC, weight_N, gram_LL, 0.1, several)
 
     def least(logit_L: Tensor) -> float:
         """The minimum over the head with these weights."""

@@ -16,7 +16,7 @@ STOCK = ("task", "data", "out")  # what the protocols s3prl and xares need
 # What each protocol reads beside --model and --task: anything else that is given would go unheeded.
 PROBE = (
     *tasks.ARGUMENTS,
-    *("data", "json", "baseline", "device", "layer", "pool", "time", "precision", "cache"),
+    *("data", "json", "baseline", "device", "layer", "pool", "time", "class_weight", "precision", "cache"),
 )
 TOOLKIT = ("data", "json", "baseline", "device", "out", "set", "seeds")
 READ = {
@@ -47,9 +47,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--model",
         action="append",
         required=True,
-        help="what ajepa.load_model takes, `logmel`, `hear-naive`, or a folder saved by "
-        "transformers; s3prl: also s3prl:UPSTREAM[:CHECKPOINT], one of its own; NAME=SOURCE names its row; "
-        "may be repeated",
+        help="what ajepa.load_model takes (`default` is the encoder that comes with the package), `logmel`, "
+        "`hear-naive`, or a folder saved by transformers; s3prl: also s3prl:UPSTREAM[:CHECKPOINT], one of "
+        "its own; NAME=SOURCE names its row; may be repeated",
     )
     evaluate.add_argument(
         "--protocol",
@@ -94,6 +94,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default="mean",
         help="over time the mean, with the standard deviation behind it, or the better on validation; "
         "default: mean",
+    )
+    frozen.add_argument(
+        "--class-weight",
+        choices=["none", "balanced"],
+        default="none",
+        help="linear: clips weigh alike, or classes do; default: none",
     )
     frozen.add_argument("--cache", type=Path, help="folder of embeddings; default: ~/.cache/ajepa/embeddings")
     finetune = evaluate.add_argument_group("finetune, s3prl and xares")
@@ -267,6 +273,7 @@ def _run_probe(options: argparse.Namespace, protocol: str) -> None:
         layer=options.layer,
         pool=options.pool,
         time=options.time,
+        class_weight=options.class_weight,
         cache=options.cache or DEFAULT_CACHE,
     )
     models = [open_model(text, options.device, options.precision) for text in options.model]
