@@ -207,6 +207,7 @@ def _join(members: Sequence[Result], runs: Sequence[Run]) -> Result:
         draws_S = draws_RS.gather(0, chosen_RS).mean(0)
     record = members[0].record | {
         "model": runs[0].model,
+        "source": runs[0].options[0],  # the recipe; the runs' folders are named below
         "score": sum(scores) / len(scores),
         "interval": interval(draws_S) if len(draws_S) else None,
         "folds": {split: sum(one[split] for one in folds) / len(folds) for split in folds[0]},

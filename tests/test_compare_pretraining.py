@@ -63,6 +63,7 @@ def test_models_are_pre_trained_once_and_their_seeds_joined(
     assert list(by_model) == ["log-mel", "plain", "twin"]
     plain, twin = by_model["plain"], by_model["twin"]
     made = plain["pretraining"]
+    assert plain["source"] == content["models"]["plain"]["recipe"]
     assert made["seeds"] == [0, 1] and plain["score"] == pytest.approx(np.mean(made["scores"]))
     assert [spent["steps"] for spent in made["spent"]] == [3, 3]
     assert all(spent["seconds"] > 0 for spent in made["spent"])
@@ -106,7 +107,7 @@ def test_intervals_hold_the_spread_over_seeds() -> None:
     def undrawn(result: Result) -> Result:
         return Result(result.record | {"interval": None}, torch.empty(0))
 
-    every = [Run(model, seed, Path("absent"), [], "absent") for model in "acd" for seed in (0, 7, 8)]
+    every = [Run(model, seed, Path("absent"), ["absent"], "absent") for model in "acd" for seed in (0, 7, 8)]
     runs = {run.name: run for run in every}
     results = [result("a, seed 0", 0.4), result("b", 0.3), result("a, seed 7", 0.6)]
     same = [result("c, seed 0", 0.5), result("c, seed 7", 0.7)]
