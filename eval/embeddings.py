@@ -32,8 +32,7 @@ from ajepa.data.threads import in_order
 from ajepa.files import own_partial
 from ajepa.precision import autocast
 
-from .hear import fingerprint
-from .models import Named
+from .models import Named, fingerprint
 from .tasks import Clip, Task
 
 DEFAULT_CACHE = "~/.cache/ajepa/embeddings"

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ajepa.files import write_json
@@ -23,6 +22,7 @@ from ajepa.loading import load_model
 from ajepa.recipe import recipe_path
 
 from .commands import EvaluationError, alone_in, check_names, run_stock, versions
+from .models import fingerprint
 
 
 @dataclass(frozen=True)
@@ -152,21 +152,6 @@ def _is_split(value: object) -> bool:
 
 def _run(step: str, arguments: list[str], cell: Path) -> float:
     return run_stock(f"heareval.{step}.runner", arguments, cell, cell / f"{step}.log")
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Hash of weights and buffers, by name, of all parts' settings, and of how audio is cut and pooled."""
-    model = getattr(model, "inner", model)  # however it is wrapped, an encoder has one fingerprint
-    digest = hashlib.sha256()
-    for part in model.modules():
-        digest.update(f"{getattr(part, 'config', '')} {getattr(part, 'chunk_patches', '')}\n".encode())
-        if getattr(part, "pooling", "mean") != "mean":  # unsaid, so that earlier results keep their names
-            digest.update(f"{part.pooling}\n".encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        # As bytes: numpy has no bfloat16.
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _task_fingerprint(task: Path) -> str:

@@ -10,6 +10,7 @@ S = 1 for a baseline with statistics of its own. F > 1 where a time step has fre
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,21 @@ def open_source(name: str, source: str, device: str | None = None, precision: Pr
         return Named(name or path.name, source, module, precision)
     encoder = load_model(source, device=device, precision=precision)
     return Named(name or path.stem, source, EncoderModel(encoder).eval(), precision)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Hash of weights and buffers, by name, of all parts' settings, and of how audio is cut and pooled."""
+    model = getattr(model, "inner", model)  # however it is wrapped, an encoder has one fingerprint
+    digest = hashlib.sha256()
+    for part in model.modules():
+        digest.update(f"{getattr(part, 'config', '')} {getattr(part, 'chunk_patches', '')}\n".encode())
+        if getattr(part, "pooling", "mean") != "mean":  # unsaid, so that earlier results keep their names
+            digest.update(f"{part.pooling}\n".encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        # As bytes: numpy has no bfloat16.
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _is_transformers(path: Path) -> bool:

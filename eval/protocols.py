@@ -18,8 +18,8 @@ from ajepa.precision import Precision
 
 from .embeddings import DEFAULT_CACHE
 from .finetune.config import FinetuneConfig, config_for
-from .hear import Entry, evaluate, fingerprint
-from .models import Named, open_source
+from .hear import Entry, evaluate
+from .models import Named, fingerprint, open_source
 from .native import ProbeOptions, Result, probe_model
 from .tasks import Task, open_task
 

@@ -16,7 +16,7 @@ from ajepa.loading import load_model
 from ajepa.recipe import recipe_path
 
 from .commands import EvaluationError
-from .hear import fingerprint
+from .models import fingerprint
 from .native import Result, compare_with
 from .scores import ACCURACY_DRAWS, Scored, bootstrap, interval
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ajepa import files
 from ajepa.loading import load_model
 
-from .hear import fingerprint
+from .models import fingerprint
 
 FREQUENCIES = ("concatenate", "average")
 

@@ -13,8 +13,7 @@ import torch
 import ajepa
 import ajepa.hear_module
 from ajepa import checkpoint
-from ajepa.eval.hear import fingerprint
-from ajepa.eval.models import open_model
+from ajepa.eval.models import fingerprint, open_model
 from ajepa.eval.native import ProbeOptions, probe_models
 from ajepa.eval.tasks import open_task
 from ajepa.loading import bundled

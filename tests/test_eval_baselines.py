@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ajepa.eval.hear import fingerprint
-from ajepa.eval.models import open_model
+from ajepa.eval.models import fingerprint, open_model
 from ajepa.features import LogMel
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: ajepa[baselines]")

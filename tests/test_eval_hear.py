@@ -10,8 +10,9 @@ import pytest
 
 import ajepa
 from ajepa.data.synthetic import write_esc50
-from ajepa.eval.hear import Entry, EvaluationError, evaluate, fingerprint, table
+from ajepa.eval.hear import Entry, EvaluationError, evaluate, table
 from ajepa.eval.logmel import LogMelStatistics
+from ajepa.eval.models import fingerprint
 from ajepa.features import LogMelConfig
 from ajepa.hear_module import tasks
 from ajepa.recipe import Recipe, RecipeError

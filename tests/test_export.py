@@ -26,7 +26,7 @@ from ajepa.audio import find_audio, load
 from ajepa.cli import main
 from ajepa.embedding import Pooling
 from ajepa.encoder import EncoderConfig
-from ajepa.eval.hear import fingerprint
+from ajepa.eval.models import fingerprint
 from ajepa.export import ExportError, export_model
 from ajepa.export.graph import EmbeddingGraph
 from ajepa.export.programs import TOLERANCE, capture, check_batches, write_onnx, write_torch

@@ -18,7 +18,7 @@ from ajepa.eval.finetune.config import RECIPES, FinetuneConfig, FinetuneConfigEr
 from ajepa.eval.finetune.records import FinetuneError, finetune_model
 from ajepa.eval.finetune.targets import Targets
 from ajepa.eval.finetune.training import Score, Waveforms, _order, _pieces, finetune, predict
-from ajepa.eval.models import BASELINES, EncoderModel, Named
+from ajepa.eval.models import BASELINES, EncoderModel, Named, fingerprint
 from ajepa.eval.tasks.task import Clip, Task
 from ajepa.features import LogMelConfig
 from ajepa.model import AudioEncoder
@@ -251,6 +251,7 @@ def test_records_have_a_score_an_interval_and_each_seed(model: AudioEncoder, ton
     assert [(split, seed) for split, seed, _ in seen] == [("test", 0)] * 2 + [("test", 1)] * 2
     assert [choice["seed"] for choice in record["chosen"]] == [0, 1]
     assert record["config"]["epochs"] == 2
+    assert record["weights"] == fingerprint(model), "those that training began with"
     assert json.loads(json.dumps(record))["score"] == record["score"]
 
 

@@ -44,7 +44,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run_export(options: argparse.Namespace) -> None:
     """`ajepa export`."""
     from ajepa import hub
-    from ajepa.eval.hear import fingerprint
+    from ajepa.eval.models import fingerprint
     from ajepa.export import ExportError, export_model
     from ajepa.export.card import read_records
     from ajepa.loading import load_model

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ajepa.eval.commands import check_distinct
-from ajepa.eval.models import EncoderModel, Named
+from ajepa.eval.models import EncoderModel, Named, fingerprint
 from ajepa.eval.native import Result, compare_with
 from ajepa.eval.records import about_task, interval_method, provenance
 from ajepa.eval.scores import Scored, bootstrap, interval, score
@@ -74,7 +74,7 @@ def finetune_model(
     """
     if not isinstance(model.module, EncoderModel):
         raise FinetuneError(f"{model.name}: only encoders that ajepa.load_model loads can be fine-tuned")
-    encoder = model.module.encoder
+    encoder, weights = model.module.encoder, fingerprint(model.module)
     waveforms = Waveforms(task.clips, encoder.sample_rate)
     targets = Targets(task)
     scores, draws, outcomes = [], [], []
@@ -123,6 +123,7 @@ def finetune_model(
         "config": asdict(config),
         "probe_seconds": sum(outcome.seconds for _, _, outcome in outcomes),
         "clips_per_s": _rate(task, config, [outcome for _, _, outcome in outcomes], len(seeds)),
+        "weights": weights,  # those that training began with
         **about_task(task),
         **provenance(encoder.device),
     }
