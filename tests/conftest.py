@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +26,13 @@ from ajepa.predictor import PredictorConfig
 from ajepa.recipe import DataConfig, OptimConfig, Recipe, RunConfig, dump_recipe
 from tests.file_server import Handler, Server
 from tests.range_server import RangeHandler, RangeServer
+
+
+def pytest_configure() -> None:
+    """A job in the background of a script ignores Ctrl-C, and so would all that tests start and interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 pytest.register_assert_rewrite("tests.hear_tasks", "tests.hear_toolkit")  # failures show their values
 
