@@ -71,9 +71,8 @@ def load_model(
     check_precision(precision)
     if pooling is not None:
         _check_pooling(pooling, source)
-    if source in (None, "", DEFAULT):
+    if source is None or source in ("", DEFAULT):
         source = bundled()
-    assert source is not None
     if str(source).startswith(hub.SCHEME):
         source = hub.download(str(source))
     path = Path(source)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .logistic import losses
+from .logistic import mean_loss
 from .probes import LEAST_STD
 
 AXES = 256
@@ -115,7 +115,7 @@ class Problem(NamedTuple):
         sum_NK = (weight_L @ self.axes_LNK.flatten(1)).view(clips, axes)
         scale = (weight_L @ self.gram_LL @ weight_L).clamp_min(LEAST_STD).rsqrt()
         logits_NC = sum_NK @ (scale * head_KC) + bias_C
-        loss = (self.weight_N * losses(logits_NC, self.truth_NC, self.several)).mean()
+        loss = mean_loss(logits_NC, self.truth_NC, self.weight_N, self.several)
         return loss + 0.5 * head_KC.square().sum() / (self.c * clips)
 
 

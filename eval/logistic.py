@@ -79,7 +79,7 @@ def fit_logistic(
     count, dtype = len(features_ND), features_ND.dtype
     several = target.ndim == 2
     truth_NC = (target if several else functional.one_hot(target, classes)).to(dtype)
-    weight_N1 = (features_ND.new_ones(count) if clip_weight_N is None else clip_weight_N.to(dtype))[:, None]
+    weight_N = features_ND.new_ones(count) if clip_weight_N is None else clip_weight_N.to(dtype)
     axes = _principal_axes(features_ND)
     weight_KC = features_ND.new_zeros(axes.scores_NK.shape[1], classes)
     found = []
@@ -87,13 +87,13 @@ def fit_logistic(
         decay_K1 = torch.full_like(axes.variance_K, 1 / (penalty * count))[:, None]
         decay_K1[-1] = 0.0
         logits_NC = axes.scores_NK @ weight_KC
-        if (weight_N1[:, 0] * losses(logits_NC, truth_NC, several)).mean() < separated:
+        if mean_loss(logits_NC, truth_NC, weight_N, several) < separated:
             found.append(weight_KC)
             continue
         chance_NC = torch.sigmoid(logits_NC) if several else torch.softmax(logits_NC, 1)
-        curvature = (weight_N1 * chance_NC * (1 - chance_NC)).mean().clamp_min(1e-6)
+        curvature = (weight_N[:, None] * chance_NC * (1 - chance_NC)).mean().clamp_min(1e-6)
         scale_K1 = (curvature * axes.variance_K[:, None] + decay_K1).rsqrt()
-        problem = _Problem(axes.scores_NK, truth_NC, weight_N1, decay_K1, several)
+        problem = _Problem(axes.scores_NK, truth_NC, weight_N, decay_K1, several)
         weight_KC = _minimise(problem, weight_KC, scale_K1, tolerance)
         found.append(weight_KC)
     weight_RKC = torch.stack(found)
@@ -107,14 +107,14 @@ class _Problem(NamedTuple):
     Attributes:
         scores_NK: the clips on the axes.
         truth_NC: one-hot classes, or with several labels 0 and 1.
-        weight_N1: of the clips.
+        weight_N: of the clips.
         decay_K1: 1 / (c N), for the intercept 0.
         several: several labels, and so a binary loss for each class.
     """
 
     scores_NK: Tensor
     truth_NC: Tensor
-    weight_N1: Tensor
+    weight_N: Tensor
     decay_K1: Tensor
     several: bool
 
@@ -122,8 +122,9 @@ class _Problem(NamedTuple):
         """Its value, and its gradient [K, C] by hand: half the time of autograd's."""
         logits_NC = self.scores_NK @ weight_KC
         chance_NC = torch.sigmoid(logits_NC) if self.several else torch.softmax(logits_NC, 1)
-        error_NC, pull_KC = self.weight_N1 * (chance_NC - self.truth_NC), self.decay_K1 * weight_KC
-        loss = (self.weight_N1[:, 0] * losses(logits_NC, self.truth_NC, self.several)).mean()
+        error_NC = self.weight_N[:, None] * (chance_NC - self.truth_NC)
+        pull_KC = self.decay_K1 * weight_KC
+        loss = mean_loss(logits_NC, self.truth_NC, self.weight_N, self.several)
         gradient_KC = self.scores_NK.T @ error_NC / len(self.scores_NK) + pull_KC
         return loss + 0.5 * (pull_KC * weight_KC).sum(), gradient_KC
 
@@ -150,12 +151,11 @@ def _minimise(problem: _Problem, start_KC: Tensor, scale_K1: Tensor, tolerance: 
     return scaled_KC * scale_K1
 
 
-def losses(logits_NC: Tensor, truth_NC: Tensor, several: bool) -> Tensor:
-    """Cross-entropy of each clip [N], nats; with several labels the sum of the classes' binary ones."""
+def mean_loss(logits_NC: Tensor, truth_NC: Tensor, weight_N: Tensor, several: bool) -> Tensor:
+    """Weighted mean over clips of the cross-entropy, nats; several labels: of the sum of the binary ones."""
     matched_N = (logits_NC * truth_NC).sum(1)
-    if several:
-        return functional.softplus(logits_NC).sum(1) - matched_N
-    return torch.logsumexp(logits_NC, 1) - matched_N
+    total_N = functional.softplus(logits_NC).sum(1) if several else torch.logsumexp(logits_NC, 1)
+    return (weight_N * (total_N - matched_N)).mean()
 
 
 def _principal_axes(features_ND: Tensor) -> _Axes:

@@ -51,11 +51,6 @@ class Named(NamedTuple):
 class EncoderModel(nn.Module):
     """An `AudioEncoder`, pooled over time; layers are those of the blocks and the normed last one."""
 
-    @property
-    def inner(self) -> AudioEncoder:
-        """What its fingerprint is of."""
-        return self.encoder
-
     def __init__(self, encoder: AudioEncoder) -> None:
         super().__init__()
         self.encoder = encoder
@@ -103,7 +98,8 @@ def open_source(name: str, source: str, device: str | None = None, precision: Pr
 
 def fingerprint(model: nn.Module) -> str:
     """Hash of weights and buffers, by name, of all parts' settings, and of how audio is cut and pooled."""
-    model = getattr(model, "inner", model)  # however it is wrapped, an encoder has one fingerprint
+    if isinstance(model, EncoderModel):  # wrapped or not, an encoder has one fingerprint
+        model = model.encoder
     digest = hashlib.sha256()
     for part in model.modules():
         digest.update(f"{getattr(part, 'config', '')} {getattr(part, 'chunk_patches', '')}\n".encode())
