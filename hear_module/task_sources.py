@@ -68,6 +68,11 @@ def without_missing(located: list[Any], table: Path, skip: bool) -> list[Any]:
     return [item for item in located if item[0].is_file()]
 
 
+def without_suffix(name: str) -> str:
+    """`word/clip.wav` as `word/clip`: a list says .wav, whatever the copy's files are."""
+    return str(Path(name).with_suffix(""))
+
+
 def audio_names(source: Path, folders: Iterable[str]) -> list[str]:
     return [
         f"{folder}/{path.name}"

@@ -16,10 +16,18 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import soundfile
+from ajepa import audio
 
 from .task_folder import ALL_SCORES, TRAINVALTEST, Clip, Task, TaskError, file_stem, listed, note, write_task
-from .task_sources import audio_names, existing_folder, locate, read_table, without_missing
+from .task_sources import (
+    AUDIO_SUFFIXES,
+    audio_names,
+    existing_folder,
+    locate,
+    read_table,
+    without_missing,
+    without_suffix,
+)
 
 SPLIT_NAMES = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid"}
 SPLIT_NAMES |= {"dev": "valid", "test": "test", "testing": "test", "eval": "test"}
@@ -100,7 +108,7 @@ def from_speech_commands(
     skip_missing: bool = False,
     force: bool = False,
 ) -> Path:
-    """Writes a task of a Speech Commands copy, clips of 1 s, and returns its folder.
+    """Writes a task of a Speech Commands copy (WAV, FLAC, Ogg or MP3), clips of 1 s; returns its folder.
 
     Without `test_source`: one class for each word (or for each of `words`), split by `validation_list.txt`
     and `testing_list.txt`. With `test_source`, the folder of the official test archive (a folder for each
@@ -115,7 +123,7 @@ def from_speech_commands(
     for split, path in lists.items():
         if not path.is_file():
             raise TaskError(f"{path}: not found; the official list is needed to split by speaker")
-        split_of |= dict.fromkeys(path.read_text().split(), split)
+        split_of |= {without_suffix(name): split for name in path.read_text().split()}
 
     present = {path.name for path in source.iterdir() if path.is_dir() and path.name[0] not in "._"}
     if words is not None and test_source is not None:
@@ -127,7 +135,7 @@ def from_speech_commands(
     names = audio_names(source, sorted(words or present))
     if not names:
         raise TaskError(f"{source}: no audio in folders named after words")
-    wanted = [name for name in split_of if words is None or name.split("/")[0] in words]
+    wanted = [f"{name}.wav" for name in split_of if words is None or name.split("/")[0] in words]
     without_missing([(locate(source, name), name) for name in wanted], source / "*_list.txt", skip_missing)
 
     classes = len({name.split("/")[0] for name in names})
@@ -137,7 +145,7 @@ def from_speech_commands(
     clips = []
     for name in names:
         word = name.split("/")[0]
-        split = split_of.get(name, "train")
+        split = split_of.get(without_suffix(name), "train")
         if test_source is None:
             clips.append(Clip(source / name, split, (word,), file_stem(name)))
         elif split != "test":
@@ -256,14 +264,17 @@ def _split_column(
 
 def _silence_slices(folder: Path) -> list[Clip]:
     """Stretches of 1 s every half second, as HEAR takes them."""
-    files = sorted(existing_folder(folder, "the background noise of Speech Commands").glob("*.wav"))
+    existing_folder(folder, "the background noise of Speech Commands")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES)
+    if not files:
+        raise TaskError(f"{folder}: no audio; copy the noises of Speech Commands there, for _silence_")
     clips = []
     for path in files:
-        info = soundfile.info(path)
+        info = audio.info(path)
         split = "valid" if path.stem.startswith("running_tap") else "train"
-        for start in range(0, info.frames - info.samplerate, info.samplerate // 2):
+        for start in range(0, info.samples - info.sample_rate, info.sample_rate // 2):
             stem = file_stem(f"_silence_/{path.stem}-{start}.wav")
-            clips.append(Clip(path, split, ("_silence_",), stem, start / info.samplerate))
+            clips.append(Clip(path, split, ("_silence_",), stem, start / info.sample_rate))
     return clips
 
 

@@ -152,6 +152,21 @@ def test_speech_commands_follows_the_lists(speech_commands, tmp_path, capsys):
     assert sum(two["clips"].values()) == 10
 
 
+@pytest.mark.parametrize("suffix", [".flac", ".ogg"])
+def test_speech_commands_in_another_format_keep_their_splits(speech_commands, tmp_path, suffix):
+    copy = tmp_path / "copy"
+    for path in speech_commands.rglob("*.*"):
+        target = copy / path.relative_to(speech_commands)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".wav":
+            soundfile.write(target.with_suffix(suffix), *soundfile.read(path))
+        else:
+            target.write_bytes(path.read_bytes())
+    native = check_task(tasks.from_speech_commands(speech_commands, tmp_path / "native"))
+    metadata = check_task(tasks.from_speech_commands(copy, tmp_path / "out"))
+    assert metadata["labels"] == native["labels"]
+
+
 def test_speech_commands_errors(speech_commands, tmp_path):
     with pytest.raises(TaskError, match="no folder for the words zebra; there are misa, sami, talo"):
         tasks.from_speech_commands(speech_commands, tmp_path, words=["zebra"])
@@ -167,12 +182,13 @@ def test_speech_commands_errors(speech_commands, tmp_path):
         tasks.from_speech_commands(tmp_path, tmp_path)
 
 
-def test_the_twelve_classes_of_hear(tmp_path):
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_the_twelve_classes_of_hear(tmp_path, suffix):
     """Ten words, the others unknown, slices of noise as silence, the official test folder for test."""
     source, test = tmp_path / "train", tmp_path / "test"
     words = [*tasks.HEAR_WORDS, "bed"]
     tones(source, [f"{word}/{speaker}_nohash_0.wav" for word in words for speaker in ("aa", "bb", "cc")], 1.0)
-    tones(source, ["_background_noise_/running_tap.wav", "_background_noise_/pink_noise.wav"], 3.0)
+    tones(source, [f"_background_noise_/{name}{suffix}" for name in ("running_tap", "pink_noise")], 3.0)
     classes = {*tasks.HEAR_WORDS, "_unknown_", "_silence_"}
     tones(test, [f"{label}/aa_nohash_0.wav" for label in sorted(classes)], 1.0)
     (source / "validation_list.txt").write_text("".join(f"{word}/bb_nohash_0.wav\n" for word in words))
@@ -183,13 +199,17 @@ def test_the_twelve_classes_of_hear(tmp_path):
     for split in ("train", "valid", "test"):
         assert {label for (label,) in metadata["labels"][split].values()} == classes
     assert metadata["clips"] == {"train": 11 + 4, "valid": 11 + 4, "test": 12}
-    noise = pcm(source / "_background_noise_" / "pink_noise.wav")
+    noise = pcm(source / "_background_noise_" / f"pink_noise{suffix}")
     slices = sorted((folder / "16000" / "train").glob("_silence__pink_noise-*.wav"))
     assert [path.stem.split("-")[1] for path in slices] == ["0", "16000", "24000", "8000"]
     np.testing.assert_array_equal(pcm(slices[2]), noise[24000:40000])
     (test / "_unknown_" / "aa_nohash_0.wav").unlink()
     (test / "_unknown_").rmdir()
     with pytest.raises(TaskError, match="no folder _unknown_; expected the official 12-class test set"):
+        tasks.from_speech_commands(source, tmp_path / "out2", test_source=test)
+    for path in (source / "_background_noise_").iterdir():
+        path.unlink()
+    with pytest.raises(TaskError, match="_background_noise_: no audio"):
         tasks.from_speech_commands(source, tmp_path / "out2", test_source=test)
 
 

@@ -6,13 +6,12 @@ and `_background_noise_/`. The test set of the 12 classes is an archive of its o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ajepa import audio
 from ajepa.hear_module.task_folder import listed
-from ajepa.hear_module.task_sources import existing_folder, locate, without_missing
+from ajepa.hear_module.task_sources import existing_folder, locate, without_missing, without_suffix
 from ajepa.hear_module.tasks import HEAR_WORDS as KEYWORDS
 
 from .task import SPLITS, Clip, Task, TaskError
@@ -118,7 +117,7 @@ def _listed_clips(data: Path, home: str, skip_missing: bool) -> list[Clip]:
     for split, name in (("valid", "validation_list.txt"), ("test", "testing_list.txt")):
         if not (data / name).is_file():
             raise TaskError(f"{data / name}: no such file; the official lists keep speakers apart ({home})")
-        split_of |= {_stem(line): split for line in (data / name).read_text().split()}
+        split_of |= {without_suffix(line): split for line in (data / name).read_text().split()}
     without_missing(
         [(locate(data, f"{stem}.wav"),) for stem in split_of], data / "*_list.txt", skip=skip_missing
     )
@@ -131,10 +130,6 @@ def _listed_clips(data: Path, home: str, skip_missing: bool) -> list[Clip]:
     if not clips:
         raise TaskError(f"{data}: no audio in folders named after words; it is at {home}")
     return clips
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"\.\w+$", "", name)  # copies may be re-encoded: the lists say .wav
 
 
 def _speaker(path: Path) -> str:
