@@ -10,13 +10,25 @@ from torch import Tensor
 
 
 def mixup(
-    waveform_BS: Tensor, target_BC: Tensor, share: float, beta: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+    waveform_BS: Tensor,
+    lengths_B: Tensor,
+    target_BC: Tensor,
+    share: float,
+    beta: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Mix some clips with others of the batch, and their targets in the same shares (arXiv 1710.09412).
 
     Args:
+        waveform_BS: clips, zeros after their ends.
+        lengths_B: samples of each, on the CPU.
+        target_BC: shares of the classes.
         share: of the clips that are mixed.
         beta: both parameters of the Beta distribution of the clip's own share.
+
+    Returns:
+        Clips, lengths and targets. A mixed clip lasts as long as the longer of its two, another as before: no
+        clip is trained with more padding than it is tested with.
     """
     clips = len(waveform_BS)
     # torch's Beta distribution takes no generator: two Gamma variables give one of it.
@@ -24,9 +36,11 @@ def mixup(
     own_B = gamma_2B[0] / gamma_2B.sum(0)
     mixed_B = torch.rand(clips, generator=generator) < share
     own_B1 = torch.where(mixed_B, own_B, 1.0)[:, None].to(waveform_BS.device)
-    other = torch.randperm(clips, generator=generator).to(waveform_BS.device)
+    other = torch.randperm(clips, generator=generator)
+    lengths_B = torch.where(mixed_B, torch.maximum(lengths_B, lengths_B[other]), lengths_B)
+    other = other.to(waveform_BS.device)
     waveform_BS = own_B1 * waveform_BS + (1 - own_B1) * waveform_BS[other]
-    return waveform_BS, own_B1 * target_BC + (1 - own_B1) * target_BC[other]
+    return waveform_BS, lengths_B, own_B1 * target_BC + (1 - own_B1) * target_BC[other]
 
 
 def spec_augment(

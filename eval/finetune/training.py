@@ -127,11 +127,10 @@ def finetune(
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             waveform_BS, lengths_B = _crops(waveforms, numbers.tolist(), config.seconds, generator)
-            waveform_BS, target_BC = mixup(
-                waveform_BS, targets.dense(numbers.numpy()), config.mixup, config.mixup_beta, generator
+            target_BC = targets.dense(numbers.numpy())
+            waveform_BS, lengths_B, target_BC = mixup(
+                waveform_BS, lengths_B, target_BC, config.mixup, config.mixup_beta, generator
             )
-            if config.mixup:  # a mixed clip lasts as long as the longer of the two
-                lengths_B = torch.full_like(lengths_B, waveform_BS.shape[1])
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logits_BC = network(waveform_BS.to(device), lengths_B.to(device), generator)
             loss = _loss(logits_BC.float(), target_BC.to(device), config.loss)
