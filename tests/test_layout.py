@@ -11,12 +11,13 @@ from torch import nn
 
 from ajepa.blocks import Attention
 from ajepa.decoder import WindowAttention
-from ajepa.encoder import EncoderConfig
+from ajepa.encoder import Encoder, EncoderConfig
 from ajepa.masking import MaskingConfig
 from ajepa.objectives.a_jepa import AJEPA, AJEPAConfig
 from ajepa.predictor import PredictorConfig
 from ajepa.recipe import RunConfig
 from ajepa.training.devices import lay_out
+from ajepa.training.health import attention_entropy
 
 CPU = torch.device("cpu")
 
@@ -59,6 +60,25 @@ def test_single_precision_keeps_the_fused_kernel() -> None:
     objective = small_objective()
     lay_out(objective, RunConfig(precision="32-true", compile="off"), CPU)
     assert fused(objective) == {True}
+
+
+@pytest.mark.parametrize("clips", [4, 8, 12])
+def test_compiled_blocks_tell_their_attention(clips: int) -> None:
+    """Also for as many clips as the graphs were made for, and each time anew."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(width=32, depth=2, heads=2))
+    spectrogram_BLM = torch.randn(clips, 64, 128, generator=torch.Generator().manual_seed(1))
+    expected = attention_entropy(encoder, spectrogram_BLM)
+    for block in encoder.blocks:
+        block.compile(dynamic=False, backend="eager")  # graphs and guards, without a compiler's time
+    patches_BNP, grid = encoder.patchify(spectrogram_BLM)
+    with torch.no_grad():
+        encoder(patches_BNP, encoder.positions(grid, patches_BNP))
+    assert attention_entropy(encoder, spectrogram_BLM) == pytest.approx(expected)
+    for block in encoder.blocks:
+        block.attn.qkv.weight.data.zero_()
+    assert attention_entropy(encoder, spectrogram_BLM) == pytest.approx(1.0, abs=1e-5)
+    torch._dynamo.reset()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc has mallopt")

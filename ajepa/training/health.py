@@ -37,7 +37,8 @@ def rankme(features: Tensor, sample: int = 4096) -> float:
 def attention_entropy(encoder: Encoder, spectrogram_BLM: Tensor, clips: int = 8) -> float:
     """Mean entropy of the attention over all blocks, heads and queries, over that of uniform attention.
 
-    1 means that every token looks at all others alike, 0 that each looks at one.
+    1 means that every token looks at all others alike, 0 that each looks at one. Blocks that are compiled
+    run as they are written: a graph that was compiled without the hooks would pass them by.
     """
     entropies: list[Tensor] = []
 
@@ -56,7 +57,8 @@ def attention_entropy(encoder: Encoder, spectrogram_BLM: Tensor, clips: int = 8)
         )
     try:
         patches_BNP, grid = encoder.patchify(spectrogram_BLM[:clips])
-        encoder(patches_BNP, encoder.positions(grid, patches_BNP))
+        with torch.compiler.set_stance("force_eager"):
+            encoder(patches_BNP, encoder.positions(grid, patches_BNP))
     finally:
         for handle in handles:
             handle.remove()
