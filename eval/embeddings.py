@@ -20,6 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -41,6 +42,10 @@ BATCH_SECONDS = 80.0  # of audio, padding included
 MOST_CLIPS = 64
 POOLS = ("concat", "mean")
 TIMES = ("mean", "mean+std")
+
+
+class EmbeddingError(ValueError):
+    """A model's embeddings cannot be used; the message names the model and the clip."""
 
 
 class Embedded(NamedTuple):
@@ -121,6 +126,7 @@ def embed_task(
 
     Raises:
         AudioError: a clip cannot be decoded.
+        EmbeddingError: an embedding is not finite; nothing is kept then.
     """
     weights = fingerprint(model.module)
     folder = Path(cache).expanduser()
@@ -195,11 +201,21 @@ def _compute(model: Named, task: Task, all_layers: bool, path: Path) -> Tensor:
             waveform_BS = pad_sequence(waveforms, batch_first=True).to(device)
             part = module(waveform_BS, lengths, all_layers).float().cpu().contiguous().numpy()
             for row, values in zip(rows, part, strict=True):
+                _check_finite(values, model, task.clips[row])
                 file.seek(row * values.nbytes)
                 file.write(values)
             shape = (len(task.clips), *part.shape[1:])
             bar.update(len(rows))
     return torch.from_file(str(path), shared=False, size=math.prod(shape)).view(shape)
+
+
+def _check_finite(values: np.ndarray, model: Named, clip: Clip) -> None:
+    """A probe would give NaN an ordinary score: all neighbours are then equally near."""
+    if wrong := int((~np.isfinite(values)).sum()):
+        raise EmbeddingError(
+            f"{model.name}: {wrong:,} of {values.size:,} values of the embedding of {clip.path} are NaN or "
+            "infinite; its weights have diverged: take an earlier checkpoint"
+        )
 
 
 def _batches(

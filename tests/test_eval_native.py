@@ -14,7 +14,7 @@ import torch
 
 from ajepa.cli import main
 from ajepa.data.synthetic import write_esc50
-from ajepa.eval.embeddings import embed_task
+from ajepa.eval.embeddings import EmbeddingError, embed_task
 from ajepa.eval.models import EncoderModel, Named, open_model
 from ajepa.eval.native import ProbeError, ProbeOptions, probe_models, table, write_records
 from ajepa.eval.tasks import Clip, Task, open_task
@@ -49,6 +49,17 @@ def lengths(tmp_path: Path) -> Task:
         clips.append(Clip(path, (str(number % 2),), str(number % 3)))
     clips.append(Clip(clips[0].path, ("0",), "2", start=1.0, seconds=0.5))
     return Task("lengths", tuple(clips), folds=True)
+
+
+@pytest.mark.parametrize("protocol", ["linear", "knn"])
+def test_an_encoder_that_diverged_gets_no_score(
+    protocol: str, tiny: Named, lengths: Task, tmp_path: Path
+) -> None:
+    torch.nn.init.constant_(tiny.module.encoder.encoder.norm.weight, torch.nan)
+    options = ProbeOptions(protocol, cache=tmp_path / "cache")
+    with pytest.raises(EmbeddingError, match=r"tiny: 512 of 512 values .* of .*0\.wav are NaN or infinite"):
+        probe_models([tiny], lengths, options)
+    assert not any((tmp_path / "cache").iterdir()), "nothing is kept"
 
 
 @pytest.mark.parametrize("source", ["tiny", "logmel"])

@@ -14,9 +14,17 @@ import torch
 from ajepa.cli import main
 from ajepa.eval.finetune.classifier import Classifier
 from ajepa.eval.finetune.config import RECIPES, FinetuneConfig, FinetuneConfigError, config_for
-from ajepa.eval.finetune.records import FinetuneError, finetune_model
+from ajepa.eval.finetune.records import finetune_model
 from ajepa.eval.finetune.targets import Targets
-from ajepa.eval.finetune.training import Score, Waveforms, _order, _pieces, finetune, predict
+from ajepa.eval.finetune.training import (
+    FinetuneError,
+    Score,
+    Waveforms,
+    _order,
+    _pieces,
+    finetune,
+    predict,
+)
 from ajepa.eval.models import BASELINES, EncoderModel, Named, fingerprint
 from ajepa.eval.tasks.task import Clip, Task
 from ajepa.features import LogMelConfig
@@ -148,6 +156,18 @@ def test_no_clip_that_is_not_mixed_is_trained_with_padding(model: AudioEncoder, 
         config = replace(QUICK, epochs=1, warmup_epochs=0, mixup=share, head_std=0.5)
         losses.append(finetune(model, tones, chosen, config, score=accuracy_on(tones)).history[0]["loss"])
     assert losses[0] == losses[1]
+
+
+def test_training_that_diverges_is_an_error(model: AudioEncoder, tones: Task) -> None:
+    (chosen,) = tones.rounds()
+    quick = replace(QUICK, epochs=1, warmup_epochs=0)
+    network = Classifier(model, 2, quick)
+    torch.nn.init.constant_(network.head.bias, torch.inf)
+    with pytest.raises(FinetuneError, match=r"3\.wav: its logits are NaN or infinite; lower lr"):
+        predict(network, Waveforms(tones.clips, 16_000), np.array([3, 4]))
+    torch.nn.init.constant_(model.encoder.norm.weight, torch.nan)
+    with pytest.raises(FinetuneError, match="seed 0, epoch 1: the training loss is nan; lower lr"):
+        finetune(model, tones, chosen, quick, score=accuracy_on(tones))
 
 
 def labelled(*labels: tuple[str, ...], **options: bool) -> Task:

@@ -20,11 +20,7 @@ from ajepa.eval.tasks import Task
 
 from .config import FinetuneConfig
 from .targets import Targets
-from .training import Outcome, Waveforms, finetune
-
-
-class FinetuneError(ValueError):
-    """A model cannot be fine-tuned; the message says which can."""
+from .training import FinetuneError, Outcome, Waveforms, finetune
 
 
 def finetune_models(
@@ -69,7 +65,7 @@ def finetune_model(
         report: gets the test split, the seed and a line of the history after each epoch.
 
     Raises:
-        FinetuneError: the model is none of ours: there is nothing to train in a baseline.
+        FinetuneError: the model is none of ours: there is nothing to train in a baseline; or it diverged.
         AudioError: a clip cannot be decoded.
     """
     if not isinstance(model.module, EncoderModel):

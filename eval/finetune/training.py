@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,12 @@ from .classifier import Classifier
 from .config import FinetuneConfig
 from .targets import Targets
 
+DIVERGED = "lower lr; if it is so from the first epoch on, take another checkpoint of the encoder"
 Score = Callable[[np.ndarray, np.ndarray], float]  # of clips' numbers and logits, the higher the better
+
+
+class FinetuneError(ValueError):
+    """A model cannot be fine-tuned as asked; the message says what can be done."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,9 @@ def finetune(
         waveforms: share them between rounds, so that clips are decoded once.
         report: gets each epoch's line of the history.
 
-    Raises ValueError if the loss does not fit the task.
+    Raises:
+        FinetuneError: training diverged.
+        ValueError: the loss does not fit the task.
     """
     if task.multilabel and config.loss == "cross-entropy":
         raise ValueError(f"{task.name} is multilabel: fine-tune it with loss='bce'")
@@ -140,6 +148,10 @@ def finetune(
             losses.append(loss.detach())
             step += 1
         line = {"epoch": float(epoch), "loss": float(torch.stack(losses).mean())}
+        if not math.isfinite(line["loss"]):
+            raise FinetuneError(
+                f"seed {seed}, epoch {epoch}: the training loss is {line['loss']}; {DIVERGED}"
+            )
         if len(valid):
             line["valid"] = score(valid, predict(network, waveforms, valid, bf16=bf16))
             if best is None or line["valid"] > best[0]:
@@ -156,7 +168,10 @@ def finetune(
 def predict(
     network: Classifier, waveforms: Waveforms, numbers: np.ndarray, *, bf16: bool = False
 ) -> np.ndarray:
-    """Logits of clips [clips, classes]. Neighbours in length share a batch, so that little is padded."""
+    """Logits of clips [clips, classes]. Neighbours in length share a batch, so that little is padded.
+
+    Raises FinetuneError for logits that are not finite: the last step of an epoch may diverge unseen.
+    """
     network.eval()
     config, device = network.config, network.head.weight.device
     longest = max(1, round(config.seconds * waveforms.sample_rate))
@@ -176,6 +191,9 @@ def predict(
         for (place, _), logits_C in zip(some, logits_BC.float().cpu().numpy(), strict=True):
             sums[place] += logits_C
             counts[place] += 1
+    if wrong := np.flatnonzero(~np.isfinite(sums).all(1)).tolist():
+        clip = waveforms.clips[int(numbers[wrong[0]])]
+        raise FinetuneError(f"{clip.path}: its logits are NaN or infinite; {DIVERGED}")
     return sums / counts
 
 
