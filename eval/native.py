@@ -96,7 +96,8 @@ def probe_models(
         task: the task.
         options: how.
         baseline: name of the model that the others are compared with, clip by clip; None compares none.
-        report: is given each record as soon as there is one, before it is compared.
+        report: is given each record before the next one is begun, which may fail. A later baseline is added
+            to it when that is there.
 
     Raises:
         ProbeError: names that are alike, no such baseline, layer or pooling.
@@ -107,10 +108,10 @@ def probe_models(
     for model in models:
         for result in probe_model(model, task, options):
             results.append(result)
+            if baseline is not None:
+                compare_with(results, baseline)
             if report is not None:
                 report(result.record)
-    if baseline is not None:
-        compare_with(results, baseline)
     return [result.record for result in results]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -200,12 +201,14 @@ def _run_finetune(options: argparse.Namespace) -> None:
 
     def report(model: str, split: str, seed: int, line: dict[str, float]) -> None:
         values = ", ".join(f"{name} {value:.4g}" for name, value in line.items())
-        print(f"{model}, seed {seed}, {split}: {values}", file=sys.stderr)
+        _say(f"{model}, seed {seed}, {split}: {values}")
 
     seeds = _seeds(options, 0)
     bf16 = options.precision == "bf16"
-    records = finetune_models(models, task, config, options.baseline, seeds=seeds, bf16=bf16, report=report)
-    _show(options, records)
+    with _keeping(options) as keep:
+        finetune_models(
+            models, task, config, options.baseline, seeds=seeds, bf16=bf16, report=report, done=keep
+        )
 
 
 def _run_toolkit(options: argparse.Namespace, protocol: str) -> None:
@@ -231,7 +234,9 @@ def _run_toolkit(options: argparse.Namespace, protocol: str) -> None:
     )
     for note in dict.fromkeys(note for record in records for note in record["notes"]):
         _say(f"note: {note}")
-    _show(options, records)
+    with _keeping(options) as keep:
+        for record in records:
+            keep(record)
 
 
 def _seeds(options: argparse.Namespace, default: int) -> list[int]:
@@ -251,15 +256,26 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _show(options: argparse.Namespace, records: list[dict[str, Any]]) -> None:
-    """Write the records where --json says and show their table, that even if the disk is full."""
+@contextmanager
+def _keeping(options: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """What takes each record when it is there and writes all so far where --json says.
+
+    The table of what was taken is shown at the end, that even if a later model fails or the disk is full.
+    """
     from ajepa.eval.native import table, write_records
 
-    try:
+    records: list[dict[str, Any]] = []
+
+    def keep(record: dict[str, Any]) -> None:
+        records.append(record)
         if options.json:
             write_records(options.json, records)
+
+    try:
+        yield keep
     finally:
-        print(table(records))
+        if records:
+            print(table(records))
 
 
 def _run_probe(options: argparse.Namespace, protocol: str) -> None:
@@ -278,10 +294,13 @@ def _run_probe(options: argparse.Namespace, protocol: str) -> None:
     )
     models = [open_model(text, options.device, options.precision) for text in options.model]
 
-    def report(record: dict[str, Any]) -> None:
-        low, high = record["interval"]
-        name = f"{record['model']}, layer {record['layer']}"
-        print(f"{name}: {record['score']:.3f} ({low:.3f} to {high:.3f})", file=sys.stderr)
+    with _keeping(options) as keep:
 
-    records = probe_models(models, task, how, options.baseline, report)
-    _show(options, records)
+        def report(record: dict[str, Any]) -> None:
+            low, high = record["interval"]
+            _say(
+                f"{record['model']}, layer {record['layer']}: {record['score']:.3f} ({low:.3f} to {high:.3f})"
+            )
+            keep(record)
+
+        probe_models(models, task, how, options.baseline, report)

@@ -17,6 +17,7 @@ from ajepa.eval.native import Result, compare_with
 from ajepa.eval.records import about_task, interval_method, provenance
 from ajepa.eval.scores import Scored, bootstrap, interval, score
 from ajepa.eval.tasks import Task
+from ajepa.model import AudioEncoder
 
 from .config import FinetuneConfig
 from .targets import Targets
@@ -32,19 +33,38 @@ def finetune_models(
     seeds: Sequence[int] = (0,),
     bf16: bool = False,
     report: Callable[[str, str, int, dict[str, float]], Any] = lambda model, split, seed, line: None,
+    done: Callable[[dict[str, Any]], Any] = lambda record: None,
 ) -> list[dict[str, Any]]:
     """One record for each model; with `baseline` the others are compared with the model of that name.
 
-    Raises as `finetune_model` does, and FinetuneError for names that are alike or no such baseline.
+    Args:
+        report: gets the model's name and what `finetune_model` reports.
+        done: gets each model's record before the next one is trained, which may fail. A later baseline is
+            added to it when that is there.
+
+    Raises as `finetune_model` does, and FinetuneError for names that are alike or no such baseline; for a
+    model that cannot be fine-tuned before any is trained.
     """
     check_distinct([model.name for model in models], baseline, FinetuneError)
-    results = [
-        finetune_model(model, task, config, seeds=seeds, bf16=bf16, report=partial(report, model.name))
-        for model in models
-    ]
-    if baseline is not None:
-        compare_with(results, baseline)
+    for model in models:
+        _encoder(model)
+    results: list[Result] = []
+    for model in models:
+        told = partial(report, model.name)
+        try:
+            results.append(finetune_model(model, task, config, seeds=seeds, bf16=bf16, report=told))
+        except FinetuneError as error:
+            raise FinetuneError(f"{model.name}: {error}") from error
+        if baseline is not None:
+            compare_with(results, baseline)
+        done(results[-1].record)
     return [result.record for result in results]
+
+
+def _encoder(model: Named) -> AudioEncoder:
+    if not isinstance(model.module, EncoderModel):
+        raise FinetuneError(f"{model.name}: only encoders that ajepa.load_model loads can be fine-tuned")
+    return model.module.encoder
 
 
 def finetune_model(
@@ -62,15 +82,13 @@ def finetune_model(
     clips, with the same draws for all seeds.
 
     Args:
-        report: gets the test split, the seed and a line of the history after each epoch.
+        report: gets the test split, the seed and after each epoch a line of the history, at last the score.
 
     Raises:
         FinetuneError: the model is none of ours: there is nothing to train in a baseline; or it diverged.
         AudioError: a clip cannot be decoded.
     """
-    if not isinstance(model.module, EncoderModel):
-        raise FinetuneError(f"{model.name}: only encoders that ajepa.load_model loads can be fine-tuned")
-    encoder, weights = model.module.encoder, fingerprint(model.module)
+    encoder, weights = _encoder(model), fingerprint(model.module)
     waveforms = Waveforms(task.clips, encoder.sample_rate)
     targets = Targets(task)
     scores, draws, outcomes = [], [], []
@@ -95,6 +113,7 @@ def finetune_model(
             logits_MC = torch.from_numpy(outcome.logits)
             target = _truth(targets, outcome.test, task.multilabel)
             splits.append(Scored(chosen.test, logits_MC, target, groups))
+            report(chosen.test, seed, {"score": splits[-1].score})
         scores.append({split.split: split.score for split in splits})
         draws.append(bootstrap(splits))
     draws_S = torch.stack(draws).mean(0)

@@ -1,0 +1,62 @@
+"""`ajepa evaluate --protocol finetune`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ajepa import checkpoint
+from ajepa.cli import main
+from ajepa.loading import bundled
+from tests.hear_tasks import tones, write_rows
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    """The command for a table of twelve tones of two kinds, without its models."""
+    names = [f"{number}.wav" for number in range(12)]
+    tones(tmp_path, names)
+    rows = [f"{name},{'ab'[n % 2]},{('train', 'valid', 'test')[n // 4]}" for n, name in enumerate(names)]
+    table = write_rows(tmp_path / "tones.csv", "filename,label,split", *rows)
+    line = ["evaluate", "--protocol", "finetune", "--task", "table", "--data", str(table)]
+    return [*line, "--split", "split", "--set", "epochs=1", "--set", "warmup_epochs=0"]
+
+
+def test_models_beside_a_baseline(
+    command: list[str], source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [*command, "--model", f"one={source}", "--model", f"two={source}", "--baseline", "one"]
+    assert main([*line, "--json", str(tmp_path / "out.json")]) == 0
+    one, two = json.loads((tmp_path / "out.json").read_text())
+    assert (
+        one["score"] == two["score"] and two["baseline"]["difference"] == 0.0
+    )  # the same twin, the same seed
+    assert "one, seed 0, test: epoch 1, loss" in capsys.readouterr().err
+    assert main([*line, "--seeds", "x"]) == 2 and "give numbers" in capsys.readouterr().err
+    assert main([*line, "--baseline", "three"]) == 2 and "'three'" in capsys.readouterr().err
+
+
+def test_a_baseline_is_refused_before_any_training(
+    command: list[str], source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--model", f"one={source}", "--model", "logmel"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: ")]
+    assert line.startswith("ajepa: logmel: only encoders that ajepa.load_model loads can be fine-tuned")
+
+
+def test_what_is_finished_outlives_a_model_that_fails(
+    command: list[str], source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = checkpoint.load(bundled())
+    norm = {"encoder.norm.weight": torch.full_like(good.tensors["encoder.norm.weight"], torch.nan)}
+    broken = checkpoint.Checkpoint(good.tensors | norm, good.recipe, good.step, good.info)
+    checkpoint.save(tmp_path / "broken.safetensors", broken)
+    models = ["--model", f"one={source}", "--model", str(tmp_path / "broken.safetensors")]
+    assert main([*command, *models, "--json", str(tmp_path / "out.json")]) == 2
+    said = capsys.readouterr()
+    assert "ajepa: broken: seed 0, epoch 1: the training loss is nan" in said.err
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["model"] == "one" and f"{record['score']:.3f}" in said.out
