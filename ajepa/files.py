@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, in places that were looked at before the work."""
 
 from __future__ import annotations
 
@@ -6,6 +6,27 @@ import json
 import os
 import socket
 from pathlib import Path
+
+
+class PlaceError(ValueError):
+    """A file cannot be written where it was asked for; the message names the option and the place."""
+
+
+def check_place(path: Path, option: str) -> None:
+    """Look whether a file can be written at `path`: told before hours of work, not after.
+
+    Args:
+        path: of the file; folders above it may be missing still.
+        option: that named it, such as "--out", for the message.
+
+    Raises:
+        PlaceError: a folder stands there, or nothing can be written where it would stand.
+    """
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise PlaceError(
+            f"{option} {path}: cannot be written; name a file in a folder that can be written to"
+        )
 
 
 def own_partial(path: Path, kind: str = "partial") -> Path:

@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ajepa import checkpoint
+from ajepa.checkpoint import Checkpoint
 from ajepa.cli import main
-from ajepa.recipe import Recipe, dump_recipe
+from ajepa.loading import load_model
+from ajepa.recipe import Recipe, dump_recipe, load_recipe
 
 
 @pytest.fixture
@@ -70,6 +73,32 @@ def test_bad_input_is_one_clear_line(
     assert message.startswith("ajepa: ")
     assert all(word in message for word in words), message
     assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_embeddings_have_a_place_before_they_are_computed(
+    audio_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model is not even looked for."""
+    for place in (tmp_path, audio_folder / "00.wav" / "e.npz"):
+        assert main(["embed", str(audio_folder), "--model", "absent", "--out", str(place)]) == 2
+        assert f"--out {place}: cannot be written; name a file" in capsys.readouterr().err
+
+
+def test_embeddings_that_are_not_finite_are_refused(
+    source: str, audio_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One infinite weight is enough; the model and the first clip are named."""
+    whole = load_model(source)
+    tensors = {f"encoder.{name}": value for name, value in whole.encoder.state_dict().items()}
+    tensors |= {f"features.{name}": value for name, value in whole.features.state_dict().items()}
+    tensors["encoder.norm.bias"][0] = float("inf")
+    recipe = load_recipe(source).as_dict()
+    damaged = checkpoint.save(tmp_path / "damaged.safetensors", Checkpoint(tensors, recipe, 0, {}))
+    out = tmp_path / "embeddings.npz"
+    assert main(["embed", str(audio_folder), "--model", str(damaged), "--out", str(out)]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"{damaged}: the embedding of {audio_folder / '00.wav'} has values" in message
+    assert not list(tmp_path.glob("*.npz*"))
 
 
 def test_unknown_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

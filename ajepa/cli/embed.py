@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,17 +38,48 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run_embed(options: argparse.Namespace) -> None:
     """`ajepa embed`."""
     import numpy as np
-    import torch
-    from tqdm import tqdm
 
-    from ajepa.audio import AudioError, find_audio, load
+    from ajepa.audio import AudioError, find_audio
+    from ajepa.files import check_place
     from ajepa.loading import load_model
 
+    check_place(options.out, "--out")
     files = [f for item in options.audio for f in (find_audio(item) if item.is_dir() else [item])]
     if options.batch < 1:
         raise AudioError(f"--batch is {options.batch}, must be at least 1")
     model = load_model(options.model, device=options.device, precision=options.precision)
-    names, clips, held = [], [], []
+    names, clip_BE = embed_files(model, files, options)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    partial = options.out.with_name(f".{options.out.name}.npz")
+    np.savez(partial, files=np.array(names), clip=clip_BE.numpy())
+    partial.replace(options.out)
+    print(f"{options.out}: {len(names)} embeddings of {model.clip_size} features")
+
+
+def embed_files(
+    model: AudioEncoder, files: Sequence[Path], options: argparse.Namespace
+) -> tuple[list[str], Tensor]:
+    """Names of the files that could be read, and their clip embeddings [B, F * D].
+
+    Raises:
+        AudioError: a file cannot be read, with --skip-broken none of them.
+        ModelError: an embedding is not finite.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from ajepa.audio import AudioError, load
+
+    names: list[str] = []
+    embedded: list[Tensor] = []
+    held: list[Tensor] = []
+
+    def embed_held() -> None:
+        clip_BE = embed_clips(model, held, options.batch)
+        check_finite(clip_BE, names[-len(held) :], options.model or "the default model")
+        embedded.append(clip_BE)
+        held.clear()
+
     for path in tqdm(files, unit="file", disable=None):
         try:
             waveform = load(path, sample_rate=model.sample_rate)
@@ -59,17 +91,24 @@ def run_embed(options: argparse.Namespace) -> None:
         names.append(str(path))
         held.append(waveform)
         if len(held) == HELD_CLIPS or sum(map(len, held)) > HELD_SECONDS * model.sample_rate:
-            clips.append(embed_clips(model, held, options.batch))
-            held = []
+            embed_held()
     if held:
-        clips.append(embed_clips(model, held, options.batch))
-    if not clips:
+        embed_held()
+    if not embedded:
         raise AudioError("none of the files could be read; their reasons are above")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = options.out.with_name(f".{options.out.name}.npz")
-    np.savez(partial, files=np.array(names), clip=torch.cat(clips).numpy())
-    partial.replace(options.out)
-    print(f"{options.out}: {len(names)} embeddings of {model.clip_size} features")
+    return names, torch.cat(embedded)
+
+
+def check_finite(clip_BE: Tensor, names: Sequence[str], model: str) -> None:
+    """Raises ModelError, which names the model and the first clip, for an embedding that is not finite."""
+    from ajepa.loading import ModelError
+
+    finite_B = clip_BE.isfinite().all(1).tolist()
+    if not all(finite_B):
+        raise ModelError(
+            f"{model}: the embedding of {names[finite_B.index(False)]} has values that are NaN or infinite; "
+            "the weights have diverged or are damaged: take an earlier checkpoint. Nothing is written"
+        )
 
 
 def embed_clips(model: AudioEncoder, waveforms: list[Tensor], batch: int) -> Tensor:
