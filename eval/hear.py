@@ -19,6 +19,7 @@ from torch import nn
 
 from ajepa.files import write_json
 from ajepa.loading import load_model
+from ajepa.named_source import named_source
 from ajepa.recipe import recipe_path
 
 from .commands import EvaluationError, alone_in, check_names, run_stock, versions
@@ -46,7 +47,11 @@ class Entry:
         Raises:
             RecipeError: SOURCE is neither on disk nor a recipe's name.
         """
-        name, _, source = text.rpartition("=")
+        return cls.of(*named_source(text))
+
+    @classmethod
+    def of(cls, name: str, source: str) -> Entry:
+        """Of a name, which may be empty, and a source; raises as `parse` does."""
         if source == "logmel":
             return cls(name or "log-mel", "ajepa.eval.logmel", "")
         # heareval wants a path that exists: of a recipe, take its YAML file.

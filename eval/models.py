@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ajepa.embedding import time_statistics
 from ajepa.loading import load_model
 from ajepa.model import AudioEncoder
+from ajepa.named_source import named_source
 from ajepa.precision import Precision
 
 from .baselines import BaselineError, HearNaive, LogMelBaseline
@@ -66,7 +67,7 @@ class EncoderModel(nn.Module):
 
 def open_model(text: str, device: str | None = None, precision: Precision = "float32") -> Named:
     """A model from SOURCE or NAME=SOURCE; see `open_source`."""
-    name, _, source = text.rpartition("=")
+    name, source = named_source(text)
     return open_source(name, source, device, precision)
 
 

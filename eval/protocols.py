@@ -251,7 +251,7 @@ class Hear(Protocol):
         cell = f"{bench.weights.split()[-1]}-{folder.name}-{self.grid}-{self.grid_points}"
         out = bench.conditions.folder / "hear" / cell
         (record,) = evaluate(
-            [Entry.parse(f"{bench.name}={bench.source}")],
+            [Entry.of(bench.name, bench.source)],
             folder.parent,
             out,
             task=folder.name,

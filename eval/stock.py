@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ajepa.loading import load_model
+from ajepa.named_source import named_source
 from ajepa.recipe import recipe_path
 
 from .commands import EvaluationError
@@ -42,7 +43,7 @@ class Checkpoint:
         Raises:
             RecipeError: SOURCE is neither on disk, nor on a hub, nor a recipe's name.
         """
-        name, _, source = text.rpartition("=")
+        name, source = named_source(text)
         if source.startswith("hf://"):
             return cls(name or source.rpartition("/")[2], source)
         path = Path(source) if Path(source).exists() else recipe_path(source)

@@ -23,6 +23,7 @@ import torch
 import yaml
 
 from ajepa.files import write_json
+from ajepa.named_source import named_source
 from ajepa.s3prl_upstream.sets import CONFIG
 
 from .commands import EvaluationError, alone_in, check_names, run_stock, versions
@@ -84,7 +85,8 @@ class Upstream:
         Raises:
             RecipeError: SOURCE is neither on disk, nor on a hub, nor a recipe's name.
         """
-        name, _, source = text.rpartition("=")
+        # A checkpoint behind the second colon may have a "=" in its path.
+        name, source = ("", text) if text.startswith(OF_S3PRL) else named_source(text)
         if source.startswith(OF_S3PRL):
             upstream, _, checkpoint = source.removeprefix(OF_S3PRL).partition(":")
             if checkpoint and Path(checkpoint).exists():  # s3prl runs in another folder

@@ -43,6 +43,12 @@ def test_command_draws_several_runs(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "loss" in capsys.readouterr().out
 
 
+def test_a_run_whose_path_has_an_equals_sign(tmp_path: Path) -> None:
+    run = write(tmp_path / "lr=1e-3", [json.dumps({"step": 1, "loss": 1.0})])
+    for text in (str(run), f"mine={run}"):
+        assert main(["curves", text, "--out", str(tmp_path / "curves.png")]) == 0
+
+
 def test_a_folder_without_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(CurvesError, match="no metrics in it"):
         read_metrics(write(tmp_path / "run", ["nothing"]))

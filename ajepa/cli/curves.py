@@ -17,10 +17,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run_curves(options: argparse.Namespace) -> None:
     """`ajepa curves`."""
     from ajepa.curves import draw_curves
+    from ajepa.named_source import named_source
 
     runs = {}
     for text in options.runs:
-        name, equals, path = text.rpartition("=")
-        runs[name if equals else Path(path).name] = Path(path)
+        name, path = named_source(text)
+        runs[name or Path(path).name] = Path(path)
     shown = draw_curves(runs, options.out)
     print(f"{options.out}: {', '.join(shown)}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ajepa.cli import tasks
+from ajepa.named_source import named_source
 
 STOCK = ("task", "data", "out")  # what the protocols s3prl and xares need
 # What each protocol reads beside --model and --task: anything else that is given would go unheeded.
@@ -138,7 +139,7 @@ def run_evaluate(options: argparse.Namespace, defaults: dict[str, Any]) -> None:
     given = {name for name, default in defaults.items() if getattr(options, name) != default}
     if surplus := [_flag(name) for name in sorted(given - set(READ[protocol]))]:
         raise UsageError(f"the protocol {protocol} does not read {' and '.join(surplus)}; leave it out")
-    if any(not text or text.endswith("=") for text in options.model):
+    if not all(named_source(text)[1] for text in options.model):
         raise UsageError("--model is empty; give SOURCE or NAME=SOURCE")
     if options.json:
         _check_place(options.json)

@@ -1,0 +1,17 @@
+"""NAME=SOURCE, as options of the command line give a model or a run its row's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def named_source(text: str) -> tuple[str, str]:
+    """The name and the source of SOURCE or NAME=SOURCE; the name is empty where none is given.
+
+    A path may contain "=" (`runs/lr=1e-3`): what exists as a whole is a source. Otherwise the name ends at
+    the first "=".
+    """
+    if "=" not in text or Path(text).exists():
+        return "", text
+    name, _, source = text.partition("=")
+    return name, source
