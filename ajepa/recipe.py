@@ -72,7 +72,8 @@ class OptimConfig:
         epochs: passes over the data instead of `steps`, where given.
         batch_size: clips a step over all processes.
         accumulate: micro-batches into which each process splits its clips of a step; the gradient is that
-            of the whole batch, the memory that of one part.
+            of the whole batch, the memory that of one part. A run may go on with another number, unless
+            its objective has statistics over a micro-batch (`couples_clips`).
         lr: peak learning rate; `warmup_steps` up to it linearly, then a cosine down to `min_lr`.
         warmup_epochs: instead of `warmup_steps`, where given.
         weight_decay: at the first and the last step, a cosine between; none on biases and 1-D weights.
@@ -115,7 +116,8 @@ class ProbeConfig:
     Args:
         table: CSV file, its paths relative to its own folder; empty for no probe.
         path, label: names of its columns.
-        split: column whose value `train` marks the reference clips; empty: each clip against all others.
+        split: column whose value `train` marks the reference clips; `valid` or `validation` those that are
+            scored, all others where there are none; empty: each clip against all others.
         every: steps between looks; at the start and at the end in any case.
     """
 

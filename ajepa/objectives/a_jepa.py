@@ -70,6 +70,11 @@ class AJEPAConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"objective.{name} is {getattr(self, name)}, must be at least 0")
 
+    @property
+    def couples_clips(self) -> bool:
+        """Whether a clip's loss depends on the other clips of its micro-batch, by statistics over them."""
+        return self.target_norm == "batch" or self.variance_weight > 0 or self.covariance_weight > 0
+
 
 class AJEPA(nn.Module):
     """The objective: a context encoder, its moving average as target encoder, and a predictor.

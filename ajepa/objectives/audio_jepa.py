@@ -35,6 +35,11 @@ class AudioJEPAConfig:
     predictor: PredictorConfig = field(default_factory=_predictor)
     momentum: tuple[float, float] = (0.996, 1.0)
 
+    @property
+    def couples_clips(self) -> bool:
+        """No statistics over the clips of a micro-batch are in the loss."""
+        return False
+
     def as_a_jepa(self) -> AJEPAConfig:
         """The same in A-JEPA's terms.
 

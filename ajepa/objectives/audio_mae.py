@@ -53,6 +53,11 @@ class AudioMAEConfig:
                 "patches can be visible: the rest would be neither seen nor predicted; raise it"
             )
 
+    @property
+    def couples_clips(self) -> bool:
+        """No statistics over the clips of a micro-batch are in the loss."""
+        return False
+
 
 class AudioMAE(nn.Module):
     """The objective: an encoder of the visible patches, and a decoder that predicts the hidden ones.

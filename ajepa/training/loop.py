@@ -39,6 +39,7 @@ from ajepa.objectives.base import Loss, Share
 from ajepa.objectives.systems import make_objective
 from ajepa.recipe import Recipe, RecipeError
 from ajepa.training.devices import lay_out, make_fabric
+from ajepa.training.folder import claimed
 from ajepa.training.guard import FiniteGuard, TrainingError, lost_peers, signals
 from ajepa.training.health import CollapseWatch, attention_entropy, parameter_gap, rankme
 from ajepa.training.metrics import MetricsLog
@@ -67,8 +68,8 @@ def pretrain(recipe: Recipe) -> Path:
         The path of the finished encoder.
 
     Raises:
-        RecipeError: the recipe lacks what a run needs, or the folder holds a run of another recipe or on
-            other data.
+        RecipeError: the recipe lacks what a run needs, the folder holds a run of another recipe or on other
+            data, or another process trains in it.
         AudioError: no audio is found, or a file cannot be used and `data.skip_broken` is off.
         DataError: a manifest or the index of shards cannot be used or fetched.
         TrainingError: a loss or a gradient is not finite, or another process of the run has ended.
@@ -76,13 +77,12 @@ def pretrain(recipe: Recipe) -> Path:
     clips, recipe, info = prepare(recipe)
     out, optim, run = Path(recipe.run.out), recipe.optim, recipe.run
     finished = out / "encoder.safetensors"
-    last = latest_checkpoint(out)
-    if last == checkpoint_path(out, optim.steps) and finished.is_file():
+    if latest_checkpoint(out) == checkpoint_path(out, optim.steps) and finished.is_file():
         return finished
 
     fabric = make_fabric(run)
     fabric.launch()
-    with lost_peers():
+    with lost_peers(), claimed(fabric, recipe, info) as last:
         return _run(fabric, recipe, clips, info, last)
 
 

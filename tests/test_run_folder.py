@@ -1,0 +1,80 @@
+"""A run's folder: whose run it holds, and that one start at a time works in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from ajepa import checkpoint
+from ajepa.audio import AudioError
+from ajepa.recipe import Recipe, RecipeError
+from ajepa.training import folder
+from ajepa.training.loop import pretrain
+
+
+def steps(out: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def with_optim(recipe: Recipe, **values: Any) -> Recipe:
+    return replace(recipe, optim=replace(recipe.optim, **values))
+
+
+def test_a_run_that_learnt_nothing_gives_way_to_a_corrected_recipe(
+    tiny_recipe: Recipe, audio_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(tiny_recipe.run.out)
+    (audio_folder / "03.wav").write_bytes(b"")
+    with pytest.raises(AudioError):
+        pretrain(replace(tiny_recipe, run=replace(tiny_recipe.run, checkpoint_every=6)))
+    first = out / "checkpoints" / "step-00000000.safetensors"
+    assert list((out / "checkpoints").iterdir()) == [first]
+    (audio_folder / "03.wav").unlink()
+    (out / "best.safetensors").write_bytes(first.read_bytes())
+    pretrain(with_optim(tiny_recipe, batch_size=6))
+    told = capsys.readouterr().err
+    assert "optim.batch_size (4, now 6), data (12 files, now 11 files, not the same); starting over" in told
+    assert checkpoint.load(first).recipe["optim"]["batch_size"] == 6
+    assert steps(out) == [1, 2, 3, 4, 5, 6]
+    assert not (out / "best.safetensors").exists(), "of the run before"
+
+
+def test_a_finished_run_reduced_to_its_twin_stays(tiny_recipe: Recipe) -> None:
+    out = pretrain(tiny_recipe).parent
+    for step in (4, 6):
+        (out / "checkpoints" / f"step-{step:08d}.safetensors").unlink()
+    with pytest.raises(RecipeError, match=r"optim\.lr \(0\.001, now 0\.5\)"):
+        pretrain(with_optim(tiny_recipe, lr=0.5))
+
+
+def test_one_start_at_a_time(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is told whose turn it is, and touches nothing; the first one's end frees the folder."""
+    monkeypatch.setattr(folder, "PATIENCE_SECONDS", 0.0)
+    out = Path(tiny_recipe.run.out)
+    half_written = out / "checkpoints" / ".step-00000002.safetensors.abc"
+    half_written.parent.mkdir(parents=True)
+    half_written.touch()
+    with FileLock(out / ".lock"), pytest.raises(RecipeError, match=rf"{out}: another process trains"):
+        pretrain(tiny_recipe)
+    assert half_written.exists() and not (out / "recipe.yaml").exists()
+    with pytest.raises(RecipeError, match="cannot be shared"):
+        pretrain(with_optim(tiny_recipe, accumulate=3))
+    pretrain(tiny_recipe)
+    assert not half_written.exists(), "of a process that was killed"
+
+
+def test_micro_batches_may_change_where_they_change_no_step(tiny_recipe: Recipe) -> None:
+    """With a term over the clips of a micro-batch they are part of the loss."""
+    coupled = replace(tiny_recipe, objective=replace(tiny_recipe.objective, covariance_weight=0.04))
+    coupled = replace(coupled, run=replace(coupled.run, out=f"{coupled.run.out}-coupled"))
+    for recipe in (tiny_recipe, coupled):
+        out = pretrain(recipe).parent
+        (out / "checkpoints" / "step-00000006.safetensors").unlink()
+    pretrain(with_optim(tiny_recipe, accumulate=2))
+    with pytest.raises(RecipeError, match=r"optim\.accumulate \(1, now 2\)"):
+        pretrain(with_optim(coupled, accumulate=2))
