@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from ajepa import checkpoint, load_model
+from ajepa.encoder import Encoder
+from ajepa.features import LogMel
 from ajepa.recipe import ProbeConfig, Recipe, RecipeError
 from ajepa.training.loop import pretrain
-from ajepa.training.probe import knn_accuracy
+from ajepa.training.probe import Probe, knn_accuracy
 
 
 def test_neighbours_vote() -> None:
@@ -46,6 +48,14 @@ def table(folder: Path, audio: Path, split: bool) -> Path:
     return path
 
 
+def split_table(path: Path, audio: Path, splits: list[str]) -> Path:
+    """The first clips, of two classes by turns, with these splits."""
+    clips = zip(sorted(audio.iterdir()), splits, strict=False)
+    rows = [f"{audio.name}/{clip.name},{number % 2},{split}" for number, (clip, split) in enumerate(clips)]
+    path.write_text("\n".join(["path,label,split", *rows]))
+    return path
+
+
 @pytest.mark.parametrize("split", [False, True])
 def test_a_run_is_probed_and_its_best_encoder_kept(
     tiny_recipe: Recipe, audio_folder: Path, tmp_path: Path, split: bool
@@ -64,12 +74,33 @@ def test_a_run_is_probed_and_its_best_encoder_kept(
     assert load_model(out / "best.safetensors").source.step == best.step
 
 
+@pytest.mark.parametrize(
+    ("others", "scored"), [(["valid", "test"], 1), (["validation", "test"], 1), (["test", "extra"], 2)]
+)
+def test_test_clips_have_no_part_where_there_are_validation_clips(
+    tiny_recipe: Recipe, audio_folder: Path, tmp_path: Path, others: list[str], scored: int
+) -> None:
+    path = split_table(tmp_path / "splits.csv", audio_folder, ["train", "train", *others] * 3)
+    recipe = replace(
+        tiny_recipe, run=replace(tiny_recipe.run, probe=ProbeConfig(table=str(path), split="split"))
+    )
+    probe = Probe(recipe, LogMel(recipe.front_end), Encoder(recipe.encoder))
+    assert int(probe.reference_C.sum()) == 6
+    assert int((~probe.reference_C).sum()) == 3 * scored
+    assert len(probe.waveforms) == 6 + 3 * scored
+    assert 0 <= probe.score() <= 1
+
+
 def test_what_is_wrong_with_a_table_is_told(tiny_recipe: Recipe, audio_folder: Path, tmp_path: Path) -> None:
     path = table(tmp_path, audio_folder, split=False)
+    few = split_table(tmp_path / "few.csv", audio_folder, ["train", "valid", "test", "test"])
+    unnamed = split_table(tmp_path / "unnamed.csv", audio_folder, ["train", "", "train", "test"])
     for probe, message in (
         (ProbeConfig(table=str(tmp_path / "absent.csv")), "absent.csv: no such file"),
         (ProbeConfig(table=str(path), label="class"), "no column class; it has path, label"),
-        (ProbeConfig(table=str(path), split="label"), "no clip's split is `train`"),
+        (ProbeConfig(table=str(path), split="label"), "0 reference clips and 12 to score"),
+        (ProbeConfig(table=str(few), split="split"), "1 reference clips and 1 to score.*`train` marks"),
+        (ProbeConfig(table=str(unnamed), split="split"), "line 3: the column split is empty"),
     ):
         with pytest.raises(RecipeError, match=message):
             pretrain(replace(tiny_recipe, run=replace(tiny_recipe.run, probe=probe)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,29 +18,34 @@ from ajepa.recipe import ProbeConfig, Recipe, RecipeError
 
 NEIGHBOURS = 10
 CLIPS_A_PASS = 32
+REFERENCE = "train"
+VALIDATION = {"valid", "validation"}
 
 
 class Probe:
     """kNN accuracy on a small labelled table: cheap, without anything to tune.
 
     Clips are embedded as `AudioEncoder` does (mean over time, frequency patches side by side), features
-    standardised on the reference clips, the 10 nearest by cosine vote with their similarity. With a
-    split column the clips that it calls "train" are the reference and all others are scored; without one
-    each clip is scored against all others.
+    standardised on the reference clips, the 10 nearest by cosine vote with their similarity. Without a split
+    column each clip is scored against all others. With one, the clips that it calls "train" are the
+    reference, and those that it calls "valid" or "validation" are scored: the best encoder is chosen by the
+    score, and test clips may have no part in it. A table that calls none so has all its other clips scored.
+
+    Raises:
+        RecipeError: the table cannot be used, or has fewer than two reference clips or none to score.
+        AudioError: a clip cannot be read.
     """
 
     def __init__(self, recipe: Recipe, front_end: LogMel, encoder: Encoder) -> None:
-        rows = _read(recipe.run.probe)
+        rows = _scorable(_read(recipe.run.probe), recipe.run.probe)
         self.model = AudioEncoder(recipe.front_end, recipe.encoder, recipe.data.crop_seconds)
         # The run's own modules, so that every look sees the weights of its moment.
         self.model.features, self.model.encoder = front_end, encoder
-        names = sorted({label for _, label, _ in rows})
-        self.label_C = torch.tensor([names.index(label) for _, label, _ in rows])
-        self.reference_C = torch.tensor([split in {"", "train"} for _, _, split in rows])
-        self.alone = not bool((~self.reference_C).any())
-        self.waveforms = [load(path, sample_rate=self.model.sample_rate) for path, _, _ in rows]
-        if not self.reference_C.any():
-            raise RecipeError(f"{recipe.run.probe.table}: no clip's split is `train`")
+        names = sorted({row.label for row in rows})
+        self.label_C = torch.tensor([names.index(row.label) for row in rows])
+        self.alone = not recipe.run.probe.split
+        self.reference_C = torch.tensor([self.alone or row.split == REFERENCE for row in rows])
+        self.waveforms = [load(row.path, sample_rate=self.model.sample_rate) for row in rows]
 
     @torch.no_grad()
     def score(self) -> float:
@@ -70,7 +76,7 @@ def knn_accuracy(features_CE: Tensor, label_C: Tensor, reference_C: Tensor, alon
         alone: score the reference itself, each clip without its own vote; else the other clips.
     """
     reference_RE = features_CE[reference_C]
-    mean_E, std_E = reference_RE.mean(0), reference_RE.std(0).clamp_min(1e-6)
+    mean_E, std_E = reference_RE.mean(0), reference_RE.std(0, correction=0).clamp_min(1e-6)
     unit_CE = functional.normalize((features_CE - mean_E) / std_E, dim=1)
     scored_C = reference_C if alone else ~reference_C
     similarity = unit_CE[scored_C] @ unit_CE[reference_C].T
@@ -84,11 +90,44 @@ def knn_accuracy(features_CE: Tensor, label_C: Tensor, reference_C: Tensor, alon
     return float((votes.argmax(1) == label_C[scored_C]).float().mean())
 
 
-def _read(config: ProbeConfig) -> list[tuple[Path, str, str]]:
-    """(path, label, split) of each row.
+class Row(NamedTuple):
+    """A clip of the table; `split` is empty where no column of splits was named."""
+
+    path: Path
+    label: str
+    split: str
+
+
+def _scorable(rows: list[Row], config: ProbeConfig) -> list[Row]:
+    """The rows that take part in a score.
 
     Raises:
-        RecipeError: no such table, column or file, or fewer than two clips or classes.
+        RecipeError: fewer than two clips are the reference or none is to be scored, or they are of one class.
+    """
+    splits = {row.split for row in rows}
+    if chosen := splits & VALIDATION:
+        rows = [row for row in rows if row.split in {REFERENCE} | chosen]
+    reference = sum(not config.split or row.split == REFERENCE for row in rows)
+    scored = len(rows) - reference if config.split else len(rows)
+    if reference < 2 or scored < 1:
+        where = f", column {config.split}: `{REFERENCE}` marks the reference" if config.split else ""
+        raise RecipeError(
+            f"run.probe.table {config.table}: {reference} reference clips and {scored} to score; a probe "
+            f"needs two or more and one or more{where}"
+        )
+    if len({row.label for row in rows}) < 2:
+        raise RecipeError(
+            f"run.probe.table {config.table}: {len(rows)} clips of one class; a probe needs clips of at "
+            "least two"
+        )
+    return rows
+
+
+def _read(config: ProbeConfig) -> list[Row]:
+    """The rows of the table.
+
+    Raises:
+        RecipeError: no such table, column or file, or a clip without a split.
     """
     table = Path(config.table)
     if not table.is_file():
@@ -102,11 +141,15 @@ def _read(config: ProbeConfig) -> list[tuple[Path, str, str]]:
             raise RecipeError(
                 f"{table}: no column {', '.join(missing)}; it has {', '.join(reader.fieldnames or [])}"
             )
-        for row in reader:
-            path = table.parent / row[config.path]
-            if not path.is_file():
-                raise RecipeError(f"{table}, line {reader.line_num}: no such file {path}")
-            rows.append((path, row[config.label], row[config.split] if config.split else ""))
-    if len({label for _, label, _ in rows}) < 2:
-        raise RecipeError(f"{table}: {len(rows)} clips of one class; a probe needs clips of at least two")
+        for entry in reader:
+            split = (entry[config.split] or "") if config.split else ""
+            row = Row(table.parent / entry[config.path], entry[config.label], split)
+            if not row.path.is_file():
+                raise RecipeError(f"{table}, line {reader.line_num}: no such file {row.path}")
+            if config.split and not split:
+                raise RecipeError(
+                    f"{table}, line {reader.line_num}: the column {config.split} is empty; write train, "
+                    "valid or test there, or leave the clip out"
+                )
+            rows.append(row)
     return rows
