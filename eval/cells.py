@@ -27,6 +27,7 @@ from ajepa.files import write, write_json
 from .comparison import Comparison
 from .native import Result
 from .protocols import Bench, Conditions, Protocol, TaskEntry
+from .sources import not_taken
 
 KILLED = "its process ended before it was done"
 
@@ -162,13 +163,14 @@ def plan(
             unusable[entry.name] = str(error)
     for name, source in sources.items():
         weights, wrong = "", lost.get(name, "")
+        bench = Bench(name, source, replace(conditions, device=None))
         try:
-            weights = wrong or Bench(name, source, replace(conditions, device=None)).weights
+            weights = wrong or bench.weights
         except (ValueError, RuntimeError, OSError) as error:
             wrong = str(error)
         for entry in comparison.task_entries():
             for protocol, how in protocols.items():
-                if reason := wrong or unusable.get(entry.name):
+                if reason := wrong or unusable.get(entry.name) or _refusal(how, bench):
                     found.failures.append(Failure(name, entry.name, protocol, " ".join(reason.split())))
                     continue
                 own = how.depends_on(entry, hashes[entry.name])
@@ -176,6 +178,13 @@ def plan(
                 key = hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
                 found.cells.append(Cell(name, source, entry, protocol, how, key))
     return found
+
+
+def _refusal(how: Protocol, bench: Bench) -> str:
+    """Why a model cannot be scored by a protocol; empty where it can."""
+    if how.takes(bench.model("float32")):
+        return ""
+    return not_taken(bench.source, how.protocol)
 
 
 def run_cells(cells: Sequence[Cell], conditions: Conditions) -> None:

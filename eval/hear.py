@@ -20,10 +20,10 @@ from torch import nn
 from ajepa.files import write_json
 from ajepa.loading import load_model
 from ajepa.named_source import named_source
-from ajepa.recipe import recipe_path
 
 from .commands import EvaluationError, alone_in, check_names, run_stock, versions
 from .models import fingerprint
+from .sources import find_encoder
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Entry:
         """`logmel`, SOURCE or NAME=SOURCE.
 
         Raises:
-            RecipeError: SOURCE is neither on disk nor a recipe's name.
+            EvaluationError, HubError, RecipeError: as `find_encoder`.
         """
         return cls.of(*named_source(text))
 
@@ -54,9 +54,8 @@ class Entry:
         """Of a name, which may be empty, and a source; raises as `parse` does."""
         if source == "logmel":
             return cls(name or "log-mel", "ajepa.eval.logmel", "")
-        # heareval wants a path that exists: of a recipe, take its YAML file.
-        path = Path(source) if Path(source).exists() else recipe_path(source)
-        return cls(name or path.stem, "ajepa.hear_module", str(path.resolve()))
+        name, path = find_encoder(name, source, "hear")  # heareval wants a path that exists
+        return cls(name, "ajepa.hear_module", path)
 
     def load(self) -> nn.Module:
         """The model itself, for its weights' hash."""
@@ -97,8 +96,8 @@ def evaluate(
         )
     check_names([entry.name for entry in entries])
     records = []
-    for entry in entries:
-        weights = fingerprint(entry.load())
+    # All are loaded first: a file that cannot be read is told before any toolkit runs.
+    for entry, weights in [(entry, fingerprint(entry.load())) for entry in entries]:
         for folder in tasks:
             records.append(_cell(entry, weights, folder.resolve(), out.resolve(), grid, grid_points))
             write_json(out / "records.json", records)

@@ -84,7 +84,7 @@ def open_source(name: str, source: str, device: str | None = None, precision: Pr
     if source in BASELINES:
         return Named(name or source, source, BASELINES[source]().eval().to(device or "cpu"), precision)
     path = Path(source)
-    if _is_transformers(path):
+    if is_transformers(path):
         try:
             from .transformers_audio import TransformersModel
         except ImportError as error:
@@ -113,6 +113,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _is_transformers(path: Path) -> bool:
+def is_transformers(path: Path) -> bool:
+    """Whether transformers saved a model in this folder."""
     config = path / "config.json"
     return config.is_file() and "model_type" in json.loads(config.read_text())

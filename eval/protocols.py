@@ -19,7 +19,7 @@ from ajepa.precision import Precision
 from .embeddings import DEFAULT_CACHE
 from .finetune.config import FinetuneConfig, config_for
 from .hear import Entry, evaluate
-from .models import Named, fingerprint, open_source
+from .models import EncoderModel, Named, fingerprint, open_source
 from .native import ProbeOptions, Result, probe_model
 from .tasks import Task, open_task
 
@@ -121,6 +121,10 @@ class Protocol(ABC):
                 f"task {entry.name} needs its data for {self.protocol}, such as {{data: FOLDER}}"
             )
 
+    def takes(self, model: Named) -> bool:
+        """Whether it can be used on a model: probes take every one."""
+        return True
+
     def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
         """All that the score depends on beside the weights, precision and version of the package.
 
@@ -204,6 +208,10 @@ class Finetuning(Protocol):
             raise ProtocolError(f"task {entry.name}: finetune has {', '.join(surplus)}; it takes recipe, set")
         self.config(entry)
 
+    def takes(self, model: Named) -> bool:
+        """Encoders of ours: a baseline has nothing to train."""
+        return isinstance(model.module, EncoderModel)
+
     def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
         """The task, all settings, the seeds."""
         return (task, self.protocol, self.config(entry), self.seeds)
@@ -236,6 +244,10 @@ class Hear(Protocol):
                 f"task {entry.name} needs its folder for hear, such as {{hear: tasks/esc10-v2.0.0-full}}; "
                 "`ajepa data hear-task` makes one"
             )
+
+    def takes(self, model: Named) -> bool:
+        """Encoders of ours, and log-mel statistics, which have a module for the toolkit."""
+        return model.source == "logmel" or isinstance(model.module, EncoderModel)
 
     def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
         """Names and sizes of the files of the task's folder, and the grid."""

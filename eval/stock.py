@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -14,12 +13,12 @@ from torch.nn import functional
 
 from ajepa.loading import load_model
 from ajepa.named_source import named_source
-from ajepa.recipe import recipe_path
 
 from .commands import EvaluationError
 from .models import fingerprint
 from .native import Result, compare_with
 from .scores import ACCURACY_DRAWS, Scored, bootstrap, interval
+from .sources import find_encoder
 
 Settings = TypeVar("Settings")
 
@@ -30,7 +29,7 @@ class Checkpoint:
 
     Attributes:
         name: how the table calls it.
-        source: an absolute path, or what else `ajepa.load_model` takes.
+        source: an absolute path.
     """
 
     name: str
@@ -38,16 +37,12 @@ class Checkpoint:
 
     @classmethod
     def parse(cls, text: str) -> Checkpoint:
-        """SOURCE or NAME=SOURCE.
+        """SOURCE or NAME=SOURCE, for X-ARES.
 
         Raises:
-            RecipeError: SOURCE is neither on disk, nor on a hub, nor a recipe's name.
+            EvaluationError, HubError, RecipeError: as `find_encoder`.
         """
-        name, source = named_source(text)
-        if source.startswith("hf://"):
-            return cls(name or source.rpartition("/")[2], source)
-        path = Path(source) if Path(source).exists() else recipe_path(source)
-        return cls(name or path.stem, str(path.resolve()))
+        return cls(*find_encoder(*named_source(text), "xares"))
 
     def weights(self) -> str:
         """Fingerprint of the encoder."""

@@ -29,6 +29,7 @@ from ajepa.s3prl_upstream.sets import CONFIG
 from .commands import EvaluationError, alone_in, check_names, run_stock, versions
 from .native import Result
 from .records import provenance
+from .sources import find_encoder
 from .stock import Answers, Checkpoint, score_cells
 
 MODULE = "s3prl.run_downstream"
@@ -83,7 +84,7 @@ class Upstream:
         """[NAME=]SOURCE of an encoder of ours, or [NAME=]s3prl:UPSTREAM[:CHECKPOINT] of s3prl's own.
 
         Raises:
-            RecipeError: SOURCE is neither on disk, nor on a hub, nor a recipe's name.
+            EvaluationError, HubError, RecipeError: as `find_encoder`.
         """
         # A checkpoint behind the second colon may have a "=" in its path.
         name, source = ("", text) if text.startswith(OF_S3PRL) else named_source(text)
@@ -92,8 +93,8 @@ class Upstream:
             if checkpoint and Path(checkpoint).exists():  # s3prl runs in another folder
                 checkpoint = str(Path(checkpoint).resolve())
             return cls(name or upstream, upstream, checkpoint)
-        found = Checkpoint.parse(text)
-        return cls(found.name, "ajepa", found.source)
+        name, path = find_encoder(name, source, "s3prl")
+        return cls(name, "ajepa", path)
 
     @property
     def ours(self) -> bool:

@@ -15,6 +15,9 @@ import ajepa
 from ajepa import checkpoint, hub
 from ajepa.cli import main
 from ajepa.encoder import EncoderConfig
+from ajepa.eval.hear import Entry
+from ajepa.eval.stock import Checkpoint
+from ajepa.eval.superb import Upstream
 from ajepa.export.weights import Origin, write_weights
 from ajepa.features import LogMelConfig
 from ajepa.model import AudioEncoder
@@ -77,6 +80,17 @@ def test_a_pushed_model_loads_by_its_address(
     assert model.source is not None and model.source.step == 7
     fetched = [request for request in server.requests if request.startswith("GET")]
     assert len(fetched) == 1, "one file, once; then from the cache"
+
+
+def test_toolkits_are_given_the_downloaded_file(
+    server: HubServer, encoder_file: Path, tmp_path: Path
+) -> None:
+    assert pushed(encoder_file, tmp_path / "out") == 0
+    for kind in (Entry, Checkpoint, Upstream):
+        found = kind.parse("hf://me/tiny/model.safetensors")
+        assert found.name == "tiny"
+        assert Path(found.source).read_bytes() == (tmp_path / "out" / "model.safetensors").read_bytes()
+        assert kind.parse("mine=hf://me/tiny").name == "mine"
 
 
 def test_a_revision_is_what_it_was(server: HubServer, encoder_file: Path, tmp_path: Path) -> None:

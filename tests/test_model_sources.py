@@ -6,11 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from ajepa.cli import main
+from ajepa.eval.cells import plan
+from ajepa.eval.comparison import Comparison
 from ajepa.eval.hear import Entry
 from ajepa.eval.models import open_model
+from ajepa.eval.protocols import Conditions
 from ajepa.eval.stock import Checkpoint
 from ajepa.eval.superb import Upstream
+from ajepa.loading import bundled
 from ajepa.named_source import named_source
+from tests.hear_tasks import tones, write_rows
 
 
 @pytest.fixture
@@ -42,3 +48,44 @@ def test_a_path_with_an_equals_sign_is_a_source_for_every_protocol(run: Path) ->
     assert Entry.of("a=b", str(run)) == Entry("a=b", "ajepa.hear_module", str(run)), (
         "as a comparison names it"
     )
+
+
+@pytest.mark.parametrize("kind", [Entry, Checkpoint, Upstream])
+def test_toolkits_are_given_the_file_of_the_default_encoder(
+    kind: type[Entry | Checkpoint | Upstream],
+) -> None:
+    for text, name in (("default", "default"), ("mine=default", "mine")):
+        found = kind.parse(text)
+        assert (found.name, found.source) == (name, str(bundled()))
+
+
+@pytest.mark.parametrize("protocol", ["hear", "s3prl", "xares"])
+def test_toolkits_refuse_baselines_before_anything_runs(
+    protocol: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", "--protocol", protocol, "--task", "esc50", "--out", str(tmp_path / "out")]
+    command += ["--tasks-dir" if protocol == "hear" else "--data", str(tmp_path)]
+    (tmp_path / "hubert").mkdir()
+    (tmp_path / "hubert" / "config.json").write_text('{"model_type": "hubert"}')
+    for source in ("hear-naive", str(tmp_path / "hubert")):
+        assert main([*command, "--model", str(tiny), "--model", f"other={source}"]) == 2
+        assert f"other: the protocol {protocol} cannot be given {source}, only" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_says_beforehand_which_models_a_protocol_cannot_be_given(
+    tiny: Path, tmp_path: Path
+) -> None:
+    models = {"ours": str(tiny), "log-mel": "logmel", "naive": "hear-naive"}
+    task = {"task": "table", "data": str(tmp_path / "labels.csv"), "hear": str(tmp_path), "split": "split"}
+    tones(tmp_path, ["a.wav", "b.wav", "c.wav", "d.wav"])
+    rows = ["a.wav,x,train", "b.wav,y,train", "c.wav,x,valid", "d.wav,x,test"]
+    write_rows(tmp_path / "labels.csv", "filename,label,split", *rows)
+    comparison = Comparison(models, {"tones": task}, ["linear", "finetune", "hear"])
+    found = plan(comparison, comparison.sources(), {}, Conditions(tmp_path, tmp_path))
+    assert [(failure.model, failure.protocol) for failure in found.failures] == [
+        ("log-mel", "finetune"),
+        ("naive", "finetune"),
+        ("naive", "hear"),
+    ]
+    assert "the protocol hear cannot be given hear-naive" in found.failures[-1].reason
