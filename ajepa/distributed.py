@@ -1,4 +1,4 @@
-"""Sums over the processes of a run; without any they are the values themselves."""
+"""Sums and lists over the processes of a run; without any they are the values themselves."""
 
 from __future__ import annotations
 
@@ -34,3 +34,12 @@ def sum_over_ranks(value: Tensor) -> Tensor:
         return value
     total: Tensor = _SumOverRanks.apply(value)
     return total
+
+
+def gathered(items: list[str]) -> list[str]:
+    """What all processes have, rank by rank. All must call it."""
+    if ranks() == 1:
+        return items
+    every: list[Any] = [None] * ranks()
+    distributed.all_gather_object(every, items)
+    return [item for part in every for item in part]

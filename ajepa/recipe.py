@@ -142,7 +142,7 @@ class RunConfig:
             or DDP.
         compile: torch.compile for the Transformer blocks; "auto" on CUDA devices, where it works.
         activation_checkpointing: compute activations again in the backward pass instead of keeping them.
-        log_every: steps between lines of metrics.jsonl.
+        log_every: steps between lines of metrics.jsonl; there is one too where gauges or the probe are due.
         health_every: steps between the gauges that take time (RankMe, attention entropy, EMA gap).
         checkpoint_every: steps between checkpoints; the first (the random twin) and the last `keep` stay,
             and every one whose step is a multiple of `keep_every` (0 for none).

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ajepa import checkpoint
-from ajepa.recipe import Recipe, dump_recipe
+from ajepa.recipe import ProbeConfig, Recipe, dump_recipe
 from ajepa.training.loop import pretrain
 
 pytestmark = pytest.mark.slow
@@ -51,8 +51,10 @@ def finish(process: subprocess.Popen[str], seconds: float = 180) -> tuple[int, s
     return process.returncode, text
 
 
-def metrics(folder: Path, name: str = "loss") -> list[float]:
-    return [json.loads(line)[name] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def metrics(folder: Path, name: str = "loss", every: bool = True) -> list[float]:
+    """Of every line, or of those that have it."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [record[name] for record in records if every or name in record]
 
 
 @pytest.fixture
@@ -88,6 +90,28 @@ def test_two_processes_give_the_losses_of_one(recipe: Recipe, tmp_path: Path, st
     (tmp_path / "two" / "encoder.safetensors").unlink()
     pretrain(replace(recipe, run=replace(recipe.run, out=str(tmp_path / "two"))))
     assert metrics(tmp_path / "two") == pytest.approx(metrics(tmp_path / "one"), rel=1e-4)
+
+
+def test_the_first_process_hears_of_all_broken_files(recipe: Recipe, tmp_path: Path) -> None:
+    """The list and the count are those of one process; the probe is scored before FSDP shares weights out."""
+    audio = sorted(Path(recipe.data.source).iterdir())
+    for path in audio[:5]:
+        path.write_bytes(b"")
+    table = tmp_path / "probe.csv"
+    rows = [f"{path},{number % 2}" for number, path in enumerate(audio[5:])]
+    table.write_text("\n".join(["path,label", *rows]))
+    run = replace(recipe.run, out=str(tmp_path / "one"), probe=ProbeConfig(table=str(table), every=100))
+    recipe = replace(recipe, run=run, data=replace(recipe.data, skip_broken=True))
+    pretrain(recipe)
+    line = command(recipe, tmp_path, "two", "run.devices=2", "run.strategy=fsdp")
+    code, text = finish(start(line))
+    assert code == 0, text
+    one, two = (set((tmp_path / name / "broken.txt").read_text().splitlines()) for name in ("one", "two"))
+    assert two == one and len(one) == 5
+    assert metrics(tmp_path / "two", "broken")[-1] == 5
+    assert f"5 files could not be used; {tmp_path / 'two' / 'broken.txt'} lists them" in text
+    scores = metrics(tmp_path / "two", "probe", every=False)
+    assert len(scores) == 2 and scores[0] == metrics(tmp_path / "one", "probe", every=False)[0]
 
 
 def test_micro_batches_give_the_same_step(tiny_recipe: Recipe, tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ajepa import checkpoint, load_model
+from ajepa.curves import curve, read_metrics
 from ajepa.encoder import Encoder
 from ajepa.features import LogMel
 from ajepa.recipe import ProbeConfig, Recipe, RecipeError
@@ -60,18 +62,48 @@ def split_table(path: Path, audio: Path, splits: list[str]) -> Path:
 def test_a_run_is_probed_and_its_best_encoder_kept(
     tiny_recipe: Recipe, audio_folder: Path, tmp_path: Path, split: bool
 ) -> None:
+    """At the start, at the end and at its own steps, whichever of them have a line of metrics otherwise."""
     probe = ProbeConfig(
-        table=str(table(tmp_path, audio_folder, split)), split="split" if split else "", every=2
+        table=str(table(tmp_path, audio_folder, split)), split="split" if split else "", every=4
     )
-    out = pretrain(replace(tiny_recipe, run=replace(tiny_recipe.run, probe=probe))).parent
+    run = replace(tiny_recipe.run, probe=probe, log_every=5, health_every=3)
+    out = pretrain(replace(tiny_recipe, run=run)).parent
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     scores = {record["step"]: record["probe"] for record in records if "probe" in record}
-    assert list(scores) == [2, 4, 6]
+    assert list(scores) == [0, 4, 6]
+    assert [record["step"] for record in records if "rankme" in record] == [3, 6]
+    assert [record["step"] for record in records if "loss" in record] == [3, 4, 5, 6]
     assert all(0 <= score <= 1 for score in scores.values())
     best = checkpoint.load(out / "best.safetensors")
     assert best.info["probe"] == max(scores.values())
     assert best.step == min(step for step, score in scores.items() if score == max(scores.values()))
     assert load_model(out / "best.safetensors").source.step == best.step
+
+
+def test_a_run_that_goes_on_keeps_the_score_of_its_start(
+    tiny_recipe: Recipe, audio_folder: Path, tmp_path: Path
+) -> None:
+    """Also from the first checkpoint, and in the same numbers; its curves can be drawn."""
+    probe = ProbeConfig(table=str(table(tmp_path, audio_folder, split=True)), split="split", every=2)
+    recipe = replace(tiny_recipe, run=replace(tiny_recipe.run, probe=probe))
+
+    def lines(out: Path) -> list[dict[str, float]]:
+        records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        return [{key: record.get(key) for key in ("step", "loss", "probe", "rankme")} for record in records]
+
+    out = pretrain(recipe).parent
+    whole = lines(out)
+    assert [record["step"] for record in whole] == [0, 1, 2, 3, 4, 5, 6]
+    for last in (0, 4):
+        for path in (out / "checkpoints").glob("step-*"):
+            if int(path.stem.removeprefix("step-")) > last:
+                path.unlink()
+        pretrain(recipe)
+        assert lines(out) == whole
+    assert curve(read_metrics(out), "probe")[0] == [0, 2, 4, 6]
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("probe")] == [0, 2, 4, 6]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 A run's folder holds
     recipe.yaml          the full recipe, which `ajepa pretrain` reads again
     run.json             versions, git commit, data fingerprint, hardware; one entry for each start
-    metrics.jsonl        one JSON line every `log_every` steps; tensorboard/ has the same
+    metrics.jsonl        one JSON line every `log_every` steps, and where gauges or the probe are due;
+                         tensorboard/ has the same
     broken.txt           files that could not be used, with the reason (with --skip-broken)
     checkpoints/         step-00000500.safetensors, ...: everything that resuming needs
     encoder.safetensors  the finished encoder with its front end, for `ajepa.load_model`
@@ -15,6 +16,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +63,14 @@ from ajepa.training.state import (
 __all__ = ["TrainingError", "pretrain"]
 
 
-def pretrain(recipe: Recipe) -> Path:
+def pretrain(recipe: Recipe, untrained: bool = False) -> Path:
     """Pre-train as the recipe says, going on from the run folder's last checkpoint if there is one.
 
+    Args:
+        untrained: end before the first step, with the random weights that the run begins with.
+
     Returns:
-        The path of the finished encoder.
+        The path of the finished encoder; with `untrained` that of the first checkpoint.
 
     Raises:
         RecipeError: the recipe lacks what a run needs, the folder holds a run of another recipe or on other
@@ -83,10 +88,14 @@ def pretrain(recipe: Recipe) -> Path:
     fabric = make_fabric(run)
     fabric.launch()
     with lost_peers(), claimed(fabric, recipe, info) as last:
-        return _run(fabric, recipe, clips, info, last)
+        if untrained and last:
+            return checkpoint_path(out, 0)
+        return _run(fabric, recipe, clips, info, last, untrained)
 
 
-def _run(fabric: Fabric, recipe: Recipe, clips: Clips, info: dict[str, Any], last: Path | None) -> Path:
+def _run(
+    fabric: Fabric, recipe: Recipe, clips: Clips, info: dict[str, Any], last: Path | None, untrained: bool
+) -> Path:
     out, optim, run = Path(recipe.run.out), recipe.optim, recipe.run
     first_process, device = fabric.is_global_zero, fabric.device
     if optim.batch_size % (fabric.world_size * optim.accumulate):
@@ -100,41 +109,14 @@ def _run(fabric: Fabric, recipe: Recipe, clips: Clips, info: dict[str, Any], las
     objective = make_objective(recipe.objective, recipe.encoder, optim.steps).to(device)
     start = restore_weights(last, objective) if last else 0
     compiled = lay_out(objective, run, device)
+    probe = Probe(recipe, front_end, getattr(objective, objective.evaluated)) if run.probe.table else None
+    # Before FSDP shares the weights out, whose first pass has to be the whole objective's.
+    at_start = {"probe": probe.score()} if probe and not last else {}
     model = fabric.setup_module(objective)
     plain_optimizer = make_optimizer(objective, optim)
     if last:
         restore_optimizer(last, objective, plain_optimizer)
     optimizer: Any = fabric.setup_optimizers(plain_optimizer)
-    probe = Probe(recipe, front_end, getattr(objective, objective.evaluated)) if run.probe.table else None
-    best = BestEncoder(out)
-
-    dataset = CropDataset(
-        clips,
-        whole_patch_seconds(recipe),
-        recipe.front_end.sample_rate,
-        recipe.data.gain_db,
-        recipe.data.cache_megabytes,
-        recipe.data.skip_broken,
-    )
-    sampler = StepSampler(
-        len(clips),
-        optim.batch_size,
-        start,
-        optim.steps,
-        run.seed,
-        fabric.global_rank,
-        fabric.world_size,
-        shard_sizes=clips.shard_sizes,
-        window=recipe.data.shard_window,
-        ahead=look_ahead(clips),
-    )
-    loader = DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=recipe.data.workers,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-    )
 
     if first_process:
         check_space(objective, out)
@@ -145,10 +127,19 @@ def _run(fabric: Fabric, recipe: Recipe, clips: Clips, info: dict[str, Any], las
             f"on {fabric.world_size} x {device.type}{', compiled' if compiled else ''}",
             file=sys.stderr,
         )
-    if start == 0:
+    log, best = MetricsLog(run, start, first_process, recipe.as_dict()), BestEncoder(out)
+    if not last:
+        if at_start:
+            log.write(0, at_start)
+            best.offer(at_start["probe"], recipe, objective, front_end, 0, info, first_process)
+        # Behind the probe: a start that ends before this is not gone on with but made again.
         write_checkpoint(recipe, objective, plain_optimizer, front_end, 0, info, first_process)
+    if untrained:
+        log.close()
+        fabric.barrier()
+        return checkpoint_path(out, 0)
 
-    log = MetricsLog(run, start, first_process, recipe.as_dict())
+    loader = crop_loader(fabric, recipe, clips, start)
     watch, guard = CollapseWatch(log.history), FiniteGuard()
     bar = tqdm(total=optim.steps, initial=start, unit="step", disable=None if first_process else True)
     waiting_since = time.perf_counter()
@@ -169,14 +160,16 @@ def _run(fabric: Fabric, recipe: Recipe, clips: Clips, info: dict[str, Any], las
 
             done = step + 1
             at_end = done == optim.steps
-            look = done % run.log_every == 0 or at_end
+            gauging = done % run.health_every == 0 or at_end
+            probing = probe is not None and (done % run.probe.every == 0 or at_end)
+            look = done % run.log_every == 0 or gauging or probing
             log.count(len(batch.files) * fabric.world_size, waited, batch.broken)
             if look:
                 metrics: dict[str, Any] = {"loss": sum_over_ranks(value), "lr": rate, "grad_norm": norm}
                 metrics |= mean_metrics(losses, fabric.world_size) | momenta
-                if done % run.health_every == 0 or at_end:
+                if gauging:
                     metrics |= gauges(objective, spectrogram_BLM, losses[-1])
-                if probe and (done % run.probe.every == 0 or at_end):
+                if probe and probing:
                     metrics["probe"] = probe.score()
                 record = log.write(done, metrics)
                 for warning in watch.look(record) if first_process else ():
@@ -208,6 +201,37 @@ def _run(fabric: Fabric, recipe: Recipe, clips: Clips, info: dict[str, Any], las
     finished = export_encoder(recipe, objective, front_end, optim.steps, info, first_process)
     fabric.barrier()
     return finished
+
+
+def crop_loader(fabric: Fabric, recipe: Recipe, clips: Clips, start: int) -> Iterable[Batch]:
+    """This process's batches, from step `start` on."""
+    dataset = CropDataset(
+        clips,
+        whole_patch_seconds(recipe),
+        recipe.front_end.sample_rate,
+        recipe.data.gain_db,
+        recipe.data.cache_megabytes,
+        recipe.data.skip_broken,
+    )
+    sampler = StepSampler(
+        len(clips),
+        recipe.optim.batch_size,
+        start,
+        recipe.optim.steps,
+        recipe.run.seed,
+        fabric.global_rank,
+        fabric.world_size,
+        shard_sizes=clips.shard_sizes,
+        window=recipe.data.shard_window,
+        ahead=look_ahead(clips),
+    )
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=recipe.data.workers,
+        collate_fn=collate,
+        pin_memory=fabric.device.type == "cuda",
+    )
 
 
 def gradients(

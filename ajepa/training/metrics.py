@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ajepa.distributed import gathered
 from ajepa.recipe import RecipeError, RunConfig
 
 
@@ -32,31 +33,35 @@ class MetricsLog:
         self.path, self.listing, self.enabled = out / "metrics.jsonl", out / "broken.txt", enabled
         self.clips, self.waited, self.since = 0, 0.0, time.perf_counter()
         self.broken: set[str] = set()
+        self._found: list[str] = []  # by this process, since the last line
         self.history: list[dict[str, Any]] = []
         self._writers: list[Any] = []
         if not enabled:
             return
-        if start and self.listing.exists():
+        if self.listing.exists():
             self.broken = set(self.listing.read_text().splitlines())
-        else:
-            self.listing.unlink(missing_ok=True)
         self.history = [record for record in _records(self.path) if record["step"] <= start]
         partial = self.path.with_name(".metrics.jsonl.partial")
         partial.write_text("".join(json.dumps(record) + "\n" for record in self.history))
         partial.replace(self.path)
-        self._writers = [_TensorBoard(out, start)]
+        self._writers = [_TensorBoard(out, start + 1 if self.history else 0)]
         if run.wandb:
             self._writers.append(_WandB(run.wandb, out, recipe))
 
     def count(self, clips: int, waited: float, broken: list[tuple[str, str]]) -> None:
         """Note a step's clips, the seconds it waited for them, and its broken files.
 
-        These are listed at once: an interrupted run has them too.
+        The first process lists its own at once, so that an interrupted run has them too, and those of
+        the others with the next line.
         """
         self.clips += clips
         self.waited += waited
-        for _, reason in broken:
-            line = " ".join(reason.split())
+        lines = [" ".join(reason.split()) for _, reason in broken]
+        self._found += lines
+        self._list(lines)
+
+    def _list(self, lines: list[str]) -> None:
+        for line in lines:
             if line not in self.broken:
                 self.broken.add(line)
                 if self.enabled:
@@ -64,15 +69,15 @@ class MetricsLog:
                         file.write(line + "\n")
 
     def write(self, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
-        """Append one line; tensors become numbers."""
+        """Append one line; tensors become numbers. All processes must call it."""
+        self._list(gathered(self._found))
+        self._found = []
         now = time.perf_counter()
         elapsed = now - self.since
         record = {"step": step} | {name: float(value) for name, value in metrics.items()}
-        record |= {
-            "clips_per_s": self.clips / elapsed,
-            "data_wait": self.waited / elapsed,
-            "broken": len(self.broken),
-        }
+        if self.clips:  # before the first step there is no rate
+            record |= {"clips_per_s": self.clips / elapsed, "data_wait": self.waited / elapsed}
+        record["broken"] = len(self.broken)
         self.clips, self.waited, self.since = 0, 0.0, now
         if self.enabled:
             with self.path.open("a") as file:
@@ -90,11 +95,11 @@ class MetricsLog:
 
 
 class _TensorBoard:
-    def __init__(self, out: Path, start: int) -> None:
+    def __init__(self, out: Path, first: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         # What an interrupted run logged past its last checkpoint is taken back.
-        self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
+        self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=first)
 
     def write(self, step: int, record: dict[str, Any]) -> None:
         for name, value in record.items():
