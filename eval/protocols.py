@@ -21,7 +21,7 @@ from .finetune.config import FinetuneConfig, config_for
 from .hear import Entry, evaluate
 from .models import EncoderModel, Named, fingerprint, open_source
 from .native import ProbeOptions, Result, probe_model
-from .tasks import Task, open_task
+from .tasks import MULTILABEL, Task, open_task
 
 
 class ProtocolError(ValueError):
@@ -47,6 +47,11 @@ class TaskEntry:
     options: dict[str, Any] = field(default_factory=dict)
     hear: str | None = None
     finetune: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether its clips have several labels, told before it is opened."""
+        return self.task in MULTILABEL or bool(self.options.get("multilabel"))
 
     def open(self) -> Task:
         """Its clips; raises as `open_task` does."""
@@ -194,7 +199,8 @@ class Finetuning(Protocol):
         """The settings for a task. Raises FinetuneConfigError for what they do not know."""
         settings = entry.finetune.get("set", {}) | self.set
         recipe = self.recipe or entry.finetune.get("recipe")
-        return config_for(entry.task, recipe, [f"{key}={value}" for key, value in settings.items()])
+        texts = [f"{key}={value}" for key, value in settings.items()]
+        return config_for(entry.task, recipe, texts, multilabel=entry.multilabel)
 
     def check(self, entry: TaskEntry) -> None:
         """Its data and settings."""

@@ -112,6 +112,11 @@ def test_the_comparison_is_that_of_one_evaluation(file: Path, tmp_path: Path) ->
             "sets nothing",
         ),
         (
+            "{models: {a: logmel}, tasks: {table: {data: x, multilabel: true, finetune: "
+            "{set: {loss: cross-entropy}}}}, protocols: [finetune]}",
+            "clips of table have several labels; use bce",
+        ),
+        (
             "{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {finetune: {set: 3}}}",
             "give settings such",
         ),

@@ -280,5 +280,6 @@ def test_settings_from_the_command_line() -> None:
     ):
         with pytest.raises(FinetuneConfigError, match=message):
             config_for("esc50", None, settings)
+    assert config_for("table", multilabel=True) == replace(RECIPES["esc50"], loss="bce")
     with pytest.raises(FinetuneConfigError, match="no fine-tuning recipe"):
         config_for("esc50", "imagenet")

@@ -39,6 +39,20 @@ def test_models_beside_a_baseline(
     assert main([*line, "--baseline", "three"]) == 2 and "'three'" in capsys.readouterr().err
 
 
+def test_clips_of_several_labels(
+    command: list[str], source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "tones.csv"
+    table.write_text(table.read_text().replace(",a,", ",a;b,"))
+    line = [*command, "--multilabel", "--model", source, "--json", str(tmp_path / "out.json")]
+    assert main(line) == 0
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert (record["metric"], record["config"]["loss"]) == ("mAP", "bce")
+    capsys.readouterr()
+    assert main([*line, "--set", "loss=cross-entropy"]) == 2
+    assert "clips of table have several labels; use bce" in capsys.readouterr().err
+
+
 def test_a_baseline_is_refused_before_any_training(
     command: list[str], source: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -197,7 +197,7 @@ def _run_finetune(options: argparse.Namespace) -> None:
     from ajepa.eval.models import open_model
 
     task = tasks.open_from(options)
-    config = config_for(options.task, options.recipe, options.set)
+    config = config_for(options.task, options.recipe, options.set, multilabel=task.multilabel)
     models = [open_model(text, options.device) for text in options.model]
 
     def report(model: str, split: str, seed: int, line: dict[str, float]) -> None:

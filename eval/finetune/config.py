@@ -131,16 +131,21 @@ OF_TASK = {
 }
 
 
-def config_for(task: str, recipe: str | None = None, settings: Sequence[str] = ()) -> FinetuneConfig:
+def config_for(
+    task: str, recipe: str | None = None, settings: Sequence[str] = (), *, multilabel: bool = False
+) -> FinetuneConfig:
     """The settings for a task: a recipe's, and those of `settings`, such as "epochs=20".
 
-    Raises ValueError for an unknown recipe, key or value.
+    Args:
+        multilabel: clips have several labels: the loss is "bce", whatever the recipe's.
+
+    Raises FinetuneConfigError for an unknown recipe, key or value, and for another loss of a multilabel task.
     """
     name = recipe or OF_TASK.get(task, "esc50")
     if name not in RECIPES:
         raise FinetuneConfigError(f"no fine-tuning recipe is called {name!r}; there are {', '.join(RECIPES)}")
     config = RECIPES[name]
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"loss": "bce"} if multilabel else {}
     kinds = get_type_hints(FinetuneConfig)
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -150,6 +155,8 @@ def config_for(task: str, recipe: str | None = None, settings: Sequence[str] = (
             )
         kind = kinds[key]
         changes[key] = _as_kind(key, text, kind if isinstance(kind, type) else str)  # else: a choice of words
+    if multilabel and changes["loss"] == "cross-entropy":
+        raise FinetuneConfigError(f"loss is cross-entropy, but clips of {task} have several labels; use bce")
     try:
         return replace(config, **changes)
     except ValueError as error:

@@ -98,11 +98,10 @@ def finetune(
         report: gets each epoch's line of the history.
 
     Raises:
-        FinetuneError: training diverged.
-        ValueError: the loss does not fit the task.
+        FinetuneError: the loss does not fit the task, or training diverged.
     """
     if task.multilabel and config.loss == "cross-entropy":
-        raise ValueError(f"{task.name} is multilabel: fine-tune it with loss='bce'")
+        raise FinetuneError(f"{task.name} is multilabel: fine-tune it with loss='bce'")
     since, device = time.perf_counter(), model.device
     waveforms = waveforms or Waveforms(task.clips, model.sample_rate)
     splits = np.array([clip.split for clip in task.clips])

@@ -29,7 +29,10 @@ TASKS: dict[str, Callable[..., Task]] = {
     "voxceleb1": open_voxceleb1,
 }
 
-__all__ = ["TASKS", "Clip", "Round", "Task", "TaskError", "open_task"]
+# Clips have several labels whatever the options; of a table its option `multilabel` says so.
+MULTILABEL = frozenset({"audioset_20k", "audioset_2m"})
+
+__all__ = ["MULTILABEL", "TASKS", "Clip", "Round", "Task", "TaskError", "open_task"]
 
 
 def open_task(name: str, data: str | Path, **options: Any) -> Task:
