@@ -85,7 +85,8 @@ def evaluate(
         grid, grid_points: heareval's hyper-parameter grid and how many of its points it tries.
 
     Raises:
-        EvaluationError: no such task, names that are alike, or a heareval command failed.
+        EvaluationError: no such task, none at a model's sample rate, names that are alike, or a heareval
+            command failed.
     """
     tasks_dir, out = Path(tasks_dir), Path(out)
     tasks = sorted(p.parent for p in tasks_dir.glob("*/task_metadata.json") if task in ("all", p.parent.name))
@@ -96,12 +97,24 @@ def evaluate(
         )
     check_names([entry.name for entry in entries])
     records = []
-    # All are loaded first: a file that cannot be read is told before any toolkit runs.
-    for entry, weights in [(entry, fingerprint(entry.load())) for entry in entries]:
+    # All are loaded first: what cannot be scored is told before the toolkit runs.
+    for entry, weights in [(entry, _weights(entry, tasks)) for entry in entries]:
         for folder in tasks:
             records.append(_cell(entry, weights, folder.resolve(), out.resolve(), grid, grid_points))
             write_json(out / "records.json", records)
     return records
+
+
+def _weights(entry: Entry, tasks: Sequence[Path]) -> str:
+    """The model's fingerprint. Raises EvaluationError where a task has no audio at its rate."""
+    model = entry.load()
+    for task in tasks:
+        if not (task / str(model.sample_rate)).is_dir():
+            raise EvaluationError(
+                f"{task}: no audio at the {model.sample_rate} Hz of {entry.name}; `ajepa data hear-task "
+                f"... --sample-rate {model.sample_rate} --out OTHER_FOLDER` makes the task at that rate"
+            )
+    return fingerprint(model)
 
 
 def _cell(entry: Entry, weights: str, task: Path, out: Path, grid: str, grid_points: int) -> dict[str, Any]:

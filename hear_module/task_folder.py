@@ -77,6 +77,8 @@ def write_task(task: Task, out: str | Path, sample_rate: int, force: bool) -> Pa
     """Checks `task`, writes it into a hidden sibling and renames that, so no half task is ever seen."""
     if not re.fullmatch(r"[\w.-]+", task.folder_name) or task.folder_name.startswith("."):
         raise TaskError(f"task name {task.folder_name!r}: use letters, digits, '_', '-' and '.'")
+    if sample_rate < 1:
+        raise TaskError(f"sample rate {sample_rate}: give one in Hz, such as 16000")
     target = Path(out) / task.folder_name
     _check_target(target, force)
     clips = _unique_stems(task.clips)

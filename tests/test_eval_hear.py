@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+import soundfile
 
 import ajepa
+from ajepa.cli import main
 from ajepa.data.synthetic import write_esc50
 from ajepa.eval.hear import Entry, EvaluationError, evaluate, table
 from ajepa.eval.logmel import LogMelStatistics
@@ -50,6 +52,27 @@ def test_rows_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tasks" / "a" / "task_metadata.json").touch()
     with pytest.raises(EvaluationError, match="NAME=SOURCE"):
         evaluate([Entry.parse("logmel"), Entry.parse("logmel")], tmp_path / "tasks", tmp_path / "out")
+
+
+def test_the_task_has_audio_at_the_rate_of_each_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_esc50(tmp_path / "source", clips_per_class=5, classes=2, seconds=0.2)
+    made = ["data", "hear-task", "esc50", "--source", str(tmp_path / "source"), "--out"]
+    assert main([*made, str(tmp_path / "wrong"), "--sample-rate", "0"]) == 2
+    assert "give one in Hz" in capsys.readouterr().err
+    assert main([*made, str(tmp_path / "tasks"), "--sample-rate", "32000"]) == 0
+    (task,) = (tmp_path / "tasks").iterdir()
+    (clip, *_) = task.glob("32000/fold00/*.wav")
+    assert soundfile.info(clip).samplerate == 32_000
+    out = tmp_path / "out"
+    command = ["evaluate", "--tasks-dir", str(tmp_path / "tasks"), "--out", str(out), "--model", "logmel"]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"{task}: no audio at the 16000 Hz of log-mel; `ajepa data hear-task ... --sample-rate 16000" in said
+    )
+    assert not out.exists()
 
 
 @pytest.mark.slow

@@ -27,6 +27,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--source", type=Path, required=True, help="the data set's folder; for `table` a CSV file"
     )
     task.add_argument("--out", type=Path, required=True, help="the tasks folder")
+    task.add_argument(
+        "--sample-rate",
+        type=int,
+        default=16_000,
+        help="of the written audio, Hz: that of the models to be scored; default: 16000",
+    )
     task.add_argument("--csv", type=Path, help="esc50: another table than meta/esc50.csv")
     task.add_argument("--test-source", type=Path, help="speech_commands: the official test archive")
     task.add_argument("--name", help="the task's name")
@@ -185,6 +191,7 @@ def run_hear_task(options: argparse.Namespace) -> None:
     from ajepa.hear_module import tasks
 
     common = {
+        "sample_rate": options.sample_rate,
         "task_name": options.name,
         "skip_missing": options.skip_missing,
         "force": options.force,
