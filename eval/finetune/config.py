@@ -2,13 +2,57 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 
 class FinetuneConfigError(ValueError):
     """Settings of fine-tuning that cannot be used; the message names them."""
+
+
+class Interval(NamedTuple):
+    """Numbers from `least` to `most`, without an end that is open; no infinite ones and no NaN."""
+
+    least: float
+    most: float = math.inf
+    open_least: bool = False
+    open_most: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether a number lies in it."""
+        above = value > self.least if self.open_least else value >= self.least
+        below = value < self.most if self.open_most else value <= self.most
+        return math.isfinite(value) and above and below
+
+    def __str__(self) -> str:
+        text = f"{'above' if self.open_least else 'at least'} {self.least}"
+        if self.most == math.inf:
+            return f"a number {text}"
+        return f"{text} and {'below' if self.open_most else 'at most'} {self.most}"
+
+
+POSITIVE, NOT_NEGATIVE = Interval(0, open_least=True), Interval(0)
+# What each setting can be; NaN trains nothing, and says so only after an epoch.
+INTERVALS = {
+    "epochs": Interval(1),
+    "warmup_epochs": NOT_NEGATIVE,
+    "batch_size": Interval(1),
+    "lr": POSITIVE,
+    "min_lr": NOT_NEGATIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "layer_decay": Interval(0, 1, open_least=True),
+    "drop_path": Interval(0, 1, open_most=True),
+    "masked_share": Interval(0, 1, open_most=True),
+    "mixup": Interval(0, 1),
+    "mixup_beta": POSITIVE,
+    "freq_mask": NOT_NEGATIVE,
+    "time_mask": NOT_NEGATIVE,
+    "seconds": POSITIVE,
+    "samples_per_epoch": NOT_NEGATIVE,
+    "head_std": NOT_NEGATIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -59,30 +103,18 @@ class FinetuneConfig:
     head_std: float = 2.0e-5
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("freq_mask", 0),
-            ("time_mask", 0),
-            ("samples_per_epoch", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be at least {least}")
-        if not 0 <= self.warmup_epochs < self.epochs:
+        for name, interval in INTERVALS.items():
+            value = getattr(self, name)
+            if not interval.holds(value):  # nor does any hold NaN
+                raise ValueError(f"{name} is {value}, must be {interval}")
+        if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}, must lie within {self.epochs} epochs")
-        for name in ("drop_path", "masked_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 0 and below 1")
-        if not 0 <= self.mixup <= 1:
-            raise ValueError(f"mixup is {self.mixup}, must lie in 0..1")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay is {self.layer_decay}, must be above 0 and at most 1")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr is {self.min_lr}, must be at most lr, {self.lr}")
         if self.loss not in ("cross-entropy", "bce"):
             raise ValueError(f"loss is {self.loss!r}, must be cross-entropy or bce")
         if self.masked_how not in ("regularised", "drop", "zero"):
             raise ValueError(f"masked_how is {self.masked_how!r}, must be regularised, drop or zero")
-        if self.lr <= 0 or self.mixup_beta <= 0:
-            raise ValueError(f"lr {self.lr} and mixup_beta {self.mixup_beta} must be above 0")
 
     def clips_an_epoch(self, clips: int) -> int:
         """Clips of one epoch, of a training set of so many."""
