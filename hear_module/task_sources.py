@@ -13,6 +13,9 @@ from .task_folder import TaskError, listed, note
 # Copies of a data set are often re-encoded: a listed file may have any of these suffixes, in this order.
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
+PATH_COLUMNS = ("filename", "path")  # of the files in a table, where none is named
+LABEL_SEPARATOR = ";"
+
 
 def existing_folder(path: str | Path, expected: str) -> Path:
     if not Path(path).is_dir():
@@ -35,6 +38,27 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if not rows:
         raise TaskError(f"{path}: the table has no rows")
     return rows
+
+
+def find_path_column(table: Path, row: dict[str, str], named: str | None) -> str:
+    """The column of the files in a table's row: the one that is named, else the first of `PATH_COLUMNS`."""
+    wanted = PATH_COLUMNS if named is None else (named,)
+    if found := [column for column in wanted if column in row]:
+        return found[0]
+    raise TaskError(
+        f"{table}: no column {' or '.join(wanted)} of the files; its columns are {listed(list(row))}; name "
+        "the one (--path)"
+    )
+
+
+def check_separator(table: Path, separator: str, multilabel: bool) -> None:
+    """Raises TaskError for one that is empty, or that would go unheeded."""
+    if not separator:
+        raise TaskError(f"{table}: the label separator is empty; give one, such as {LABEL_SEPARATOR!r}")
+    if separator != LABEL_SEPARATOR and not multilabel:
+        raise TaskError(
+            f"{table}: labels are separated by {separator!r} in multilabel tables alone; pass multilabel too"
+        )
 
 
 def locate(root: Path, name: str) -> Path:

@@ -21,8 +21,11 @@ from ajepa import audio
 from .task_folder import ALL_SCORES, TRAINVALTEST, Clip, Task, TaskError, file_stem, listed, note, write_task
 from .task_sources import (
     AUDIO_SUFFIXES,
+    LABEL_SEPARATOR,
     audio_names,
+    check_separator,
     existing_folder,
+    find_path_column,
     locate,
     read_table,
     without_missing,
@@ -166,13 +169,13 @@ def from_table(
     out: str | Path,
     *,
     audio_root: str | Path | None = None,
-    path_column: str = "filename",
+    path_column: str | None = None,
     label_column: str = "label",
     fold_column: str | None = None,
     split_column: str | None = None,
     seconds: float | None = None,
     multilabel: bool = False,
-    label_separator: str = ";",
+    label_separator: str = LABEL_SEPARATOR,
     task_name: str | None = None,
     version: str = "v1",
     sample_rate: int = 16000,
@@ -182,16 +185,19 @@ def from_table(
     """Writes the task that a table describes (CSV, or TSV by its suffix) and returns its folder.
 
     Each row is a clip: its path below `audio_root` (default: the table's folder), its label, and its fold
-    (at least three) or its split (train, valid, test). The fold or split column is found by its name,
-    `fold` or `split`, unless named. `multilabel`: labels separated by `label_separator`, or one row each.
-    `seconds`: every clip is cut or padded to it. None keeps lengths, and heareval embeds clips one by one.
+    (at least three) or its split (train, valid, test). The column of the paths is found by its name,
+    `filename` or `path`, unless named; so is that of the folds or splits, `fold` or `split`. `multilabel`:
+    labels separated by `label_separator`, or one row each. `seconds`: every clip is cut or padded to it. None
+    keeps lengths, and heareval embeds clips one by one.
     Raises `TaskError`.
     """
     table = Path(csv)
     root = Path(audio_root) if audio_root is not None else table.parent
     if seconds is not None and not seconds > 0:
         raise TaskError(f"seconds must be above 0, not {seconds}")
-    rows = read_table(table, [path_column, label_column])
+    check_separator(table, label_separator, multilabel)
+    rows = read_table(table, [label_column])
+    path_column = find_path_column(table, rows[0], path_column)
     by_fold, column = _split_column(table, rows[0], fold_column, split_column)
     values = {row[column].strip() for row in rows}
     if by_fold:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from ajepa.cli import main
 from ajepa.hear_module import tasks
 from ajepa.hear_module.tasks import TaskError
 from tests.hear_tasks import check_task, pcm, tones, write_rows
+
+SPLITS = ("train", "valid", "test")
 
 
 def test_table_with_splits_resamples_and_keeps_basenames_apart(tmp_path):
@@ -65,9 +69,42 @@ def test_table_with_several_labels(tmp_path):
     assert metadata["evaluation"] == ["mAP"]
 
 
+@pytest.mark.parametrize("column", ["filename", "path", "file"])
+def test_the_command_finds_or_is_told_the_columns(column, tmp_path):
+    """The same table for a HEAR task and for a probe."""
+    names = [f"{number}.wav" for number in range(6)]
+    tones(tmp_path, names)
+    rows = [f"{name},{'dog|cat' if n % 2 else 'dog'},{SPLITS[n // 2]}" for n, name in enumerate(names)]
+    table = write_rows(tmp_path / "t.csv", f"{column},label,split", *rows)
+    options = ["--split", "split", "--multilabel", "--label-separator", "|"]
+    options += ["--path", column] if column == "file" else []
+    made = ["data", "hear-task", "table", "--source", str(table), "--out", str(tmp_path / "out"), *options]
+    assert main(made) == 0
+    metadata = check_task(tmp_path / "out" / "t-v1-full")
+    assert metadata["labels"]["train"] == {"0.wav": ["dog"], "1.wav": ["dog", "cat"]}
+    assert metadata["sample_duration"] is None, "each clip keeps its length"
+    score = ["evaluate", "--model", "logmel", "--task", "table", "--data", str(table), *options]
+    cache, record = tmp_path / "cache", tmp_path / "record.json"
+    assert main([*score, "--cache", str(cache), "--json", str(record)]) == 0
+    assert json.loads(record.read_text())["classes"] == 2
+
+
+def test_a_separator_is_not_left_unheeded(tmp_path):
+    tones(tmp_path, ["a.wav"])
+    table = write_rows(tmp_path / "t.csv", "filename,label,split", "a.wav,x,train")
+    for options, message in (
+        ({"label_separator": "|"}, r"separated by '\|' in multilabel tables alone"),
+        ({"label_separator": "", "multilabel": True}, "the label separator is empty"),
+        ({"path_column": "file"}, "no column file of the files; its columns are filename"),
+    ):
+        with pytest.raises(TaskError, match=message):
+            tasks.from_table(table, tmp_path / "out", **options)
+
+
 @pytest.mark.parametrize(
     ("header", "rows", "message"),
     [
+        ("name,label,fold", ["a.wav,x,1"], "no column filename or path of the files; its columns are name"),
         ("filename,fold", ["a.wav,1"], "no column label; its columns are filename, fold"),
         ("filename,label", ["a.wav,x"], "expected a column 'fold' or 'split'; its"),
         ("filename,label,fold,split", ["a.wav,x,1,test"], "has both columns; name the one to use"),

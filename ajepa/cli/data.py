@@ -39,11 +39,19 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     task.add_argument(
         "--audio-root", type=Path, help="table: where relative paths start; default: beside the CSV"
     )
+    task.add_argument("--path", help="table: column of the files; default: filename or path")
     task.add_argument("--label", default="label", help="table: column of the labels")
     task.add_argument("--fold", help="table: column of the folds, for cross-validation")
     task.add_argument("--split", help="table: column of the splits train, valid, test")
-    task.add_argument("--seconds", type=float, help="table: clip length; default: the longest clip's")
-    task.add_argument("--multilabel", action="store_true", help="table: labels are lists, split at ;")
+    task.add_argument(
+        "--seconds",
+        type=float,
+        help="table: length that every clip is cut or padded to; default: each keeps its own",
+    )
+    task.add_argument("--multilabel", action="store_true", help="table: clips have several labels")
+    task.add_argument(
+        "--label-separator", default=";", help="table: between the labels of --multilabel; default: ;"
+    )
     task.add_argument("--skip-missing", action="store_true", help="leave out clips whose audio is not there")
     task.add_argument("--force", action="store_true", help="replace a task folder that exists")
     task.set_defaults(run=run_hear_task)
@@ -208,11 +216,13 @@ def run_hear_task(options: argparse.Namespace) -> None:
             options.source,
             options.out,
             audio_root=options.audio_root,
+            path_column=options.path,
             label_column=options.label,
             fold_column=options.fold,
             split_column=options.split,
             seconds=options.seconds,
             multilabel=options.multilabel,
+            label_separator=options.label_separator,
             **common,
         )
     print(f"{path}: HEAR task folder")

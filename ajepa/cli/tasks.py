@@ -22,7 +22,8 @@ TASK_OPTIONS = (
     ("--fold", "fold", "table: column of the folds"),
     ("--split", "split", "table: column of train, valid and test"),
     ("--group", "group", "table: column of what clips share, such as their recording"),
-    ("--path", "path", "table: column of the files; default: filename"),
+    ("--path", "path", "table: column of the files; default: filename or path"),
+    ("--label-separator", "label_separator", "table: between the labels of --multilabel; default: ;"),
     ("--audio-root", "audio_root", "table: where the files' paths start; default: the table's folder"),
 )
 
@@ -40,7 +41,7 @@ def add(group: argparse._ArgumentGroup) -> None:
         action="append",
         help="audioset: file of the clips to use, an ID a line or AST's JSON; may be repeated",
     )
-    group.add_argument("--multilabel", action="store_true", help="table: labels are lists, split at ;")
+    group.add_argument("--multilabel", action="store_true", help="table: clips have several labels")
 
 
 def open_from(options: argparse.Namespace) -> Task:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from ajepa.hear_module.task_folder import listed
-from ajepa.hear_module.task_sources import locate, read_table, without_missing
+from ajepa.hear_module.task_sources import (
+    LABEL_SEPARATOR,
+    check_separator,
+    find_path_column,
+    locate,
+    read_table,
+    without_missing,
+)
 from ajepa.hear_module.tasks import SPLIT_NAMES
 
 from .task import Clip, Task, TaskError, check_once
@@ -20,17 +27,17 @@ def open_table(
     fold: str | None = None,
     split: str | None = None,
     group: str | None = None,
-    path: str = "filename",
+    path: str | None = None,
     audio_root: str | Path | None = None,
     multilabel: bool = False,
-    label_separator: str = ";",
+    label_separator: str = LABEL_SEPARATOR,
     skip_missing: bool = False,
 ) -> Task:
     """A task from the table `data`.
 
     Args:
         data: the table.
-        label, path: columns of the labels and of the audio files.
+        label, path: columns of the labels and of the audio files; of these, if None, `filename` or `path`.
         fold, split: column of the folds, or of train, valid and test; one of the two.
         group: column of what clips share (recording, speaker); such clips are resampled together.
         audio_root: where the files' paths start; the table's folder if None.
@@ -45,7 +52,9 @@ def open_table(
         raise TaskError(f"{table}: name the column of the folds or the one of the splits (fold or split)")
     column = fold or split or ""
     root = Path(audio_root) if audio_root is not None else table.parent
-    rows = read_table(table, [path, label, column, *([group] if group else [])])
+    check_separator(table, label_separator, multilabel)
+    rows = read_table(table, [label, column, *([group] if group else [])])
+    path = find_path_column(table, rows[0], path)
     located = without_missing([(locate(root, row[path]), row) for row in rows], table, skip_missing)
     clips = []
     for file, row in located:
