@@ -32,6 +32,7 @@ def run_module(
     log: Path,
     device: str | None = None,
     threads: int | None = None,
+    append: bool = False,
 ) -> float:
     """Run `python -m module arguments...` in a process of its own; returns its seconds.
 
@@ -39,6 +40,7 @@ def run_module(
         log: gets all that it prints.
         device: "cpu" hides GPUs from it: toolkits choose for themselves.
         threads: that it may use; None leaves it to itself.
+        append: to what the log holds, for what goes on where an earlier process was stopped.
 
     Raises:
         EvaluationError: it failed; the message has the end of what it printed.
@@ -46,7 +48,8 @@ def run_module(
     own = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     own |= {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     started = time.perf_counter()
-    with log.open("w") as file:
+    with log.open("a" if append else "w") as file:
+        begun = file.tell()
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=cwd,
@@ -55,7 +58,8 @@ def run_module(
             env=os.environ | {"PYTHONWARNINGS": "ignore"} | own,
         )
     if done.returncode:
-        tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-8:])
+        told = log.read_bytes()[begun:].decode(errors="replace")
+        tail = "\n  ".join(told.splitlines()[-8:])
         raise EvaluationError(f"`python -m {module} {' '.join(arguments)}` failed; {log} ends with\n  {tail}")
     return time.perf_counter() - started
 

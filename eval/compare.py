@@ -59,8 +59,7 @@ def compare(
     conditions = Conditions(out, cache, comparison.precision, device, threads)
     runs = comparison.runs(Path(runs_folder or out / "runs").resolve())
     sources = comparison.sources() | {name: run.source for name, run in runs.items()}
-    untrained = run_all(runs.values(), jobs=jobs, threads=threads)
-    lost = {name: untrained[run.folder] for name, run in runs.items() if run.folder in untrained}
+    lost = run_all(list(runs.values()), jobs=jobs, threads=threads)
     cells, failures, complete = plan(comparison, sources, lost, conditions)
     _say_failed(failures)
     failures += _run(cells, conditions, engine or ThisProcess())

@@ -7,7 +7,8 @@
       small steps, random: {recipe: ajepa-small-cpu, weights: random}    # the twin: no step taken
 
 A run's folder is named by a hash of its whole recipe: a finished run is never run again, one that was stopped
-goes on. The seeds of a model become one record.
+goes on. Where only its random weights are wanted it ends before its first step. The seeds of a model become
+one record.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import re
 import sys
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Run(NamedTuple):
         folder: of the run.
         options: of `ajepa pretrain`.
         source: what `load_model` takes once the run is done.
+        random: of this run only the weights before its first step are wanted.
     """
 
     model: str
@@ -52,6 +54,13 @@ class Run(NamedTuple):
     folder: Path
     options: list[str]
     source: str
+    random: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether its weights are there."""
+        made = Path(self.source) if self.random else self.folder / "encoder.safetensors"
+        return made.is_file()
 
     @property
     def name(self) -> str:
@@ -117,8 +126,8 @@ class Pretraining:
             digest = hashlib.sha256(content.encode()).hexdigest()[:10]
             folder = out / f"{slug}-seed{seed}-{digest}"
             source = checkpoint_path(folder, 0) if self.random else folder
-            options = [self.recipe, *settings, f"run.out={folder}"]
-            found.append(Run(self.name, seed, folder, options, str(source)))
+            options = [self.recipe, *settings, f"run.out={folder}", *["--untrained"] * self.random]
+            found.append(Run(self.name, seed, folder, options, str(source), self.random))
         return found
 
 
@@ -126,38 +135,49 @@ def _as_option(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def run_all(runs: Iterable[Run], *, jobs: int = 1, threads: int | None = None) -> dict[Path, str]:
-    """Do the runs that are not finished, `jobs` at a time; output goes to a log beside each run's folder.
+def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int | None = None) -> dict[str, str]:
+    """Do the runs that are not done, `jobs` at a time; output goes to a log beside each run's folder.
 
     Args:
         threads: of each process; None leaves them as they are.
 
     Returns:
-        Why runs failed, by their folder: empty where all went well.
+        Why models' weights are not there, by the models' names: empty where all went well.
     """
-    # Trained and random weights of one recipe are of one run.
-    wanted = {run.folder: run for run in runs if not (run.folder / "encoder.safetensors").is_file()}
+    # Trained and random weights of one recipe are of one run: training writes both.
+    wanted: dict[Path, Run] = {}
+    for run in sorted(runs, key=lambda run: run.random):
+        if not run.done:
+            wanted.setdefault(run.folder, run)
     failed: dict[Path, str] = {}
 
     def pretrain(run: Run) -> None:
-        folder = run.folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        log = folder.with_suffix(".log")
-        print(f"pre-training {folder.name}; its output: {log}", file=sys.stderr, flush=True)
-        with FileLock(folder.with_suffix(".lock")):
-            try:
-                seconds = run_module(
-                    "ajepa.cli", ["pretrain", *run.options], Path.cwd(), log, threads=threads
-                )
-            except EvaluationError as error:
-                failed[folder] = str(error)
-                print(f"{folder.name} failed: {error}", file=sys.stderr, flush=True)
-            else:
-                print(f"{folder.name}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
+        try:
+            _pretrain(run, threads)
+        except EvaluationError as error:
+            failed[run.folder] = str(error)
+            _say(f"{run.folder.name} failed: {error}")
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(pretrain, wanted.values()))
-    return failed
+    return {run.name: failed[run.folder] for run in runs if run.folder in failed and not run.done}
+
+
+def _pretrain(run: Run, threads: int | None) -> None:
+    """Do or go on with one run. Raises EvaluationError if it fails."""
+    folder = run.folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.with_suffix(".log")
+    _say(f"pre-training {folder.name}; its output: {log}")
+    with FileLock(folder.with_suffix(".lock")):
+        seconds = run_module(
+            "ajepa.cli", ["pretrain", *run.options], Path.cwd(), log, threads=threads, append=True
+        )
+    _say(f"{folder.name}: done in {seconds:.0f} s")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def spent(folder: Path) -> dict[str, float]:

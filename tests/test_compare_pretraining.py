@@ -15,7 +15,7 @@ import yaml
 from ajepa.eval.compare import Comparison, ComparisonError, compare
 from ajepa.eval.native import Result, interval_text
 from ajepa.eval.pretraining import Run, joined
-from ajepa.recipe import Recipe, dump_recipe
+from ajepa.recipe import Recipe, dump_recipe, load_recipe
 
 
 @pytest.fixture
@@ -93,6 +93,38 @@ def test_models_are_pre_trained_once_and_their_seeds_joined(
     (longer,), _ = compare(Comparison(**content | {"baseline": None}), out, cache)
     assert longer["pretraining"]["spent"][0]["steps"] == 4, "other settings are another run"
     assert longer["pretraining"]["runs"][0] not in made["runs"]
+
+
+def test_random_weights_alone_are_not_trained_for(content: dict[str, Any], tmp_path: Path) -> None:
+    """Training that is asked for later goes on from them; where it fails, they are there all the same."""
+    twin = content["models"]["twin"] | {"seeds": [0]}
+    content |= {"baseline": None, "models": {"twin": twin}}
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    (alone,), failures = compare(Comparison(**content), out, cache, threads=1)
+    assert not failures and alone["pretraining"]["spent"][0]["steps"] == 0
+    (run,) = alone["pretraining"]["runs"]
+    assert [path.name for path in (out / "runs" / run / "checkpoints").iterdir()] == [
+        "step-00000000.safetensors"
+    ]
+
+    content["models"] = {"plain": content["models"]["twin"] | {"weights": "trained"}, "twin": twin}
+    audio = Path(load_recipe(twin["recipe"]).data.source)
+    damaged = {path: path.read_bytes() for path in audio.iterdir()}
+    for path, whole in damaged.items():
+        path.write_bytes(bytes(len(whole)))
+    (kept,), failures = compare(Comparison(**content), out, cache, threads=1)
+    assert [failure.model for failure in failures] == ["plain, seed 0"]
+    assert (kept["model"], kept["score"]) == ("twin", alone["score"])
+
+    for path, whole in damaged.items():
+        path.write_bytes(whole)
+    records, failures = compare(Comparison(**content), out, cache, threads=1)
+    assert [record["model"] for record in records] == ["plain", "twin"] and not failures
+    assert records[0]["pretraining"]["runs"] == [run]
+    assert records[0]["pretraining"]["spent"][0]["steps"] == 3
+    log = (out / "runs" / f"{run}.log").read_text()
+    told = [log.find(words) for words in ("that the run begins with", "not readable", "the finished encoder")]
+    assert -1 < told[0] < told[1] < told[2], "each start adds to the log"
 
 
 def test_intervals_hold_the_spread_over_seeds() -> None:

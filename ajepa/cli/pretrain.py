@@ -20,6 +20,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     pretrain.add_argument(
         "--skip-broken", action="store_true", help="list unreadable files instead of stopping"
     )
+    pretrain.add_argument(
+        "--untrained",
+        action="store_true",
+        help="end before the first step, with the random weights that the run begins with",
+    )
     pretrain.set_defaults(run=run_pretrain, takes_rest=True)
 
     recipes = commands.add_parser("recipes", help="list the packaged recipes, or print one")
@@ -33,8 +38,11 @@ def run_pretrain(options: argparse.Namespace) -> None:
     from ajepa.training.loop import pretrain
 
     overrides = options.rest + (["--data.skip_broken=true"] if options.skip_broken else [])
-    path = pretrain(load_recipe(options.recipe, overrides))
-    print(f"{path}: the finished encoder; load it with ajepa.load_model({str(path.parent)!r})")
+    path = pretrain(load_recipe(options.recipe, overrides), options.untrained)
+    if options.untrained:
+        print(f"{path}: the weights that the run begins with; load them with ajepa.load_model({str(path)!r})")
+    else:
+        print(f"{path}: the finished encoder; load it with ajepa.load_model({str(path.parent)!r})")
 
 
 def run_recipes(options: argparse.Namespace) -> None:
