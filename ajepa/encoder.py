@@ -52,13 +52,20 @@ class EncoderConfig:
     inputs: InputConfig = field(default_factory=InputConfig)
 
     def __post_init__(self) -> None:
-        width, _, heads = self.dimensions
+        width, depth, heads = self.dimensions
+        if min(width, depth, heads) < 1:
+            raise ValueError(f"encoder width {width}, depth {depth}, heads {heads}: all must be at least 1")
         if width % heads or width % 4:
             raise ValueError(f"encoder width {width} must be a multiple of its {heads} heads and of 4")
         if min(self.patch) < 1 or self.mels % self.patch[1]:
             raise ValueError(
                 f"encoder patch {tuple(self.patch)} does not fit {self.mels} mel bands: "
                 "its second member must divide them, both must be at least 1"
+            )
+        if self.table is not None and self.table.freq != self.mels // self.patch[1]:
+            raise ValueError(
+                f"encoder.table.freq is {self.table.freq}, {self.mels} mel bands in patches "
+                f"of {self.patch[1]} are {self.mels // self.patch[1]}: they must agree"
             )
 
     @property

@@ -38,8 +38,12 @@ class PredictorConfig:
     table: TableConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
+        if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"predictor width {self.width} is not a multiple of its {self.heads} heads")
+        if self.table is None and self.width % 4:
+            raise ValueError(
+                f"predictor width {self.width} must be a multiple of 4, which its positions need"
+            )
         if any(not 0 <= shift < window for shift, window in zip(self.shift, self.window, strict=True)):
             raise ValueError(f"predictor shift {self.shift} must lie within its window {self.window}")
 

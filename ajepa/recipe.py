@@ -191,6 +191,8 @@ class Recipe:
             raise ValueError(
                 f"front_end.mels is {self.front_end.mels}, encoder.mels {self.encoder.mels}: they must agree"
             )
+        if isinstance(self.objective, AJEPAConfig):
+            self.objective.check_encoder(self.encoder)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, for YAML and JSON."""

@@ -38,6 +38,11 @@ def test_overrides_in_either_form() -> None:
         ("front_end.mels=64", r"front_end\.mels is 64"),
         ("front_end.hop_seconds=0", "hop_seconds"),
         ("run.log_every=0", r"run\.log_every is 0"),
+        ("encoder.depth=-1", "depth -1"),
+        ("objective.target_layers=99", r"objective\.target_layers is 99, encoder\.depth \d+: .*at most"),
+        ("objective.predictor={width: 18, heads: 2}", "predictor width 18 must be a multiple of 4"),
+        ("objective.predictor.heads=0", "its 0 heads"),
+        ("encoder.table={time: 8, freq: 3}", r"encoder\.table\.freq is 3.* are 8: they must agree"),
     ],
 )
 def test_wrong_keys_and_values_are_named(override: str, named: str) -> None:

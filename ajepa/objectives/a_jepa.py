@@ -70,6 +70,15 @@ class AJEPAConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"objective.{name} is {getattr(self, name)}, must be at least 0")
 
+    def check_encoder(self, encoder: EncoderConfig) -> None:
+        """Raises ValueError if the encoder has fewer blocks than the targets are taken from."""
+        depth = encoder.dimensions[1]
+        if self.target_layers > depth:
+            raise ValueError(
+                f"objective.target_layers is {self.target_layers}, encoder.depth {depth}: it must be at most "
+                f"the depth; add objective.target_layers={depth}, or take a deeper encoder"
+            )
+
     @property
     def couples_clips(self) -> bool:
         """Whether a clip's loss depends on the other clips of its micro-batch, by statistics over them."""
@@ -91,11 +100,7 @@ class AJEPA(nn.Module):
 
     def __init__(self, config: AJEPAConfig, encoder: EncoderConfig, total_steps: int) -> None:
         super().__init__()
-        if config.target_layers > encoder.dimensions[1]:
-            raise ValueError(
-                f"objective.target_layers is {config.target_layers}, the encoder has "
-                f"{encoder.dimensions[1]} blocks"
-            )
+        config.check_encoder(encoder)
         self.config = config
         self.total_steps = total_steps
         self.encoder = Encoder(encoder)
