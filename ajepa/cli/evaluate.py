@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ajepa.cli import tasks
+from ajepa.files import check_place
 from ajepa.named_source import named_source
 
 STOCK = ("task", "data", "out")  # what the protocols s3prl and xares need
@@ -142,7 +142,7 @@ def run_evaluate(options: argparse.Namespace, defaults: dict[str, Any]) -> None:
     if not all(named_source(text)[1] for text in options.model):
         raise UsageError("--model is empty; give SOURCE or NAME=SOURCE")
     if options.json:
-        _check_place(options.json)
+        check_place(options.json, "--json")
     if options.device:
         _check_device(options.device)
     if protocol == "hear":
@@ -157,13 +157,6 @@ def run_evaluate(options: argparse.Namespace, defaults: dict[str, Any]) -> None:
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def _check_place(path: Path) -> None:
-    """Whether records can be written there: told before hours of work, not after."""
-    folder = next(folder for folder in path.absolute().parents if folder.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"--json {path}: cannot be written; name a file in a folder that can be written to")
 
 
 def _check_device(device: str) -> None:
