@@ -38,6 +38,8 @@ class PredictorConfig:
     table: TableConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.depth < 0 or self.width < 1:
+            raise ValueError(f"predictor depth {self.depth}, width {self.width}: at least 0 and 1 are needed")
         if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"predictor width {self.width} is not a multiple of its {self.heads} heads")
         if self.table is None and self.width % 4:

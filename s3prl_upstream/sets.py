@@ -220,7 +220,13 @@ def _folder(path: str | Path, expected: str) -> Path:
 
 
 def _audio(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    """The folder's audio files, one a stem: a clip that is there in two formats becomes one WAV file."""
+    found: dict[str, Path] = {}
+    for suffix in SUFFIXES:
+        for path in folder.iterdir():
+            if path.suffix.lower() == suffix:
+                found.setdefault(path.stem, path)
+    return sorted(found.values())
 
 
 def _place_all(paths: Sequence[Path], folder: Path) -> None:

@@ -42,6 +42,7 @@ def test_overrides_in_either_form() -> None:
         ("objective.target_layers=99", r"objective\.target_layers is 99, encoder\.depth \d+: .*at most"),
         ("objective.predictor={width: 18, heads: 2}", "predictor width 18 must be a multiple of 4"),
         ("objective.predictor.heads=0", "its 0 heads"),
+        ("objective.predictor.depth=-1", "predictor depth -1"),
         ("encoder.table={time: 8, freq: 3}", r"encoder\.table\.freq is 3.* are 8: they must agree"),
     ],
 )

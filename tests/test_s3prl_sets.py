@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,16 @@ def test_speech_commands_twice_is_the_same(words: Path, tmp_path: Path) -> None:
     assert set(files) == {path.relative_to(two) for path in two.rglob("*.wav")}
     for name, path in files.items():
         assert path.read_bytes() == (two / name).read_bytes()
+
+
+def test_a_clip_in_two_formats_is_one(words: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(words, both)
+    for path in both.rglob("*.wav"):
+        soundfile.write(path.with_suffix(".flac"), *soundfile.read(path))
+    one, two = sets.speech_commands(words, tmp_path / "1"), sets.speech_commands(both, tmp_path / "2")
+    assert wav_names(one / "train") == wav_names(two / "train")
+    assert wav_names(one / "test") == wav_names(two / "test")
 
 
 def test_own_words_take_the_places_of_the_keywords(words: Path, tmp_path: Path) -> None:
