@@ -218,7 +218,7 @@ def test_two_at_the_same_time_share_the_work(
 
 
 def test_groups_are_what_shares_embeddings(content: dict[str, Any], tmp_path: Path) -> None:
-    content["models"] = {"twin": "ajepa-small-cpu", "log-mel": "logmel"}
+    content |= {"models": {"twin": "ajepa-small-cpu", "mae": "audio-mae-small-cpu"}, "baseline": "mae"}
     content["protocols"] = {"knn": {}, "layers": {"protocol": "linear", "layer": "weighted"}, "finetune": {}}
     cells = planned(Comparison(**content), Conditions(tmp_path, tmp_path))
     assert len({cell.key for cell in cells}) == 12
@@ -228,7 +228,7 @@ def test_groups_are_what_shares_embeddings(content: dict[str, Any], tmp_path: Pa
     assert [("twin", "table", "finetune")] in found
     assert [{cell.model for cell in group} for group in grouped(cells, split=False)] == [
         {"twin"},
-        {"log-mel"},
+        {"mae"},
     ]
 
 
