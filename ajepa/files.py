@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -34,15 +36,28 @@ def own_partial(path: Path, kind: str = "partial") -> Path:
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{kind}")
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Write under another name, then rename: whoever looks sees the old file or the whole new one."""
+@contextmanager
+def in_place_of(path: Path, kind: str = "partial") -> Iterator[Path]:
+    """A file to write that takes the place of `path` once the region ends without an error.
+
+    Whoever looks sees the old file or the whole new one. Folders above it are made.
+
+    Args:
+        kind: how the file's name ends while it is written, for writers that look at it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = own_partial(path)
+    partial = own_partial(path, kind)
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)  # gone already if all went well
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write text, in UTF-8, or bytes; see `in_place_of`."""
+    with in_place_of(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, content: object) -> None:

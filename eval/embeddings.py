@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from ajepa import audio
 from ajepa.data.threads import in_order
-from ajepa.files import own_partial
+from ajepa.files import in_place_of, own_partial
 from ajepa.precision import autocast
 
 from .models import Named, fingerprint
@@ -140,17 +140,16 @@ def embed_task(
         values, seconds = found
         return Embedded(values, weights, seconds, True)
     folder.mkdir(parents=True, exist_ok=True)
-    rows, partial = own_partial(path, "rows"), own_partial(path)
+    rows = own_partial(path, "rows")
     started = time.perf_counter()
     try:
         computed = _compute(model, task, all_layers, rows)
         seconds = time.perf_counter() - started
         header = {"seconds": repr(seconds), "model": model.name, "source": model.source, "task": task.name}
-        save_file({"values": computed}, partial, metadata=header)
-        partial.replace(path)
+        with in_place_of(path) as partial:
+            save_file({"values": computed}, partial, metadata=header)
     finally:
         rows.unlink(missing_ok=True)
-        partial.unlink(missing_ok=True)  # gone already if all went well
     # From the file, so that their disk space is not taken twice.
     values, _ = _read(path, len(task.clips)) or (computed, seconds)
     return Embedded(values, weights, seconds, False)

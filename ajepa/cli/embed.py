@@ -40,7 +40,7 @@ def run_embed(options: argparse.Namespace) -> None:
     import numpy as np
 
     from ajepa.audio import AudioError, find_audio
-    from ajepa.files import check_place
+    from ajepa.files import check_place, in_place_of
     from ajepa.loading import load_model
 
     check_place(options.out, "--out")
@@ -49,10 +49,8 @@ def run_embed(options: argparse.Namespace) -> None:
         raise AudioError(f"--batch is {options.batch}, must be at least 1")
     model = load_model(options.model, device=options.device, precision=options.precision)
     names, clip_BE = embed_files(model, files, options)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = options.out.with_name(f".{options.out.name}.npz")
-    np.savez(partial, files=np.array(names), clip=clip_BE.numpy())
-    partial.replace(options.out)
+    with in_place_of(options.out, "npz") as partial:
+        np.savez(partial, files=np.array(names), clip=clip_BE.numpy())
     print(f"{options.out}: {len(names)} embeddings of {model.clip_size} features")
 
 

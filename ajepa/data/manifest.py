@@ -22,6 +22,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from ajepa.data.clips import Clip, DataError
+from ajepa.files import in_place_of
 
 SUFFIXES = (".csv", ".parquet")
 COLUMNS = {"path": pa.string(), "start": pa.float64(), "duration": pa.float64()}
@@ -121,20 +122,16 @@ def read_manifest(path: Path, *, labels: bool = False) -> pa.Table:
 
 def write_manifest(path: Path, rows: Iterable[dict[str, Any]], types: dict[str, pa.DataType]) -> int:
     """Write rows as CSV or Parquet, as the suffix says, whole or not at all; returns their number."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial, schema, count = path.with_name(f".{path.name}.partial"), pa.schema(types.items()), 0
+    schema, count = pa.schema(types.items()), 0
     kind = pa.csv.CSVWriter if path.suffix.lower() == ".csv" else pa.parquet.ParquetWriter
     iterator = iter(rows)
-    try:
+    with in_place_of(path) as partial:
         with kind(str(partial), schema) as writer:
             while batch := list(islice(iterator, _ROWS)):
                 writer.write_table(pa.Table.from_pylist(batch, schema))
                 count += len(batch)
         if count == 0:
             raise DataError(f"{path}: not written, it would have no rows: no file can be used")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return count
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ajepa import files
 from ajepa.export.errors import ExportError
 from ajepa.export.weights import Origin
 from ajepa.hub import SCHEME
@@ -69,7 +70,7 @@ def write_card(
         "## Licence\n\n"
         + (f"{licence}\n" if licence else "Not stated. Ask whoever trained these weights before use.\n"),
     ]
-    path.write_text("\n".join(part for part in parts if part))
+    files.write(path, "\n".join(part for part in parts if part))
 
 
 def _front_matter(

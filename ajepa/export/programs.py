@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ajepa.export.errors import ExportError
 from ajepa.export.graph import EmbeddingGraph, Outputs
+from ajepa.files import in_place_of
 from ajepa.model import AudioEncoder
 
 TOLERANCE = 1e-4
@@ -52,7 +52,7 @@ def write_torch(program: torch.export.ExportedProgram, path: Path, model: AudioE
     Raises:
         ExportError: it disagrees with the model.
     """
-    with _in_place_of(path) as partial:
+    with in_place_of(path, "pt2") as partial:
         with warnings.catch_warnings():
             # The front end's filters are one tensor in parts, which are saved one by one.
             warnings.filterwarnings("ignore", "No complete tensor found")
@@ -81,7 +81,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, model: AudioEn
             output_names=Outputs._fields,
         )
     assert translated is not None
-    with _in_place_of(path) as partial:
+    with in_place_of(path, "onnx") as partial:
         translated.save(partial)
         session = onnxruntime.InferenceSession(partial, providers=["CPUExecutionProvider"])
 
@@ -90,17 +90,6 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, model: AudioEn
             return [torch.from_numpy(value) for value in session.run(None, feeds)]
 
         return _checked(path, run, model)
-
-
-@contextmanager
-def _in_place_of(path: Path) -> Iterator[Path]:
-    """A file to write that takes the place of `path` once the region ends without an error."""
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _checked(path: Path, run: Runner, model: AudioEncoder) -> float:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ajepa import files
 from ajepa.distributed import gathered
 from ajepa.recipe import RecipeError, RunConfig
 
@@ -41,9 +42,7 @@ class MetricsLog:
         if self.listing.exists():
             self.broken = set(self.listing.read_text().splitlines())
         self.history = [record for record in _records(self.path) if record["step"] <= start]
-        partial = self.path.with_name(".metrics.jsonl.partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in self.history))
-        partial.replace(self.path)
+        files.write(self.path, "".join(json.dumps(record) + "\n" for record in self.history))
         self._writers = [_TensorBoard(out, start + 1 if self.history else 0)]
         if run.wandb:
             self._writers.append(_WandB(run.wandb, out, recipe))

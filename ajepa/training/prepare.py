@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ajepa import files
 from ajepa.data import open_clips
 from ajepa.data.clips import Clips
 from ajepa.recipe import Recipe, RecipeError, dump_recipe
@@ -54,7 +55,7 @@ def record_start(recipe: Recipe, info: dict[str, Any], device: torch.device, ste
     """Write recipe.yaml, and add this start to run.json; `info` gains software and hardware."""
     out = Path(recipe.run.out)
     info.update(describe_run(device))
-    (out / "recipe.yaml").write_text(dump_recipe(recipe))
+    files.write(out / "recipe.yaml", dump_recipe(recipe))
     record = out / "run.json"
     starts = json.loads(record.read_text()) if step and record.is_file() else []
-    record.write_text(json.dumps([*starts, {"step": step} | info], indent=1) + "\n")
+    files.write_json(record, [*starts, {"step": step} | info])
