@@ -1,4 +1,4 @@
-"""NAME=SOURCE, as options of the command line give a model or a run its row's name."""
+"""NAME=SOURCE, as options of the command line give a model or a run its row's name; names from sources."""
 
 from __future__ import annotations
 
@@ -15,3 +15,9 @@ def named_source(text: str) -> tuple[str, str]:
         return "", text
     name, _, source = text.partition("=")
     return name, source
+
+
+def name_of(source: str) -> str:
+    """The row's name where none is given: a file's without its suffix, a folder's or a recipe's whole."""
+    path = Path(source)
+    return path.stem if path.is_file() else path.name

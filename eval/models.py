@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ajepa.embedding import time_statistics
 from ajepa.loading import load_model
 from ajepa.model import AudioEncoder
-from ajepa.named_source import named_source
+from ajepa.named_source import name_of, named_source
 from ajepa.precision import Precision
 
 from .baselines import BaselineError, HearNaive, LogMelBaseline
@@ -92,9 +92,9 @@ def open_source(name: str, source: str, device: str | None = None, precision: Pr
                 f"{source}: a model of transformers; pip install 'ajepa[baselines]' ({error})"
             ) from error
         module = TransformersModel(path).eval().to(device or "cpu")
-        return Named(name or path.name, source, module, precision)
+        return Named(name or name_of(source), source, module, precision)
     encoder = load_model(source, device=device, precision=precision)
-    return Named(name or path.stem, source, EncoderModel(encoder).eval(), precision)
+    return Named(name or name_of(source), source, EncoderModel(encoder).eval(), precision)
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ajepa import hub
 from ajepa.loading import DEFAULT, bundled
+from ajepa.named_source import name_of
 from ajepa.recipe import recipe_path
 
 from .commands import EvaluationError
@@ -40,4 +41,4 @@ def find_encoder(name: str, source: str, protocol: str) -> tuple[str, str]:
     if source.startswith(hub.SCHEME):
         return name or hub.Address.parse(source).repo.rpartition("/")[2], str(hub.download(source))
     path = Path(source) if Path(source).exists() else recipe_path(source)
-    return name or path.stem, str(path.resolve())
+    return name or name_of(source), str(path.resolve())

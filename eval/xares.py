@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ajepa import files
 from ajepa.loading import load_model
+from ajepa.named_source import name_of
 
 from .models import fingerprint
 
@@ -115,7 +116,7 @@ def write_encoder(
     path = Path(source).resolve()
     source = str(path) if path.exists() else str(source)
     weights = fingerprint(XaresEncoder(source, frequency).model)
-    slug = re.sub(r"[^a-z0-9]+", "_", (name or Path(source).stem).lower()).strip("_")
+    slug = re.sub(r"[^a-z0-9]+", "_", (name or name_of(source)).lower()).strip("_")
     slug += f"_{weights[:8]}" + ("_average" if frequency == "average" else "")
     class_name = "Ajepa" + "".join(part.capitalize() for part in slug.split("_")) + "Encoder"
     given = ", ".join(repr(value) for value in (class_name, source, frequency, weights))

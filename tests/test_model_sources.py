@@ -15,7 +15,7 @@ from ajepa.eval.protocols import Conditions
 from ajepa.eval.stock import Checkpoint
 from ajepa.eval.superb import Upstream
 from ajepa.loading import bundled
-from ajepa.named_source import named_source
+from ajepa.named_source import name_of, named_source
 from tests.hear_tasks import tones, write_rows
 
 
@@ -48,6 +48,14 @@ def test_a_path_with_an_equals_sign_is_a_source_for_every_protocol(run: Path) ->
     assert Entry.of("a=b", str(run)) == Entry("a=b", "ajepa.hear_module", str(run)), (
         "as a comparison names it"
     )
+
+
+def test_a_dot_in_a_folder_s_name_is_no_suffix(run: Path) -> None:
+    assert name_of(str(run)) == "steps=20", "a file"
+    folder = run.parent.parent / "v0.1"
+    folder.mkdir()
+    assert name_of(str(folder)) == "v0.1"
+    assert name_of("ajepa-small-cpu") == "ajepa-small-cpu", "a recipe"
 
 
 @pytest.mark.parametrize("kind", [Entry, Checkpoint, Upstream])

@@ -122,6 +122,11 @@ def test_a_set_appears_when_it_is_whole(
     assert not (folder / "audio" / "stray.wav").exists()
 
 
+def test_an_unknown_set_is_told_with_those_that_exist(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=r"'esc51'; there are .*esc50"):
+        public.get("esc51", tmp_path)
+
+
 def test_one_process_at_a_time(small_sets: Path, web: RangeServer) -> None:
     work = small_sets / ".ESC-50.partial"
     work.mkdir(parents=True)

@@ -167,8 +167,11 @@ def get(
             of a set of one archive also that archive's.
 
     Raises:
-        DownloadError: the set cannot be fetched, is not what it should be, or another process is at it.
+        DownloadError: there is no such set, it cannot be fetched or is not what it should be, or another
+            process is at it.
     """
+    if name not in SETS:
+        raise DownloadError(f"no data set is called {name!r}; there are {', '.join(SETS)}")
     archives = SETS[name]
     if url is not None and not url.endswith("/") and len(archives) > 1:
         names = " and ".join(archive.url.rpartition("/")[2] for archive in archives)
