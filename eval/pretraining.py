@@ -240,7 +240,7 @@ def _join(members: Sequence[Result], runs: Sequence[Run]) -> Result:
     }
     if len(members) > 1:
         record["spread"] = float(torch.tensor(scores).std())
-        for key in {"weights", "chosen"} & set(record):
+        for key in {"weights", "chosen", "by_seed"} & set(record):
             record[key] = [member.record[key] for member in members]
         if record["interval"] is not None:
             record["interval_method"] += f", and over {len(members)} pre-trainings"

@@ -132,7 +132,12 @@ def test_intervals_hold_the_spread_over_seeds() -> None:
 
     def result(model: str, score: float) -> Result:
         record = {"model": model, "task": "t", "protocol": "knn", "score": score, "weights": model}
-        record |= {"folds": {"test": score}, "interval_method": "over clips", "source": "absent"}
+        record |= {
+            "folds": {"test": score},
+            "interval_method": "over clips",
+            "source": "absent",
+            "by_seed": [score],
+        }
         draws = score + 0.01 * torch.randn(1000, generator=torch.Generator().manual_seed(1)).double()
         return Result(record, draws)
 
@@ -153,6 +158,7 @@ def test_intervals_hold_the_spread_over_seeds() -> None:
     assert one.record["model"] == "a" and one.record["score"] == pytest.approx(0.5)
     assert low < 0.42 and high > 0.58
     assert one.record["pretraining"]["seeds"] == [0, 7]
+    assert one.record["by_seed"] == [[0.4], [0.6]], "each run's own, which may be of several seeds of a head"
     assert one.record["spread"] == pytest.approx(0.2 / 2**0.5)
     assert one.record["folds"] == {"test": pytest.approx(0.5)}
     assert one.record["interval_method"] == "over clips, and over 2 pre-trainings"

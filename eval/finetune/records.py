@@ -126,7 +126,8 @@ def finetune_model(
         "metric": task.metric,
         "score": float(np.mean(by_seed)),
         "interval": interval(draws_S),
-        "interval_method": f"{interval_method(task)}, the mean of {len(by_seed)} seeds",
+        "interval_method": interval_method(task)
+        + (f", the mean of {len(by_seed)} seeds" if len(by_seed) > 1 else ""),
         "spread": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
         "folds": {split: float(np.mean([one[split] for one in scores])) for split in scores[0]},
         "seeds": list(seeds),
