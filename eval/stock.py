@@ -95,7 +95,7 @@ class Answers:
             "score": sum(scores) / len(scores),
             "interval": interval(draws_S),
             "interval_method": f"95 %, bootstrap of {ACCURACY_DRAWS:,} draws over {of} within each test "
-            f"split, of the toolkit's answers"
+            "split, of the toolkit's answers"
             + (f"; the mean of {len(scores)} seeds" if len(scores) > 1 else ""),
             "spread": spread,
             "by_seed": scores,

@@ -189,10 +189,9 @@ def write_index(
     folder: Path, shards: Sequence[Shard], table: pa.Table, made_from: dict[str, Any] | None = None
 ) -> Listing:
     """Write index.parquet, then shards.json, each whole or not at all."""
-    partial_index = folder / f".{INDEX}.partial"
-    pa.parquet.write_table(table.cast(SCHEMA), partial_index)
-    listing = Listing(tuple(shards), file_sha256(partial_index), made_from or {})
-    partial_index.replace(folder / INDEX)
+    with files.in_place_of(folder / INDEX) as partial:
+        pa.parquet.write_table(table.cast(SCHEMA), partial)
+        listing = Listing(tuple(shards), file_sha256(partial), made_from or {})
     values = {
         "format": "ajepa shards",
         "version": VERSION,

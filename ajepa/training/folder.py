@@ -23,7 +23,7 @@ FIXED_KEYS = {"data": ("crop_seconds", "gain_db"), "run": ("seed", "precision")}
 # The loader's processes of a run that was killed may hold its lock until they notice, which takes them 5 s.
 PATIENCE_SECONDS = 10.0
 
-WEIGHTS = ".*.safetensors.*"  # half-written ones
+HALF_WEIGHTS = ".*.safetensors.*"  # as ajepa.checkpoint calls what it has not finished
 
 # Of an earlier run, and not written anew by every start.
 LEFT_BEHIND = (BestEncoder.NAME, "metrics.jsonl", "broken.txt", "wandb.id")
@@ -62,7 +62,7 @@ def _take(lock: FileLock, recipe: Recipe, info: dict[str, Any]) -> Path | Recipe
         )
     except RecipeError as error:
         return error
-    for folder, names in ((out, ".*.partial"), (out, WEIGHTS), (out / "checkpoints", WEIGHTS)):
+    for folder, names in ((out, ".*.partial"), (out, HALF_WEIGHTS), (out / "checkpoints", HALF_WEIGHTS)):
         for half_written in folder.glob(names):
             half_written.unlink(missing_ok=True)
     if last is None:
