@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ajepa.pictures import save
+
 # Metric and title; a picture has a panel for each that a run logged.
 PANELS = {
     "loss": "loss",
@@ -73,10 +75,7 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> list[str]:
 
     Raises CurvesError if a run has none.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     logs = {name: read_metrics(path) for name, path in runs.items()}
     curves = {metric: {name: curve(rows, metric) for name, rows in logs.items()} for metric in PANELS}
@@ -85,9 +84,8 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> list[str]:
         raise CurvesError(f"{', '.join(map(str, runs.values()))}: none of {', '.join(PANELS)} was logged")
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    figure, axes = pyplot.subplots(
-        rows, columns, figsize=(4.2 * columns, 2.6 * rows), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(4.2 * columns, 2.6 * rows), dpi=110, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis, metric in zip(axes.flat, shown, strict=False):
         for name, (steps, values) in curves[metric].items():
             axis.plot(steps, values, label=name, linewidth=1.2)
@@ -100,7 +98,5 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> list[str]:
         axis.set_xlabel("step", fontsize=8)
     if len(runs) > 1:
         axes[0, 0].legend(fontsize=8)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
-    pyplot.close(figure)
+    save(figure, out)
     return shown

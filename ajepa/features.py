@@ -94,6 +94,16 @@ class LogMelConfig:
         """Samples from one frame to the next."""
         return int(round(self.sample_rate * self.hop_seconds, 6))
 
+    @overload
+    def frames(self, samples: int) -> int: ...
+    @overload
+    def frames(self, samples: Tensor) -> Tensor: ...
+    def frames(self, samples: int | Tensor) -> int | Tensor:
+        """Return the number of frames of a clip (or an integer tensor of clips) of so many samples."""
+        if isinstance(samples, Tensor):
+            return 1 + (samples - self.window).clamp_min(0) // self.hop
+        return 1 + max(samples - self.window, 0) // self.hop
+
     @property
     def fft_size(self) -> int:
         """The window, zero-padded to a power of two."""
@@ -129,7 +139,7 @@ class LogMel(nn.Module):
         self._update_silence()
 
     def forward(self, waveform_BS: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return the normalised spectrogram [B, T, M], float32; T is ``frames(S)``.
+        """Return the normalised spectrogram [B, T, M], float32; T is ``config.frames(S)``.
 
         Audio shorter than one window is zero-padded to one. Frame t depends on the samples from t·hop up
         to t·hop + window, and but for rounding on no others. (NaN or infinity spreads to the whole clip.)
@@ -145,17 +155,6 @@ class LogMel(nn.Module):
         """Return natural-log mel energies [B, T, M], not normalised. Otherwise as ``forward``."""
         return self._spectrogram(waveform_BS, lengths, normalise=False)
 
-    @overload
-    def frames(self, samples: int) -> int: ...
-    @overload
-    def frames(self, samples: Tensor) -> Tensor: ...
-    def frames(self, samples: int | Tensor) -> int | Tensor:
-        """Return the number of frames of a clip (or an integer tensor of clips) of so many samples."""
-        window, hop = self.config.window, self.config.hop
-        if isinstance(samples, Tensor):
-            return 1 + (samples - window).clamp_min(0) // hop
-        return 1 + max(samples - window, 0) // hop
-
     def _spectrogram(self, waveform_BS: Tensor, lengths: Tensor | None, normalise: bool) -> Tensor:
         if waveform_BS.ndim != 2 or 0 in waveform_BS.shape:
             raise ValueError(
@@ -170,7 +169,7 @@ class LogMel(nn.Module):
             waveform_BS = waveform_BS.contiguous()
         if samples < window:
             waveform_BS = pad(waveform_BS, (0, window - samples))
-        frames = self.frames(samples)
+        frames = self.config.frames(samples)
         offset_B1 = _means(waveform_BS, lengths, window)
         # A backward pass needs every step's intermediates anyway; a traced loop would fix the length.
         if fbank_kernel.recorded(waveform_BS):

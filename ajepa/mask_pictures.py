@@ -13,6 +13,7 @@ from torch import Tensor
 from ajepa.grid import PatchGrid
 from ajepa.masking import MaskingConfig, Masks, context_tokens, hard_share, sample_masks
 from ajepa.masking.config import Kind
+from ajepa.pictures import save
 
 # Progress in 1/1000: the fractions depend on step / total alone.
 TOTAL = 1000
@@ -23,10 +24,6 @@ COLOURS = {
     "target": "#e07b39",
     "hidden": "#d0d0d0",
 }
-
-
-class PictureError(RuntimeError):
-    """A picture cannot be drawn here; the message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -112,17 +109,10 @@ def fraction_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
 def draw_masks(
     cases: Sequence[MaskCase], grid: PatchGrid, out: Path, *, clips: int = 4, seed: int = 0
 ) -> None:
-    """Draw masks of some clips, a column for each case; time runs to the right, frequency upwards.
-
-    Raises:
-        PictureError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.colors import ListedColormap
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch
-    except ImportError as error:
-        raise PictureError("drawing masks needs matplotlib: pip install matplotlib") from error
+    """Draw masks of some clips, a column for each case; time runs to the right, frequency upwards."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     wide = grid.time > 4 * grid.freq
     width = 4.5 if wide else 3.2
@@ -149,5 +139,4 @@ def draw_masks(
         axes[0, column].set_title(case.title, fontsize=9)
     handles = [Patch(color=colour, label=label) for label, colour in COLOURS.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
+    save(figure, out)

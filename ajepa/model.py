@@ -100,7 +100,7 @@ class AudioEncoder(nn.Module):
             waveform_BS = waveform_BS.masked_fill(ended, 0.0)
         waveform_BS = levelled(waveform_BS, self.encoder.config.inputs, lengths_B)
         spectrogram_BLM = self.features(waveform_BS, lengths_B)
-        return self.encode(spectrogram_BLM, self.features.frames(lengths_B), layers=layers)
+        return self.encode(spectrogram_BLM, self.features.config.frames(lengths_B), layers=layers)
 
     def _lengths(self, lengths: Sequence[int] | Tensor | None, batch: int, most: int, unit: str) -> Tensor:
         """Lengths as a tensor [B] on the model's device, each within 1 and `most`."""

@@ -33,7 +33,7 @@ class Reconstructor(nn.Module):
 
     def grid(self, samples: int) -> PatchGrid:
         """Patches of a clip of so many samples: the shape of its mask, time-major."""
-        return self.objective.encoder.grid(self.features.frames(samples))
+        return self.objective.encoder.grid(self.features.config.frames(samples))
 
     @torch.no_grad()
     def reconstruct(self, waveform_BS: Tensor, hidden_BN: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ class Script:
         spectrogram_BLM = torch.stack([self.features(clip_S[None]) for clip_S in waveform_BS])
         patches_BNP, grid = encoder.patchify(spectrogram_BLM)
         tokens_BND, _ = encoder(patches_BNP, encoder.positions(grid, patches_BNP))
-        valid = -(-self.model.features.frames(waveform_BS.shape[1]) // 16)
+        valid = -(-self.model.features.config.frames(waveform_BS.shape[1]) // 16)
         return tokens_BND.unflatten(1, tuple(grid))[:, :valid].flatten(2).mean(1)
 
 

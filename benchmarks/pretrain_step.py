@@ -31,7 +31,7 @@ from ajepa.objectives.systems import make_objective
 from ajepa.recipe import Recipe, load_recipe
 from ajepa.training.devices import lay_out, make_fabric
 from ajepa.training.guard import FiniteGuard
-from ajepa.training.loop import clip_gradients, gradients, whole_patch_seconds
+from ajepa.training.loop import clip_gradients, gradients
 from ajepa.training.optimiser import make_optimizer, set_schedules
 from ajepa.training.provenance import describe_run
 
@@ -57,9 +57,10 @@ class Step:
             optimizer = torch.optim.AdamW(groups, fused=False, foreach=False)
         self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
         self.guard = FiniteGuard()
-        samples = round(whole_patch_seconds(recipe) * recipe.front_end.sample_rate)
         clips = recipe.optim.batch_size // self.fabric.world_size
-        waveform_BS = 0.1 * torch.randn(clips, samples, generator=torch.Generator().manual_seed(0))
+        waveform_BS = 0.1 * torch.randn(
+            clips, recipe.crop_samples, generator=torch.Generator().manual_seed(0)
+        )
         self.batch = Batch(waveform_BS, [""] * clips, [])
         if self.device.type == "cuda":
             self.batch = self.batch.pin_memory()
@@ -146,7 +147,7 @@ def measure(recipe: Recipe, steps: int, against_float32: bool) -> dict[str, Any]
     result: dict[str, Any] = {
         "recipe": recipe.name,
         "clips": clips,
-        "crop_seconds": whole_patch_seconds(recipe),
+        "crop_seconds": recipe.crop_samples / recipe.front_end.sample_rate,
         "precision": recipe.run.precision,
         "compiled": step.compiled,
         "steps": steps,

@@ -26,7 +26,6 @@ from ajepa.masking import sample_masks
 from ajepa.objectives.audio_mae import AudioMAEConfig
 from ajepa.objectives.systems import make_objective
 from ajepa.recipe import Recipe, load_recipe
-from ajepa.training.loop import whole_patch_seconds
 
 RECIPES = ("ajepa-vit-b-as2m", "audio-mae-vit-b-as2m", "audio-jepa-vit-b-as2m")
 PAGE = Path(__file__).parents[1] / "docs" / "systems.md"
@@ -37,18 +36,16 @@ DRAWS = 2048
 def column(recipe: Recipe) -> dict[str, str]:
     """The rows of one system."""
     front, encoder, objective = recipe.front_end, recipe.encoder, recipe.objective
-    samples = round(whole_patch_seconds(recipe) * front.sample_rate)
-    frames = 1 + (samples - front.window) // front.hop
     network = make_objective(objective, encoder, 100)
-    grid = network.encoder.grid(frames)
+    grid = recipe.crop_grid
     mae = isinstance(objective, AudioMAEConfig)
     second: nn.Module = network.decoder if mae else network.predictor  # type: ignore[assignment]
     config = objective.decoder if isinstance(objective, AudioMAEConfig) else objective.predictor
     windows = isinstance(objective, AudioMAEConfig) or objective.predictor.kind == "local"
     return {
         "recipe": f"`{recipe.name}`",
-        "input": f"{front.sample_rate // 1000} kHz, {frames} frames of {1e3 * front.hop_seconds:.4g} ms, "
-        f"{front.mels} mel bands",
+        "input": f"{front.sample_rate // 1000} kHz, {grid.time * encoder.patch[0]} frames of "
+        f"{1e3 * front.hop_seconds:.4g} ms, {front.mels} mel bands",
         "patches (time x frequency)": f"{grid.time} x {grid.freq} of {encoder.patch[0]} x {encoder.patch[1]}",
         "class token": "yes" if encoder.cls_token else "no",
         "masks": _masks(recipe),

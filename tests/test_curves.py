@@ -54,3 +54,23 @@ def test_a_folder_without_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[
         read_metrics(write(tmp_path / "run", ["nothing"]))
     assert main(["curves", str(tmp_path), "--out", str(tmp_path / "x.png")]) == 2
     assert "ajepa pretrain" in capsys.readouterr().err
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line, out = json.dumps({"step": 1, "loss": 1.0}), tmp_path / "curves.png"
+    for parent in ("a", "b"):
+        (tmp_path / parent).mkdir()
+        write(tmp_path / parent / "run", [line])
+    logs = [str(tmp_path / parent / "run" / "metrics.jsonl") for parent in ("a", "b")]
+    assert main(["curves", *logs, "--out", str(out)]) == 2
+    assert "both called run; tell them apart by NAME=RUN" in capsys.readouterr().err
+    assert main(["curves", logs[0], f"other={logs[1]}", "--out", str(out)]) == 0
+
+
+@pytest.mark.parametrize("command", [["curves", "run"], ["masks", "ajepa-small-cpu"]])
+def test_no_kind_of_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    write(tmp_path / "run", [json.dumps({"step": 1, "loss": 1.0})])
+    for name in ("curves.pictures", "curves"):
+        assert main([*command, "--out", str(tmp_path / name)]) == 2
+        assert ".png" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

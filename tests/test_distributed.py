@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from ajepa import checkpoint
-from ajepa.recipe import ProbeConfig, Recipe, dump_recipe
+from ajepa.recipe import Recipe, dump_recipe
+from ajepa.recipe_parts import ProbeConfig
 from ajepa.training.loop import pretrain
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from ajepa.encoder import Encoder, EncoderConfig
 from ajepa.masking import MaskingConfig
 from ajepa.objectives.a_jepa import AJEPA, AJEPAConfig
 from ajepa.predictor import PredictorConfig
-from ajepa.recipe import RunConfig
+from ajepa.recipe_parts import RunConfig
 from ajepa.training.devices import lay_out
 from ajepa.training.health import attention_entropy
 

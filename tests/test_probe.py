@@ -15,7 +15,8 @@ from ajepa import checkpoint, load_model
 from ajepa.curves import curve, read_metrics
 from ajepa.encoder import Encoder
 from ajepa.features import LogMel
-from ajepa.recipe import ProbeConfig, Recipe, RecipeError
+from ajepa.recipe import Recipe, RecipeError
+from ajepa.recipe_parts import ProbeConfig
 from ajepa.training.loop import pretrain
 from ajepa.training.probe import Probe, knn_accuracy
 

@@ -14,10 +14,9 @@ import torch
 import ajepa
 from ajepa import checkpoint
 from ajepa.audio import AudioError
-from ajepa.features import LogMel, LogMelConfig
 from ajepa.recipe import Recipe, RecipeError, load_recipe
 from ajepa.training import loop
-from ajepa.training.loop import TrainingError, pretrain, whole_patch_seconds
+from ajepa.training.loop import TrainingError, pretrain
 
 
 def losses(out: str | Path) -> list[float]:
@@ -135,8 +134,8 @@ def test_what_a_run_needs_is_named(tiny_recipe: Recipe, part: str, key: str) -> 
 def test_crops_fill_whole_patches(tiny_recipe: Recipe) -> None:
     for seconds, frames in [(1.28, 128), (10.24, 1024), (2.08, 208), (10.0, 1008)]:
         recipe = replace(tiny_recipe, data=replace(tiny_recipe.data, crop_seconds=seconds))
-        samples = round(whole_patch_seconds(recipe) * 16_000)
-        assert LogMel(LogMelConfig()).frames(samples) == frames
+        assert recipe.front_end.frames(recipe.crop_samples) == frames
+        assert recipe.crop_grid.time * recipe.encoder.patch[0] == frames
 
 
 def test_weight_decay_spares_biases_and_norms(tiny_recipe: Recipe) -> None:

@@ -16,12 +16,19 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_curves(options: argparse.Namespace) -> None:
     """`ajepa curves`."""
-    from ajepa.curves import draw_curves
-    from ajepa.named_source import named_source
+    from ajepa.curves import CurvesError, draw_curves
+    from ajepa.named_source import name_of, named_source
+    from ajepa.pictures import check_picture
 
-    runs = {}
+    check_picture(options.out)
+    runs: dict[str, Path] = {}
     for text in options.runs:
-        name, path = named_source(text)
-        runs[name or Path(path).name] = Path(path)
+        name, source = named_source(text)
+        path = Path(source)
+        run = path.parent if path.name == "metrics.jsonl" else path
+        name = name or name_of(str(run.absolute()))
+        if name in runs:
+            raise CurvesError(f"{runs[name]} and {path} are both called {name}; tell them apart by NAME=RUN")
+        runs[name] = path
     shown = draw_curves(runs, options.out)
     print(f"{options.out}: {', '.join(shown)}")

@@ -15,7 +15,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "Keys of the recipe are options, as in `ajepa pretrain`.",
     )
     masks.add_argument("recipe", help="a packaged recipe's name or a .yaml file; `ajepa recipes` lists them")
-    masks.add_argument("--out", type=Path, help="picture to write, such as masks.png (needs matplotlib)")
+    masks.add_argument("--out", type=Path, help="picture to write, such as masks.png")
     masks.add_argument("--json", type=Path, help="write the fractions there too")
     masks.add_argument("--kinds", action="store_true", help="every kind of mask, not the recipe's curriculum")
     masks.add_argument("--seed", type=int, default=0)
@@ -26,21 +26,22 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_masks(options: argparse.Namespace) -> None:
     """`ajepa masks`."""
-    import json
-
-    from ajepa.grid import PatchGrid
+    from ajepa.files import check_place, write_json
     from ajepa.mask_pictures import cases_by_kind, cases_of, draw_masks, fraction_table, mask_fractions
     from ajepa.masking import MaskingError, context_tokens, target_budget
+    from ajepa.pictures import check_picture
     from ajepa.recipe import load_recipe
 
+    if options.out:
+        check_picture(options.out)
+    if options.json:
+        check_place(options.json, "--json")
     for name in ("clips", "draws"):
         if getattr(options, name) < 1:
             raise MaskingError(f"--{name} is {getattr(options, name)}, must be at least 1")
     recipe = load_recipe(options.recipe, options.rest)
-    config, front_end, patch = recipe.objective.masking, recipe.front_end, recipe.encoder.patch
-    samples = round(recipe.data.crop_seconds * front_end.sample_rate)
-    frames = 1 + max(0, samples - front_end.window) // front_end.hop
-    grid = PatchGrid(-(-frames // patch[0]), front_end.mels // patch[1])
+    config = recipe.objective.masking
+    grid = recipe.crop_grid
     cases = cases_by_kind(config) if options.kinds else cases_of(config)
     print(
         f"{grid.time} x {grid.freq} patches (time x frequency); a context takes at most "
@@ -50,8 +51,7 @@ def run_masks(options: argparse.Namespace) -> None:
     results = {case.title: mask_fractions(case, grid, options.draws, options.seed) for case in cases}
     print(fraction_table(results))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"grid": grid._asdict(), "fractions": results}, indent=2) + "\n")
+        write_json(options.json, {"grid": grid._asdict(), "fractions": results})
     if options.out:
         draw_masks(cases, grid, options.out, clips=options.clips, seed=options.seed)
         print(f"\n{options.out}: {options.clips} clips, {len(cases)} cases")

@@ -70,7 +70,7 @@ class EmbeddingGraph(nn.Module):
         waveform_BS = levelled(waveform_BS.masked_fill(ended_BS, 0.0), self.inputs, lengths_B)
         spectrogram_BLM = self.features(waveform_BS, lengths_B)
 
-        frames_B = self.features.frames(lengths_B)
+        frames_B = self.features.config.frames(lengths_B)
         steps_B = (frames_B + patch_time - 1) // patch_time
         frame_L = torch.arange(steps * patch_time, device=waveform_BS.device)
         spectrogram_BLM = spectrogram_BLM.masked_fill(

@@ -18,7 +18,8 @@ from ajepa.blocks import Attention
 from ajepa.decoder import Decoder, WindowAttention
 from ajepa.encoder import Encoder
 from ajepa.predictor import Predictor
-from ajepa.recipe import RecipeError, RunConfig
+from ajepa.recipe import RecipeError
+from ajepa.recipe_parts import RunConfig
 
 # How long a process waits for the others before it gives up. Longer than any checkpoint takes to write.
 PATIENCE = timedelta(minutes=15)

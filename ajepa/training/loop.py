@@ -207,7 +207,7 @@ def crop_loader(fabric: Fabric, recipe: Recipe, clips: Clips, start: int) -> Ite
     """This process's batches, from step `start` on."""
     dataset = CropDataset(
         clips,
-        whole_patch_seconds(recipe),
+        recipe.crop_samples / recipe.front_end.sample_rate,
         recipe.front_end.sample_rate,
         recipe.data.gain_db,
         recipe.data.cache_megabytes,
@@ -284,12 +284,3 @@ def gauges(objective: AJEPA | AudioMAE, spectrogram_BLM: Tensor, loss: Loss) -> 
     if isinstance(objective, AJEPA):
         found["ema_gap"] = parameter_gap(objective.encoder, objective.target_encoder)
     return found
-
-
-def whole_patch_seconds(recipe: Recipe) -> float:
-    """The crop's length, lengthened until its frames fill whole patches: no step sees padding."""
-    front_end, patch = recipe.front_end, recipe.encoder.patch[0]
-    samples = round(recipe.data.crop_seconds * front_end.sample_rate)
-    frames = 1 + max(0, samples - front_end.window) // front_end.hop
-    frames = -(-frames // patch) * patch
-    return ((frames - 1) * front_end.hop + front_end.window) / front_end.sample_rate

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ajepa.recipe import OptimConfig
+from ajepa.recipe_parts import OptimConfig
 from ajepa.schedules import cosine, warmup_cosine
 
 

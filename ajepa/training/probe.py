@@ -14,7 +14,8 @@ from ajepa.audio import load
 from ajepa.encoder import Encoder
 from ajepa.features import LogMel
 from ajepa.model import AudioEncoder
-from ajepa.recipe import ProbeConfig, Recipe, RecipeError
+from ajepa.recipe import Recipe, RecipeError
+from ajepa.recipe_parts import ProbeConfig
 
 NEIGHBOURS = 10
 CLIPS_A_PASS = 32

@@ -67,7 +67,7 @@ class Classifier(nn.Module):
                 )
                 if config.noise:
                     spectrogram_BLM = add_noise(spectrogram_BLM, generator)
-            frames_B = self.features.frames(lengths_B)
+            frames_B = self.features.config.frames(lengths_B)
             patches_BTFP, steps_B = cut_into_patches(encoder, spectrogram_BLM, frames_B, self.fill)
             patches_BNP, positions, valid_BN, grid = prepare(
                 encoder, patches_BTFP, steps_B.tolist(), self.most_steps, self.fill

@@ -1,0 +1,33 @@
+"""Pictures in files: looked at before the work, written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ajepa.files import check_place, in_place_of
+
+
+class PictureError(ValueError):
+    """A picture cannot be stored as asked for; the message says how it can."""
+
+
+def check_picture(out: Path) -> None:
+    """Look whether a picture can be written at `out`, the option --out.
+
+    Raises:
+        PictureError: matplotlib does not write files with such a suffix.
+        PlaceError: nothing can be written there.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if out.suffix.lower().removeprefix(".") not in kinds:
+        raise PictureError(f"--out {out}: no kind of picture; end the name in .{', .'.join(sorted(kinds))}")
+    check_place(out, "--out")
+
+
+def save(figure: Any, out: Path) -> None:
+    """Write a matplotlib figure; the suffix says what kind of file."""
+    with in_place_of(out, kind=out.suffix.removeprefix(".")) as partial:
+        figure.savefig(partial)

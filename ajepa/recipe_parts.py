@@ -1,0 +1,160 @@
+"""The parts of a recipe that say what a run hears, how it is optimised, and where it runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+
+def _at_least(key: str, value: float, least: float) -> None:
+    if value < least:
+        raise ValueError(f"{key} is {value}, must be at least {least:g}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where clips come from and how they are cut (A-JEPA section 4.1).
+
+    Args:
+        source: folder of audio files, searched recursively; a manifest (.csv, .parquet); a folder of indexed
+            tar shards, or the http(s) address of one.
+        crop_seconds: length of a crop; shorter files are extended cyclically.
+        gain_db: level jitter, uniform within plus or minus so many dB.
+        workers: loader processes; 0 decodes in the training process.
+        cache_megabytes: decoded audio kept in memory by each loader process, so that a small set is
+            decoded once; 0 decodes anew each time. The crops are the same either way.
+        skip_broken: count and list unreadable files and go on with others, instead of stopping.
+        shard_window: tar shards that are shuffled among each other at a time; part of the order of clips.
+        shard_cache: folder for shards fetched from a server; ~/.cache/ajepa/shards if empty.
+        shard_cache_megabytes: how much of it they may fill; the least recently used make room.
+    """
+
+    source: str = ""
+    crop_seconds: float = 10.0
+    gain_db: float = 6.0
+    workers: int = 0
+    cache_megabytes: int = 1024
+    skip_broken: bool = False
+    shard_window: int = 8
+    shard_cache: str = ""
+    shard_cache_megabytes: int = 32_768
+
+    def __post_init__(self) -> None:
+        _at_least("data.shard_window", self.shard_window, 1)
+        _at_least("data.shard_cache_megabytes", self.shard_cache_megabytes, 1)
+        _at_least("data.workers", self.workers, 0)
+        _at_least("data.cache_megabytes", self.cache_megabytes, 0)
+        _at_least("data.gain_db", self.gain_db, 0)
+        _at_least("data.crop_seconds", self.crop_seconds, 1e-3)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedules.
+
+    Args:
+        steps: optimiser steps of the whole run; schedules span them.
+        epochs: passes over the data instead of `steps`, where given.
+        batch_size: clips a step over all processes.
+        accumulate: micro-batches into which each process splits its clips of a step; the gradient is that
+            of the whole batch, the memory that of one part. A run may go on with another number, unless
+            its objective has statistics over a micro-batch (`couples_clips`).
+        lr: peak learning rate; `warmup_steps` up to it linearly, then a cosine down to `min_lr`.
+        warmup_epochs: instead of `warmup_steps`, where given.
+        weight_decay: at the first and the last step, a cosine between; none on biases and 1-D weights.
+        clip_norm: gradients are scaled down to this norm; 0 leaves them.
+    """
+
+    steps: int = 10_000
+    epochs: float | None = None
+    batch_size: int = 64
+    accumulate: int = 1
+    lr: float = 2e-4
+    min_lr: float = 1e-6
+    warmup_steps: int = 500
+    warmup_epochs: float | None = None
+    weight_decay: tuple[float, float] = (0.04, 0.4)
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        _at_least("optim.steps", self.steps, 1)
+        _at_least("optim.batch_size", self.batch_size, 1)
+        _at_least("optim.accumulate", self.accumulate, 1)
+        _at_least("optim.warmup_steps", self.warmup_steps, 0)
+        _at_least("optim.clip_norm", self.clip_norm, 0)
+
+    def in_steps(self, clips: int) -> OptimConfig:
+        """With epochs turned into steps, for a data set of so many clips."""
+        steps, warmup = self.steps, self.warmup_steps
+        if self.epochs is not None:
+            steps = max(1, math.ceil(self.epochs * clips / self.batch_size))
+        if self.warmup_epochs is not None:
+            warmup = math.ceil(self.warmup_epochs * clips / self.batch_size)
+        return replace(self, steps=steps, warmup_steps=warmup)
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """A small labelled set on which a kNN probe follows the run; see `ajepa.training.probe`.
+
+    Args:
+        table: CSV file, its paths relative to its own folder; empty for no probe.
+        path, label: names of its columns.
+        split: column whose value `train` marks the reference clips; `valid` or `validation` those that are
+            scored, all others where there are none; empty: each clip against all others.
+        every: steps between looks; at the start and at the end in any case.
+    """
+
+    table: str = ""
+    path: str = "path"
+    label: str = "label"
+    split: str = ""
+    every: int = 500
+
+    def __post_init__(self) -> None:
+        _at_least("run.probe.every", self.every, 1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where and how the run executes; nothing here changes what is learnt but seed and precision.
+
+    Args:
+        accelerator, devices, nodes, precision: passed to Lightning Fabric; under torchrun it is torchrun
+            that decides on devices and nodes.
+        strategy: "ddp" keeps the whole model on every device, "fsdp" shares it out; "auto" is one process
+            or DDP.
+        compile: torch.compile for the Transformer blocks; "auto" on CUDA devices, where it works.
+        activation_checkpointing: compute activations again in the backward pass instead of keeping them.
+        log_every: steps between lines of metrics.jsonl; there is one too where gauges or the probe are due.
+        health_every: steps between the gauges that take time (RankMe, attention entropy, EMA gap).
+        checkpoint_every: steps between checkpoints; the first (the random twin) and the last `keep` stay,
+            and every one whose step is a multiple of `keep_every` (0 for none).
+        wandb: project of Weights & Biases to log to as well; empty for none.
+    """
+
+    out: str = ""
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    compile: Literal["auto", "on", "off"] = "auto"
+    activation_checkpointing: bool = False
+    log_every: int = 10
+    health_every: int = 100
+    checkpoint_every: int = 500
+    keep: int = 2
+    keep_every: int = 0
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    wandb: str = ""
+
+    def __post_init__(self) -> None:
+        _at_least("run.log_every", self.log_every, 1)
+        _at_least("run.health_every", self.health_every, 1)
+        _at_least("run.checkpoint_every", self.checkpoint_every, 1)
+        _at_least("run.keep", self.keep, 1)
+        _at_least("run.keep_every", self.keep_every, 0)
