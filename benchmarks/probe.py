@@ -41,7 +41,7 @@ from ajepa.training.provenance import cpu_name
 CLASSES, FOLDS = 50, 5
 SWEEPS = FOLDS * (FOLDS - 1) // 2
 SIGNAL, RANK = 0.5, 128
-COMPARED = (0.001, 0.01, 0.1)
+COMPARED = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 
 
 def made(clips: int, width: int) -> tuple[Tensor, Task]:

@@ -20,6 +20,7 @@ Shape suffixes: N clips, D features, K principal axes, C classes, R penalties.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ from torch.nn import functional
 
 MEMORY = 8
 STEPS = 500
+ROUNDS = 20
 # Below this share of the largest variance the Gram matrix of clips leaves nothing of an axis but rounding.
 LEAST_VARIANCE = {torch.float32: 1e-7, torch.float64: 1e-14}
 
@@ -90,11 +92,8 @@ def fit_logistic(
         if mean_loss(logits_NC, truth_NC, weight_N, several) < separated:
             found.append(weight_KC)
             continue
-        chance_NC = torch.sigmoid(logits_NC) if several else torch.softmax(logits_NC, 1)
-        curvature = (weight_N[:, None] * chance_NC * (1 - chance_NC)).mean().clamp_min(1e-6)
-        scale_K1 = (curvature * axes.variance_K[:, None] + decay_K1).rsqrt()
         problem = _Problem(axes.scores_NK, truth_NC, weight_N, decay_K1, several)
-        weight_KC = _minimise(problem, weight_KC, scale_K1, tolerance)
+        weight_KC = _minimise(problem, weight_KC, axes.variance_K[:, None], tolerance)
         found.append(weight_KC)
     weight_RKC = torch.stack(found)
     weight_RDC = axes.basis_DK @ weight_RKC[:, :-1]
@@ -118,19 +117,46 @@ class _Problem(NamedTuple):
     decay_K1: Tensor
     several: bool
 
+    def chances(self, logits_NC: Tensor) -> Tensor:
+        """Probabilities of the classes."""
+        return torch.sigmoid(logits_NC) if self.several else torch.softmax(logits_NC, 1)
+
+    def curvature(self, weight_KC: Tensor) -> Tensor:
+        """h of this module's head: the mean of p (1 - p) over clips and classes."""
+        chance_NC = self.chances(self.scores_NK @ weight_KC)
+        return (self.weight_N[:, None] * chance_NC * (1 - chance_NC)).mean().clamp_min(1e-6)
+
     def __call__(self, weight_KC: Tensor) -> tuple[Tensor, Tensor]:
         """Its value, and its gradient [K, C] by hand: half the time of autograd's."""
         logits_NC = self.scores_NK @ weight_KC
-        chance_NC = torch.sigmoid(logits_NC) if self.several else torch.softmax(logits_NC, 1)
-        error_NC = self.weight_N[:, None] * (chance_NC - self.truth_NC)
+        error_NC = self.weight_N[:, None] * (self.chances(logits_NC) - self.truth_NC)
         pull_KC = self.decay_K1 * weight_KC
         loss = mean_loss(logits_NC, self.truth_NC, self.weight_N, self.several)
         gradient_KC = self.scores_NK.T @ error_NC / len(self.scores_NK) + pull_KC
         return loss + 0.5 * (pull_KC * weight_KC).sum(), gradient_KC
 
 
-def _minimise(problem: _Problem, start_KC: Tensor, scale_K1: Tensor, tolerance: float) -> Tensor:
-    """Weights at the minimum; the optimiser moves weights / scale."""
+def _minimise(problem: _Problem, weight_KC: Tensor, variance_K1: Tensor, tolerance: float) -> Tensor:
+    """Weights at the minimum.
+
+    In rounds: what is small beside the loss, and the scale of the axes, is known where the loss is; far from
+    the minimum, as a weak penalty's is from weights of zero, both are another's.
+    """
+    before = math.inf
+    for _ in range(ROUNDS):
+        scale_K1 = (problem.curvature(weight_KC) * variance_K1 + problem.decay_K1).rsqrt()
+        loss, gradient_KC = problem(weight_KC)
+        # Of the largest entry, about 3 times the root mean square.
+        least = 3 * math.sqrt(float(loss) * tolerance / weight_KC.numel())
+        if float((gradient_KC * scale_K1).abs().max()) <= least or float(loss) >= before:
+            break
+        before = float(loss)
+        weight_KC = _descend(problem, weight_KC, scale_K1, least)
+    return weight_KC
+
+
+def _descend(problem: _Problem, start_KC: Tensor, scale_K1: Tensor, least: float) -> Tensor:
+    """Weights where the gradient of weights / scale, which the optimiser moves, is at most `least`."""
     scaled_KC = start_KC / scale_K1
 
     def closure() -> Tensor:
@@ -138,12 +164,11 @@ def _minimise(problem: _Problem, start_KC: Tensor, scale_K1: Tensor, tolerance: 
         scaled_KC.grad = gradient_KC * scale_K1
         return loss
 
-    least = float(closure()) * tolerance / scaled_KC.numel()
     optimiser = torch.optim.LBFGS(
         [scaled_KC],
         max_iter=STEPS,
         history_size=MEMORY,
-        tolerance_grad=3 * least**0.5,  # of its largest entry, about 3 times the root mean square
+        tolerance_grad=least,
         tolerance_change=0.0,
         line_search_fn="strong_wolfe",
     )

@@ -196,8 +196,10 @@ def joined(results: Sequence[Result], runs: Mapping[str, Run]) -> list[Result]:
     """Results with those of one pre-trained model's seeds made one.
 
     The score is the mean over the seeds. A draw of its interval draws seeds as well as clips, each with
-    replacement, so that it says how another run of the recipe might do; `spread` is the standard deviation
-    over the seeds. Models with the same seeds draw the same ones, so that their difference is paired.
+    replacement, so that it says how other runs of the recipe might do: one seed fewer than there are, whose
+    mean varies over the draws as much as the mean of all does over repetitions (Rao and Wu, 1988; as many
+    as there are would vary too little, half as much with two). `spread` is the standard deviation over the
+    seeds. Models with the same seeds draw the same ones, so that their difference is paired.
 
     Args:
         runs: by the name of a result's model.
@@ -223,7 +225,8 @@ def _join(members: Sequence[Result], runs: Sequence[Run]) -> Result:
     if len(members) > 1 and all(len(member.draws_S) for member in members):
         draws_RS = torch.stack([member.draws_S for member in members])
         generator = torch.Generator().manual_seed(zlib.crc32(repr(seeds).encode()))
-        chosen_RS = torch.randint(len(draws_RS), draws_RS.shape, generator=generator)
+        shape = (len(draws_RS) - 1, draws_RS.shape[1])
+        chosen_RS = torch.randint(len(draws_RS), shape, generator=generator)
         draws_S = draws_RS.gather(0, chosen_RS).mean(0)
     record = members[0].record | {
         "model": runs[0].model,

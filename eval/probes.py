@@ -21,8 +21,8 @@ from .logistic import fit_logistic
 
 LEAST_STD = 1e-6  # features that are constant in training stay at 0
 ROWS = 1024  # clips whose neighbours are sought at a time
-CHOOSING = {"tolerance": 1e-3, "separated": 1e-2}  # of the fits among which a penalty is chosen
-FINAL = {"tolerance": 1e-4}  # of those that are scored
+CHOOSING = {"tolerance": 1e-4, "separated": 1e-2}  # of the fits among which a penalty is chosen
+FINAL = {"tolerance": 1e-6}  # of those that are scored
 
 
 class Probe(NamedTuple):

@@ -157,6 +157,7 @@ def test_intervals_hold_the_spread_over_seeds() -> None:
     low, high = one.record["interval"]
     assert one.record["model"] == "a" and one.record["score"] == pytest.approx(0.5)
     assert low < 0.42 and high > 0.58
+    assert float(one.draws_S.std()) == pytest.approx(0.1, abs=0.005), "0.141 over the root of 2"
     assert one.record["pretraining"]["seeds"] == [0, 7]
     assert one.record["by_seed"] == [[0.4], [0.6]], "each run's own, which may be of several seeds of a head"
     assert one.record["spread"] == pytest.approx(0.2 / 2**0.5)

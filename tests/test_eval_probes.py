@@ -66,6 +66,57 @@ def test_balanced_classes_are_those_of_scikit_learn(clips: int, features: int) -
     assert rare[0] <= rare[1], "a class with more clips is not preferred any more"
 
 
+def weak_directions(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training and other clips of 20 classes, with more features than either needs: a weak penalty separates
+    the classes, and its minimum is far from weights of zero."""
+    generator = torch.Generator().manual_seed(seed)
+    label_N = torch.randint(20, (400,), generator=generator)
+    centres = 0.25 * torch.randn(20, 256, generator=generator)
+    features_ND = centres[label_N] + torch.randn(400, 256, generator=generator)
+    features_ND *= torch.logspace(0, -1.5, 256)
+    return features_ND[:280], label_N[:280], features_ND[280:], label_N[280:]
+
+
+@pytest.mark.parametrize("penalty", [0.1, 1.0, 10.0, 100.0])
+def test_scored_predictions_are_those_of_scikit_learn(penalty: float) -> None:
+    """As they are scored: one value, chosen before, in single precision, at the probe's own tolerance."""
+    same = []
+    for seed in range(3):
+        train_ND, label_N, rest_MD, _ = weak_directions(seed)
+        found_M = linear(train_ND, label_N, rest_MD, [penalty], 20, True)[0].argmax(1)
+        train_ND, rest_MD = standardised(train_ND.double(), rest_MD.double())
+        reference = LogisticRegression(C=penalty, tol=1e-8, max_iter=20_000)
+        expected = reference.fit(train_ND.numpy(), label_N.numpy()).predict(rest_MD.numpy())
+        same.append(found_M.numpy() == expected)
+    assert np.mean(same) > 0.99
+
+
+@pytest.mark.parametrize("penalty", [1.0, 100.0])
+def test_what_is_scored_is_what_was_chosen(penalty: float) -> None:
+    train_ND, label_N, rest_MD, _ = weak_directions(0)
+    values = PROBES["linear"].values
+    path = linear(train_ND, label_N, rest_MD, [value for value in values if value <= penalty], 20, True)[-1]
+    alone = linear(train_ND, label_N, rest_MD, [penalty], 20, True)[-1]
+    assert float((path.argmax(1) == alone.argmax(1)).double().mean()) > 0.98
+
+
+def test_one_layer_is_no_sum_of_layers() -> None:
+    train_ND, label_N, rest_MD, truth_M = weak_directions(0)
+    labels = torch.cat([label_N, truth_M])
+    features_ND = torch.cat([train_ND, rest_MD])
+    splits = ["train"] * 200 + ["valid"] * 80 + ["test"] * 120
+    clips = [
+        Clip(Path(f"{i}.wav"), (f"class {c:02d}",), split)
+        for i, (c, split) in enumerate(zip(labels.tolist(), splits, strict=True))
+    ]
+    task = Task("made", tuple(clips), folds=False)
+    scores = [
+        run_probe({"only": lambda given=given: given}, task, PROBES["linear"]).score
+        for given in (features_ND, features_ND[:, None])
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=0.009), "one clip of 120"
+
+
 def test_the_path_ends_where_the_clips_are_separated() -> None:
     features_ND, label_N = blobs(60, 200, 4)
     penalties = [1e-3, 0.1, 1.0, 10.0]
