@@ -1,8 +1,7 @@
 /* The passes over memory around the Fourier transform of a log-mel spectrogram (see fbank_kernel.py).
  *
  * Plain C, called through ctypes: the library knows neither torch nor, but for an empty module that lets
- * setuptools treat it as an extension, Python. Both functions work on the rows first <= r < last, so that
- * threads can share a batch.
+ * setuptools treat it as an extension, Python.
  *
  * Compile with -ffp-contract=off: a fused multiply-add would round otherwise than torch's separate steps. With
  * -fno-trapping-math the last loop takes a sixth of the time.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,9 +33,24 @@ class AudioBytes:
 
     def open(self) -> BinaryIO:
         """A seekable file of the bytes."""
+        return self._open(_Reader(self))
+
+    @contextmanager
+    def for_decoder(self) -> Iterator[BinaryIO]:
+        """The same for a decoder in C, through whose calls no exception passes: it is told of an end, and
+        what the first failing read raised is raised when the region is left."""
+        reader = _Reader(self, told_later=True)
+        try:
+            with self._open(reader) as file:
+                yield file
+        finally:
+            if reader.failure is not None:
+                raise reader.failure
+
+    def _open(self, reader: _Reader) -> BinaryIO:
         if self.size <= _READ_AT_ONCE:
             return io.BytesIO(self._all)
-        return cast(BinaryIO, io.BufferedReader(_Reader(self), _READ_AHEAD))
+        return cast(BinaryIO, io.BufferedReader(reader, _READ_AHEAD))
 
     @cached_property
     def _all(self) -> bytes:
@@ -55,8 +71,9 @@ def byte_size(source: AudioSource) -> int:
 
 
 class _Reader(io.RawIOBase):
-    def __init__(self, audio: AudioBytes) -> None:
-        self.audio, self.position = audio, 0
+    def __init__(self, audio: AudioBytes, told_later: bool = False) -> None:
+        self.audio, self.position, self.told_later = audio, 0, told_later
+        self.failure: Exception | None = None
 
     def readable(self) -> bool:
         return True
@@ -71,6 +88,12 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]  # any writable buffer
         count = max(0, min(len(buffer), self.audio.size - self.position))
-        buffer[:count] = self.audio.read(self.position, count) if count else b""
+        try:
+            buffer[:count] = self.audio.read(self.position, count) if count else b""
+        except Exception as error:
+            if not self.told_later:
+                raise
+            self.failure = self.failure or error
+            return 0
         self.position += count
         return count

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -89,6 +89,8 @@ class AudioFile:
                     position += len(block)
         except soundfile.LibsndfileError as error:
             raise self._cut(position, error.error_string) from error
+        except OSError as error:
+            raise AudioError.of(self.path, f"cannot be read ({error}); {REMOVE}") from error
         if stop is not None and position < stop and not self.may_end_early:
             raise self._cut(position, "the data ends there")
 
@@ -157,6 +159,8 @@ def inspect_file(path: AudioSource) -> AudioFile:
             findings = examine(path, file)
     except soundfile.LibsndfileError as error:
         raise AudioError.of(path, f"not readable as audio ({error.error_string}); {REMOVE}") from error
+    except OSError as error:
+        raise AudioError.of(path, f"cannot be read ({error}); {REMOVE}") from error
     if findings.missing:
         raise AudioError.of(path, f"truncated: {findings.missing}; copy it again, {REMOVE}")
     return AudioFile(
@@ -209,7 +213,7 @@ class _Sequential(soundfile.SoundFile):
 def _decodable(source: AudioSource) -> Iterator[str | os.PathLike[str] | BinaryIO]:
     """What soundfile opens: a path, which libsndfile reads by itself, or a file in Python."""
     if isinstance(source, AudioBytes):
-        with source.open() as data:
+        with source.for_decoder() as data:
             yield data
     else:
         yield source
@@ -217,15 +221,23 @@ def _decodable(source: AudioSource) -> Iterator[str | os.PathLike[str] | BinaryI
 
 @contextmanager
 def _piped(source: AudioSource, rewrite: Rewrite) -> Iterator[int]:
-    """The reading end of a pipe that a thread fills with the rewritten file."""
+    """The reading end of a pipe that a thread fills with the rewritten file.
+
+    To the reader a failure looks like an end; what it was is raised when the region is left.
+    """
     reading, writing = os.pipe()
+    failures: list[Exception] = []
 
     def feed() -> None:
-        # The reader may have enough before the end.
-        with suppress(BrokenPipeError), os.fdopen(writing, "wb") as pipe, open_bytes(source) as file:
-            pipe.write(rewrite.head)
-            file.seek(rewrite.offset)
-            shutil.copyfileobj(file, pipe)
+        try:
+            with os.fdopen(writing, "wb") as pipe, open_bytes(source) as file:
+                pipe.write(rewrite.head)
+                file.seek(rewrite.offset)
+                shutil.copyfileobj(file, pipe)
+        except BrokenPipeError:  # the reader had enough before the end
+            pass
+        except Exception as error:
+            failures.append(error)
 
     feeder = Thread(target=feed, daemon=True)
     feeder.start()
@@ -234,3 +246,5 @@ def _piped(source: AudioSource, rewrite: Rewrite) -> Iterator[int]:
     finally:
         os.close(reading)
         feeder.join()
+        if failures:
+            raise failures[0]

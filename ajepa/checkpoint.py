@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from ajepa.files import in_place_of
 
 FORMAT = "ajepa-1"
 
@@ -53,19 +54,12 @@ def save(path: str | Path, checkpoint: Checkpoint) -> Path:
         "info": json.dumps(checkpoint.info),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(descriptor)
-        save_file(tensors, temporary, metadata=header)
-        with open(temporary, "rb") as file:  # noqa: PTH123 - a descriptor is what fsync wants
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        with in_place_of(path) as partial:
+            save_file(tensors, partial, metadata=header)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())  # on the disk before it takes the old one's name
     except (OSError, SafetensorError) as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise CheckpointError(
             f"{path}: cannot be written ({error}); free space or choose another folder"
         ) from error

@@ -17,7 +17,7 @@ PANELS = {
     "prediction_error": "prediction error",
     "target_std": "spread of the targets (0: collapse)",
     "prediction_std": "spread of the predictions",
-    "rankme": "RankMe of the targets (1: collapse)",
+    "rankme": "RankMe of the features (1: collapse)",
     "attention_entropy": "attention entropy",
     "ema_gap": "distance of encoder and target encoder",
     "visible": "share of tokens in the context",

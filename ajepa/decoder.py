@@ -49,6 +49,10 @@ class DecoderConfig:
     table: TableConfig | None = None
 
     def __post_init__(self) -> None:
+        if min(self.depth, self.width, self.heads) < 1:
+            raise ValueError(
+                f"decoder depth {self.depth}, width {self.width} and heads {self.heads} must be at least 1"
+            )
         if self.width % self.heads or self.width % 4:
             raise ValueError(
                 f"decoder width {self.width} must be a multiple of its {self.heads} heads and of 4"

@@ -71,8 +71,11 @@ class EncoderConfig:
     @property
     def dimensions(self) -> tuple[int, int, int]:
         """(width, depth, heads) after the overrides."""
-        width, depth, heads = SIZES[self.size]
-        return self.width or width, self.depth or depth, self.heads or heads
+        overrides = (self.width, self.depth, self.heads)
+        chosen = [
+            given if own is None else own for own, given in zip(overrides, SIZES[self.size], strict=True)
+        ]
+        return chosen[0], chosen[1], chosen[2]
 
 
 def transformer_blocks(width: int, depth: int, heads: int, mlp_ratio: float) -> nn.ModuleList:

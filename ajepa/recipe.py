@@ -96,6 +96,10 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: an unknown key, a value of the wrong type, or no such recipe.
     """
     path, options = recipe_path(recipe), _as_options(overrides)
+    given = {option.partition("=")[0] for option in options}
+    for steps, epochs in (("steps", "epochs"), ("warmup_steps", "warmup_epochs")):
+        if f"--optim.{steps}" in given and f"--optim.{epochs}" not in given:
+            options.append(f"--optim.{epochs}=null")
     parser = _parser(_chosen_system(path, options))
     return _build(parser, lambda: parser.parse_args([f"--recipe={path}", *options]))
 

@@ -55,7 +55,8 @@ class OptimConfig:
 
     Args:
         steps: optimiser steps of the whole run; schedules span them.
-        epochs: passes over the data instead of `steps`, where given.
+        epochs: passes over the data instead of `steps`, where given. Steps on the command line take the
+            place of a recipe's epochs; so do `warmup_steps` of its `warmup_epochs`.
         batch_size: clips a step over all processes.
         accumulate: micro-batches into which each process splits its clips of a step; the gradient is that
             of the whole batch, the memory that of one part. A run may go on with another number, unless
@@ -84,6 +85,10 @@ class OptimConfig:
         _at_least("optim.accumulate", self.accumulate, 1)
         _at_least("optim.warmup_steps", self.warmup_steps, 0)
         _at_least("optim.clip_norm", self.clip_norm, 0)
+        _at_least("optim.lr", self.lr, 0)
+        _at_least("optim.warmup_epochs", self.warmup_epochs or 0, 0)
+        if self.epochs is not None and not self.epochs > 0:
+            raise ValueError(f"optim.epochs is {self.epochs}, must be above 0")
 
     def in_steps(self, clips: int) -> OptimConfig:
         """With epochs turned into steps, for a data set of so many clips."""

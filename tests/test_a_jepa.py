@@ -290,7 +290,7 @@ def test_gap_between_the_encoders() -> None:
 
 
 def test_collapse_is_told_once_in_words() -> None:
-    watch = CollapseWatch([{"step": 1, "rankme": 50.0, "target_std": 0.6}])
+    watch = CollapseWatch([{"step": 1, "rankme": 50.0, "target_std": 0.6}], AJEPAConfig())
     assert watch.look({"step": 2, "rankme": 40.0, "target_std": 0.5}) == []
     assert watch.look({"step": 3}) == []
     (warning,) = watch.look({"step": 4, "rankme": 12.0, "target_std": 0.5})

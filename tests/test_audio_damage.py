@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import struct
 from pathlib import Path
@@ -12,6 +13,8 @@ import soundfile
 import torch
 
 from ajepa.audio import AudioError, info, load, random_crop
+from ajepa.audio_bytes import AudioBytes
+from ajepa.data.clips import DataError
 from tests.audio_files import FORMATS, generator, noise, write
 
 TRUNCATION_IS_KNOWN = sorted(set(FORMATS) - {"a.caf"})
@@ -172,3 +175,39 @@ def test_start_beyond_the_end(tmp_path: Path) -> None:
 def test_error_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(AudioError("a.wav: silent", path=Path("a.wav"))))
     assert type(error) is AudioError and str(error) == "a.wav: silent" and error.path == Path("a.wav")
+
+
+# --- Sources that fail while they are read ---
+
+
+def encoded(kind: str) -> bytes:
+    """160 s, more than is read at once; "streamed" is WAV of undeclared length, read through a pipe."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, noise(160 * 16_000), 16_000, format="WAV" if kind == "streamed" else kind)
+    content = bytearray(buffer.getvalue())
+    if kind == "streamed":
+        at = content.find(b"data") + 4
+        content[4:8] = content[at : at + 4] = bytes(4)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "streamed"])
+@pytest.mark.parametrize("readable", [0, 2_000_000])
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_failing_source_is_no_end(kind: str, readable: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """A shard that is gone is not audio that is damaged or short."""
+    content = encoded(kind)
+
+    def reader(failure: Exception) -> AudioBytes:
+        def read(offset: int, count: int) -> bytes:
+            if offset + count > readable:
+                raise failure
+            return content[offset : offset + count]
+
+        return AudioBytes("shard.tar/clip", len(content), read)
+
+    with pytest.raises(DataError, match="the shard is gone"):
+        load(reader(DataError("the shard is gone")))
+    with pytest.raises(AudioError, match=r"shard\.tar/clip: cannot be read \(.*Input/output error"):
+        load(reader(OSError(5, "Input/output error")))
+    assert capfd.readouterr().err == ""

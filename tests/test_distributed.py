@@ -176,3 +176,34 @@ def test_ctrl_c_stops_all_processes_after_the_same_step(recipe: Recipe, tmp_path
     assert "the same command goes on" in text
     step = int(text.split("stopped after step ")[1].split(";")[0])
     assert checkpoint.load(tmp_path / "stopped" / "checkpoints" / f"step-{step:08d}.safetensors").step == step
+
+
+SLOW_DISK = """
+import sys, time
+from ajepa import checkpoint
+
+save = checkpoint.save
+def slow(path, saved):
+    time.sleep(12.0 if saved.step else 0.0)
+    return save(path, saved)
+checkpoint.save = slow
+
+from ajepa.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_stop_waits_for_a_slow_disk(recipe: Recipe, tmp_path: Path) -> None:
+    """The process that writes is not killed for the sake of those that have nothing to do."""
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW_DISK)
+    line = command(recipe, tmp_path, "stopped", "run.devices=2", "optim.steps=100000")
+    at = line.index("-m")
+    process = start([*line[:at], str(script), *line[at + 2 :], "run.checkpoint_every=100000"])
+    _wait_for(tmp_path / "stopped" / "metrics.jsonl", process)
+    os.killpg(process.pid, signal.SIGINT)
+    code, text = finish(process, 120)
+    assert code == 130, text
+    step = int(text.split("stopped after step ")[1].split(";")[0])
+    assert checkpoint.load(tmp_path / "stopped" / "checkpoints" / f"step-{step:08d}.safetensors").step == step

@@ -296,6 +296,25 @@ def test_the_card(encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(command) == 2
     assert f"no score of these weights ({ours})" in capsys.readouterr().err
 
+    linear = {"protocol": "linear", "interval": [0.8, 0.9], "layer": "last", "time": "mean"}
+    readings = [linear, linear | {"layer": "weighted", "time": "mean+std"}, {"protocol": "knn"}]
+    scores = (0.85, 0.87, 0.61)
+    records.write_text(
+        json.dumps(
+            [record("first", ours, score) | reading for score, reading in zip(scores, readings, strict=True)]
+        )
+    )
+    assert (
+        main(["export", str(encoder_file), "--out", str(tmp_path / "more"), "--records", str(records)]) == 0
+    )
+    _, front, text = (tmp_path / "more/README.md").read_text().split("---\n", 2)
+    assert "| model | esc10, linear | esc10, linear, layer weighted, mean+std | esc10, knn |" in text
+    assert "| 0.850 (0.800 to 0.900) | 0.870 (0.800 to 0.900) | 0.610 ± 0.020 |" in text, (
+        "none replaces another"
+    )
+    results = yaml.safe_load(front)["model-index"][0]["results"]
+    assert len({result["metrics"][0]["name"] for result in results}) == 3
+
 
 def test_wrong_records_and_options(
     encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -19,6 +19,7 @@ from ajepa.recipe import Recipe, RecipeError
 from ajepa.recipe_parts import ProbeConfig
 from ajepa.training.loop import pretrain
 from ajepa.training.probe import Probe, knn_accuracy
+from ajepa.training.state import BestEncoder
 
 
 def test_neighbours_vote() -> None:
@@ -93,18 +94,32 @@ def test_a_run_that_goes_on_keeps_the_score_of_its_start(
         return [{key: record.get(key) for key in ("step", "loss", "probe", "rankme")} for record in records]
 
     out = pretrain(recipe).parent
+    finished = out / "encoder.safetensors"
     whole = lines(out)
     assert [record["step"] for record in whole] == [0, 1, 2, 3, 4, 5, 6]
     for last in (0, 4):
         for path in (out / "checkpoints").glob("step-*"):
             if int(path.stem.removeprefix("step-")) > last:
                 path.unlink()
+        finished.unlink()
         pretrain(recipe)
         assert lines(out) == whole
     assert curve(read_metrics(out), "probe")[0] == [0, 2, 4, 6]
     events = EventAccumulator(str(out / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("probe")] == [0, 2, 4, 6]
+
+
+def test_a_score_of_another_probe_is_no_measure(
+    tiny_recipe: Recipe, audio_folder: Path, tmp_path: Path
+) -> None:
+    probe = ProbeConfig(table=str(table(tmp_path, audio_folder, split=False)), every=2)
+    recipe = replace(tiny_recipe, run=replace(tiny_recipe.run, probe=probe))
+    out = pretrain(recipe).parent
+    best = checkpoint.load(out / BestEncoder.NAME)
+    later = replace(probe, every=3)
+    assert BestEncoder(out, later).score == best.info["probe"], "when it looks does not matter"
+    assert BestEncoder(out, replace(probe, table="another.csv")).score == -1.0
 
 
 @pytest.mark.parametrize(

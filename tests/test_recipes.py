@@ -27,6 +27,21 @@ def test_overrides_in_either_form() -> None:
     assert recipe.objective.momentum == (0.5, 0.75)
 
 
+def test_steps_on_the_command_line_take_the_place_of_epochs() -> None:
+    clips = 1_000_000
+    whole = load_recipe("ajepa-vit-b-as2m").optim.in_steps(clips)
+    short = load_recipe("ajepa-vit-b-as2m", ["optim.steps=10"]).optim.in_steps(clips)
+    assert whole.steps > 10_000 and short.steps == 10
+    assert short.warmup_steps == whole.warmup_steps, "of its own"
+    warm = load_recipe("ajepa-vit-b-as2m", ["--optim.warmup_steps", "3"]).optim.in_steps(clips)
+    assert (warm.steps, warm.warmup_steps) == (whole.steps, 3)
+
+
+def test_a_decoder_without_heads() -> None:
+    with pytest.raises(RecipeError, match="heads 0"):
+        load_recipe("audio-mae-small-cpu", ["objective.decoder.heads=0"])
+
+
 @pytest.mark.parametrize(
     ("override", "named"),
     [
@@ -43,6 +58,10 @@ def test_overrides_in_either_form() -> None:
         ("objective.predictor={width: 18, heads: 2}", "predictor width 18 must be a multiple of 4"),
         ("objective.predictor.heads=0", "its 0 heads"),
         ("objective.predictor.depth=-1", "predictor depth -1"),
+        ("encoder.depth=0", "depth 0"),
+        ("encoder.heads=0", "heads 0"),
+        ("optim.lr=-1", r"optim\.lr is -1"),
+        ("optim.epochs=-3", r"optim\.epochs is -3"),
         ("encoder.table={time: 8, freq: 3}", r"encoder\.table\.freq is 3.* are 8: they must agree"),
     ],
 )

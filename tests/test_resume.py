@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,9 @@ def test_resumed_equals_uninterrupted(tiny_recipe: Recipe, tmp_path: Path, stop:
     """Bit for bit on the CPU in float32: the last checkpoint is all that a run needs."""
     whole = losses(pretrain(tiny_recipe).parent)
     resumed = replace(tiny_recipe, run=replace(tiny_recipe.run, out=str(tmp_path / "resumed"), keep=9))
-    out = pretrain(resumed).parent
+    finished = pretrain(resumed)
+    finished.unlink()
+    out = finished.parent
     for path in (out / "checkpoints").glob("step-*"):
         if int(path.stem.removeprefix("step-")) > stop:
             path.unlink()
@@ -67,8 +70,10 @@ def test_another_recipe_does_not_go_on_with_a_run(tiny_recipe: Recipe) -> None:
 
 
 def test_a_cut_last_line_of_the_metrics_does_no_harm(tiny_recipe: Recipe) -> None:
-    whole = pretrain(tiny_recipe).parent
+    finished = pretrain(tiny_recipe)
+    whole = finished.parent
     expected = losses(whole)
+    finished.unlink()
     (whole / "checkpoints" / "step-00000006.safetensors").unlink()
     text = (whole / "metrics.jsonl").read_text()
     (whole / "metrics.jsonl").write_text(text[:-20])
@@ -140,7 +145,9 @@ def test_a_checkpoint_that_cannot_be_written_spoils_none(tiny_recipe: Recipe, tm
         pretrain(replace(tiny_recipe, run=replace(tiny_recipe.run, out=str(tmp_path / "w")))).parent
     )
     early = replace(tiny_recipe, run=replace(tiny_recipe.run, keep=9))
-    out = pretrain(early).parent
+    finished = pretrain(early)
+    finished.unlink()
+    out = finished.parent
     for step in (4, 6):
         (out / "checkpoints" / f"step-{step:08d}.safetensors").unlink()
     path = tmp_path / "recipe.yaml"
@@ -166,7 +173,28 @@ def test_a_checkpoint_that_cannot_be_written_spoils_none(tiny_recipe: Recipe, tm
 def test_a_disk_that_is_too_full_is_told_before_training(
     tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What is asked for is what the checkpoints take when there are most of them."""
     usage = type(state.shutil.disk_usage("."))
+    most, write = 0, state.write_checkpoint
+
+    def watched(*args: Any) -> Path:
+        nonlocal most
+        path = write(*args)  # those that make room for it are removed after this
+        most = max(most, sum(one.stat().st_size for one in path.parent.iterdir()))
+        return path
+
+    def named(out: str) -> Recipe:
+        run = replace(tiny_recipe.run, keep=1, checkpoint_every=1, out=f"{tiny_recipe.run.out}-{out}")
+        return replace(tiny_recipe, run=run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_checkpoint", watched)
+        pretrain(named("watched"))
+    monkeypatch.setattr(state.shutil, "disk_usage", lambda path: usage(10**9, 0, most))
+    pretrain(named("enough"))
+    monkeypatch.setattr(state.shutil, "disk_usage", lambda path: usage(10**9, 0, most * 9 // 10))
+    with pytest.raises(RecipeError, match=r"run\.keep 1"):
+        pretrain(named("too little"))
     monkeypatch.setattr(state.shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 1000, 1000))
     with pytest.raises(RecipeError, match="0 MiB are free"):
         pretrain(tiny_recipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,24 @@ def test_a_finished_run_reduced_to_its_twin_stays(tiny_recipe: Recipe) -> None:
         pretrain(with_optim(tiny_recipe, lr=0.5))
 
 
+def test_a_finished_run_without_checkpoints_stays(tiny_recipe: Recipe) -> None:
+    """Its encoder says whose it is: the same command returns it, another is refused, nothing is lost."""
+    finished = pretrain(tiny_recipe)
+    shutil.rmtree(finished.parent / "checkpoints")
+    whole, weights = steps(finished.parent), finished.read_bytes()
+    with pytest.raises(RecipeError, match=r"optim\.lr \(0\.001, now 0\.5\)"):
+        pretrain(with_optim(tiny_recipe, lr=0.5))
+    assert pretrain(tiny_recipe) == finished
+    with pytest.raises(RecipeError, match=r"step-00000000\.safetensors: no such file"):
+        pretrain(tiny_recipe, untrained=True)
+    assert steps(finished.parent) == whole and finished.read_bytes() == weights
+
+
 def test_one_start_at_a_time(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second is told whose turn it is, and touches nothing; the first one's end frees the folder."""
     monkeypatch.setattr(folder, "PATIENCE_SECONDS", 0.0)
     out = Path(tiny_recipe.run.out)
-    half_written = out / "checkpoints" / ".step-00000002.safetensors.abc"
+    half_written = out / "checkpoints" / ".step-00000002.safetensors.host.7.partial"
     half_written.parent.mkdir(parents=True)
     half_written.touch()
     with FileLock(out / ".lock"), pytest.raises(RecipeError, match=rf"{out}: another process trains"):
@@ -73,8 +87,9 @@ def test_micro_batches_may_change_where_they_change_no_step(tiny_recipe: Recipe)
     coupled = replace(tiny_recipe, objective=replace(tiny_recipe.objective, covariance_weight=0.04))
     coupled = replace(coupled, run=replace(coupled.run, out=f"{coupled.run.out}-coupled"))
     for recipe in (tiny_recipe, coupled):
-        out = pretrain(recipe).parent
-        (out / "checkpoints" / "step-00000006.safetensors").unlink()
+        finished = pretrain(recipe)
+        finished.unlink()
+        (finished.parent / "checkpoints" / "step-00000006.safetensors").unlink()
     pretrain(with_optim(tiny_recipe, accumulate=2))
     with pytest.raises(RecipeError, match=r"optim\.accumulate \(1, now 2\)"):
         pretrain(with_optim(coupled, accumulate=2))

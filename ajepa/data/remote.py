@@ -117,7 +117,7 @@ class ShardCache:
                     with self._lock("room"):  # who makes room counts what is there
                         partial_file.replace(path)
                 os.utime(path)
-        except OSError as error:
+        except (OSError, _DiskError) as error:
             raise DataError(
                 f"{self.folder}: cannot be written ({error}); free space there or name another "
                 "data.shard_cache"
@@ -159,10 +159,8 @@ def _retry(address: str, attempt: Callable[[], _Result]) -> _Result:
                     f"{address}: the server answers {error.code} {error.reason}; check the address"
                 ) from error
             failure: Exception = error
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            failure = error
-        except _WrongBytesError as error:
-            failure = error
+        except (http.client.HTTPException, OSError, _WrongBytesError) as error:
+            failure = error  # the network's: that of the disk is a _DiskError
         if number < ATTEMPTS:
             time.sleep(BACKOFF_SECONDS * 2 ** (number - 1) * random.uniform(0.5, 1.5))
     raise DataError(f"{address}: not fetched in {ATTEMPTS} attempts, the last: {failure}") from failure
@@ -170,6 +168,10 @@ def _retry(address: str, attempt: Callable[[], _Result]) -> _Result:
 
 class _WrongBytesError(Exception):
     """The server's bytes are not those of the checksum."""
+
+
+class _DiskError(Exception):
+    """The disk is full, or fails: no matter of the network's."""
 
 
 def _get(address: str) -> bytes:
@@ -182,7 +184,11 @@ def _download(address: str, path: Path, sha256: str, size: int) -> None:
     with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as answer, path.open("r+b") as file:
         while block := answer.read(_BLOCK):
             digest.update(block)
-            position += file.write(block)
+            try:
+                position += file.write(block)
+                file.flush()
+            except OSError as error:
+                raise _DiskError(str(error)) from error
             if 0 < size < position:
                 break
         file.truncate()

@@ -86,7 +86,9 @@ def _front_matter(
         {
             "task": {"type": "audio-classification"},
             "dataset": {"name": record["task"], "type": record["task"]},
-            "metrics": [{"type": record["metric"], "value": round(record["score"], 4)}],
+            "metrics": [
+                {"type": record["metric"], "name": _reading(record), "value": round(record["score"], 4)}
+            ],
         }
         for record in records
         if record["this"]
@@ -141,25 +143,48 @@ def _programs(names: Sequence[str], model: AudioEncoder) -> str:
     )
 
 
+def _reading(record: dict[str, Any]) -> str:
+    """How a score came about: the protocol, and what differs from its usual reading of the features.
+
+    A comparison's protocols have names of their own, which say it.
+    """
+    parts = [str(record.get("protocol", "protocol not stated"))]
+    if "protocol_kind" not in record:
+        layer, time = record.get("layer", "last"), record.get("time", "mean")
+        parts += [f"layer {layer}"] * (layer != "last") + [str(time)] * (time != "mean")
+    return ", ".join(parts)
+
+
 def _scores(records: Sequence[dict[str, Any]]) -> str:
+    """A table with a column for each task and reading; scores that share a cell stand side by side in it."""
     if not records:
         return ""
-    tasks = list(dict.fromkeys(record["task"] for record in records))
-    rows: dict[str, dict[str, str]] = {}
+    several = len({_reading(record) for record in records}) > 1
+    rows: dict[str, dict[str, list[str]]] = {}
+    columns: dict[str, None] = {}
     for record in records:
         name = f"**{record['model']}** (these weights)" if record["this"] else record["model"]
-        spread = "" if record.get("spread") is None else f" ± {record['spread']:.3f}"
-        rows.setdefault(name, {})[record["task"]] = f"{record['score']:.3f}{spread}"
-    protocols = sorted({str(record.get("protocol", "not stated")) for record in records})
+        column = f"{record['task']}, {_reading(record)}" if several else record["task"]
+        columns[column] = None
+        rows.setdefault(name, {}).setdefault(column, []).append(_score(record))
     metrics = sorted({str(record["metric"]) for record in records})
+    protocol = "" if several else f"Protocol: {_reading(records[0])}. "
     lines = [
-        f"## Scores\n\nProtocol: {', '.join(protocols)}; metric: {', '.join(metrics)}; "
-        "± is the standard deviation over folds.\n",
-        f"| model | {' | '.join(tasks)} |",
-        "|---" * (len(tasks) + 1) + "|",
-        *(f"| {name} | {' | '.join(row.get(task, '') for task in tasks)} |" for name, row in rows.items()),
+        f"## Scores\n\n{protocol}Metric: {', '.join(metrics)}. In brackets 95 % intervals; ± is the standard "
+        "deviation over folds, or over seeds where there are several.\n",
+        f"| model | {' | '.join(columns)} |",
+        "|---" * (len(columns) + 1) + "|",
     ]
+    for name, row in rows.items():
+        lines.append(f"| {name} | {' | '.join(', '.join(row.get(column, [])) for column in columns)} |")
     return "\n".join(lines) + "\n"
+
+
+def _score(record: dict[str, Any]) -> str:
+    text = f"{record['score']:.3f}"
+    if record.get("interval"):
+        return text + " ({:.3f} to {:.3f})".format(*record["interval"])
+    return text if record.get("spread") is None else f"{text} ± {record['spread']:.3f}"
 
 
 def _making(origin: Origin) -> str:

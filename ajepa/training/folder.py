@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 
 from ajepa import checkpoint
 from ajepa.recipe import Recipe, RecipeError, recipe_from_dict
-from ajepa.training.state import BestEncoder, checkpoint_path, latest_checkpoint
+from ajepa.training.state import BestEncoder, checkpoint_path, finished_encoder, latest_checkpoint
 
 # What a run must keep to be one run; the rest (devices, logging, workers) may change from start to start.
 FIXED_PARTS = ("front_end", "encoder", "objective", "optim")
@@ -22,8 +22,6 @@ FIXED_KEYS = {"data": ("crop_seconds", "gain_db"), "run": ("seed", "precision")}
 
 # The loader's processes of a run that was killed may hold its lock until they notice, which takes them 5 s.
 PATIENCE_SECONDS = 10.0
-
-HALF_WEIGHTS = ".*.safetensors.*"  # as ajepa.checkpoint calls what it has not finished
 
 # Of an earlier run, and not written anew by every start.
 LEFT_BEHIND = (BestEncoder.NAME, "metrics.jsonl", "broken.txt", "wandb.id")
@@ -62,10 +60,10 @@ def _take(lock: FileLock, recipe: Recipe, info: dict[str, Any]) -> Path | Recipe
         )
     except RecipeError as error:
         return error
-    for folder, names in ((out, ".*.partial"), (out, HALF_WEIGHTS), (out / "checkpoints", HALF_WEIGHTS)):
-        for half_written in folder.glob(names):
+    for folder in (out, out / "checkpoints"):
+        for half_written in folder.glob(".*.partial"):
             half_written.unlink(missing_ok=True)
-    if last is None:
+    if last is None and finished_encoder(out) is None:
         _forget(recipe, info)
     return last
 
@@ -81,13 +79,13 @@ def checkpoint_of(recipe: Recipe, info: dict[str, Any]) -> Path | None:
     """
     out = Path(recipe.run.out)
     last = latest_checkpoint(out)
-    if last is None:
+    held = finished_encoder(out) or last  # a finished run's checkpoints may have been deleted
+    if held is None:
         return None
-    changed = _differences(recipe, info, checkpoint.load(last, prefixes=()))
+    changed = _differences(recipe, info, checkpoint.load(held, prefixes=()))
     if not changed:
         return last
-    # A finished run whose other checkpoints were deleted has its encoder beside the first one.
-    if last == checkpoint_path(out, 0) and not (out / "encoder.safetensors").is_file():
+    if held == checkpoint_path(out, 0):
         return None
     raise RecipeError(
         f"{out}: holds a run with other values of {', '.join(changed)}; "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ajepa.blocks import Attention
 from ajepa.encoder import Encoder
+from ajepa.objectives.a_jepa import AJEPAConfig
 
 
 @torch.no_grad()
@@ -89,8 +90,10 @@ class CollapseWatch:
         "objective.variance_weight=1 with objective.covariance_weight=0.04, a slower moving average "
         "(objective.momentum), a lower optim.lr."
     )
+    OTHERS_ADVICE = "Look at a probe before you go on, and try a lower optim.lr."
 
-    def __init__(self, history: list[dict[str, Any]]) -> None:
+    def __init__(self, history: list[dict[str, Any]], objective: object) -> None:
+        self._advice = self.ADVICE if isinstance(objective, AJEPAConfig) else self.OTHERS_ADVICE
         self._highest = dict.fromkeys(self.FLOORS, 0.0)
         self._told: set[str] = set()
         for record in history:
@@ -110,6 +113,6 @@ class CollapseWatch:
                 self._told.add(name)
                 warnings.append(
                     f"step {record['step']}: representations are collapsing: {name} is {value:.3g}, "
-                    f"{highest:.3g} at its highest. {self.ADVICE}"
+                    f"{highest:.3g} at its highest. {self._advice}"
                 )
         return warnings

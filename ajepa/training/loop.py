@@ -53,7 +53,8 @@ from ajepa.training.state import (
     check_space,
     checkpoint_path,
     export_encoder,
-    latest_checkpoint,
+    finished_encoder,
+    first_checkpoint,
     prune_checkpoints,
     restore_optimizer,
     restore_weights,
@@ -80,16 +81,16 @@ def pretrain(recipe: Recipe, untrained: bool = False) -> Path:
         TrainingError: a loss or a gradient is not finite, or another process of the run has ended.
     """
     clips, recipe, info = prepare(recipe)
-    out, optim, run = Path(recipe.run.out), recipe.optim, recipe.run
-    finished = out / "encoder.safetensors"
-    if latest_checkpoint(out) == checkpoint_path(out, optim.steps) and finished.is_file():
+    out = Path(recipe.run.out)
+    finished = finished_encoder(out)
+    if finished and not untrained:
         return finished
 
-    fabric = make_fabric(run)
+    fabric = make_fabric(recipe.run)
     fabric.launch()
     with lost_peers(), claimed(fabric, recipe, info) as last:
-        if untrained and last:
-            return checkpoint_path(out, 0)
+        if untrained and (last or finished):
+            return first_checkpoint(out)
         return _run(fabric, recipe, clips, info, last, untrained)
 
 
@@ -111,7 +112,7 @@ def _run(
     compiled = lay_out(objective, run, device)
     probe = Probe(recipe, front_end, getattr(objective, objective.evaluated)) if run.probe.table else None
     # Before FSDP shares the weights out, whose first pass has to be the whole objective's.
-    at_start = {"probe": probe.score()} if probe and not last else {}
+    at_start = {"probe": fabric.broadcast(probe.score())} if probe and not last else {}
     model = fabric.setup_module(objective)
     plain_optimizer = make_optimizer(objective, optim)
     if last:
@@ -119,15 +120,15 @@ def _run(
     optimizer: Any = fabric.setup_optimizers(plain_optimizer)
 
     if first_process:
-        check_space(objective, out)
-        record_start(recipe, info, device, start)
+        check_space(objective, recipe)
+        record_start(recipe, info, device, start, begins=last is None)
         print(
             f"{recipe.name}: {parameter_count(objective.encoder) / 1e6:.1f} M encoder parameters, "
             f"{len(clips)} clips, steps {start} to {optim.steps} of {optim.batch_size} clips, "
             f"on {fabric.world_size} x {device.type}{', compiled' if compiled else ''}",
             file=sys.stderr,
         )
-    log, best = MetricsLog(run, start, first_process, recipe.as_dict()), BestEncoder(out)
+    log, best = MetricsLog(run, start, first_process, recipe.as_dict()), BestEncoder(out, run.probe)
     if not last:
         if at_start:
             log.write(0, at_start)
@@ -140,7 +141,7 @@ def _run(
         return checkpoint_path(out, 0)
 
     loader = crop_loader(fabric, recipe, clips, start)
-    watch, guard = CollapseWatch(log.history), FiniteGuard()
+    watch, guard = CollapseWatch(log.history, recipe.objective), FiniteGuard()
     bar = tqdm(total=optim.steps, initial=start, unit="step", disable=None if first_process else True)
     waiting_since = time.perf_counter()
     with signals() as stop:
@@ -170,7 +171,7 @@ def _run(
                 if gauging:
                     metrics |= gauges(objective, spectrogram_BLM, losses[-1])
                 if probe and probing:
-                    metrics["probe"] = probe.score()
+                    metrics["probe"] = fabric.broadcast(probe.score())
                 record = log.write(done, metrics)
                 for warning in watch.look(record) if first_process else ():
                     bar.write(warning, file=sys.stderr)
@@ -192,6 +193,7 @@ def _run(
             if stopping:
                 bar.close()
                 log.close()
+                fabric.barrier()  # a process that ends takes the others along: the checkpoint first
                 raise KeyboardInterrupt(
                     f"stopped after step {done}; the same command goes on from {checkpoint_path(out, done)}"
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -51,11 +52,23 @@ def prepare(recipe: Recipe) -> tuple[Clips, Recipe, dict[str, Any]]:
     return clips, recipe, info
 
 
-def record_start(recipe: Recipe, info: dict[str, Any], device: torch.device, step: int) -> None:
-    """Write recipe.yaml, and add this start to run.json; `info` gains software and hardware."""
-    out = Path(recipe.run.out)
+def record_start(
+    recipe: Recipe, info: dict[str, Any], device: torch.device, step: int, *, begins: bool
+) -> None:
+    """Write recipe.yaml, and add this start to run.json; `info` gains software and hardware.
+
+    Args:
+        begins: a run begins here, and what stands there is an earlier one's.
+    """
+    out, optim = Path(recipe.run.out), recipe.optim
+    if optim.warmup_steps >= optim.steps:
+        print(
+            f"optim.warmup_steps {optim.warmup_steps} is not below optim.steps {optim.steps}: the rate never "
+            f"reaches optim.lr {optim.lr:g}",
+            file=sys.stderr,
+        )
     info.update(describe_run(device))
     files.write(out / "recipe.yaml", dump_recipe(recipe))
     record = out / "run.json"
-    starts = json.loads(record.read_text()) if step and record.is_file() else []
+    starts = json.loads(record.read_text()) if record.is_file() and not begins else []
     files.write_json(record, [*starts, {"step": step} | info])

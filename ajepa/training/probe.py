@@ -134,7 +134,7 @@ def _read(config: ProbeConfig) -> list[Row]:
     if not table.is_file():
         raise RecipeError(f"run.probe.table {table}: no such file; give a CSV with path and label columns")
     rows = []
-    with table.open(newline="") as file:
+    with table.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         wanted = [config.path, config.label, *([config.split] if config.split else [])]
         missing = [name for name in wanted if name not in (reader.fieldnames or [])]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,10 @@ from ajepa import checkpoint
 from ajepa.checkpoint import Checkpoint
 from ajepa.features import LogMel
 from ajepa.recipe import Recipe, RecipeError
+from ajepa.recipe_parts import ProbeConfig
+
+ENCODER = "encoder.safetensors"
+CHECKPOINTS = "step-*.safetensors"
 
 
 def checkpoint_path(out: Path, step: int) -> Path:
@@ -23,22 +29,48 @@ def checkpoint_path(out: Path, step: int) -> Path:
 
 def latest_checkpoint(out: Path) -> Path | None:
     """The checkpoint of the highest step in a run's folder."""
-    return max((out / "checkpoints").glob("step-*.safetensors"), default=None)
+    return max((out / "checkpoints").glob(CHECKPOINTS), default=None)
 
 
-def check_space(objective: nn.Module, out: Path) -> None:
-    """Before a run starts: room for two checkpoints, the second of which takes the place of the first.
+def first_checkpoint(out: Path) -> Path:
+    """The weights that a run begins with: its random twin.
+
+    Raises:
+        RecipeError: they were deleted.
+    """
+    path = checkpoint_path(out, 0)
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such file; the same with another --run.out makes these weights again")
+    return path
+
+
+def finished_encoder(out: Path) -> Path | None:
+    """What a run leaves at its end; None before."""
+    path = out / ENCODER
+    return path if path.is_file() else None
+
+
+def check_space(objective: nn.Module, recipe: Recipe) -> None:
+    """Before a run starts: room for all checkpoints that it will ever have beside each other.
+
+    These are the first, the last `run.keep` and the one that is being written, and multiples of
+    `run.keep_every`; what is there already counts as room.
 
     Raises:
         RecipeError: the disk is too full.
     """
+    out, run, steps = Path(recipe.run.out), recipe.run, recipe.optim.steps
     weights = sum(p.numel() * p.element_size() for p in objective.parameters())
     moments = sum(2 * p.numel() * p.element_size() for p in objective.parameters() if p.requires_grad)
-    needed, free = 2 * (weights + moments), shutil.disk_usage(out).free
+    kept = math.lcm(run.keep_every, run.checkpoint_every)
+    count = min(math.ceil(steps / run.checkpoint_every), run.keep + 1 + (steps // kept if kept else 0))
+    there = sum(path.stat().st_size for path in (out / "checkpoints").glob(CHECKPOINTS))
+    needed, free = weights + count * (weights + moments) - there, shutil.disk_usage(out).free
     if free < needed:
         raise RecipeError(
-            f"run.out {out}: {free / 2**20:.0f} MiB are free, two checkpoints take {needed / 2**20:.0f}; "
-            "free space or choose another folder"
+            f"run.out {out}: {free / 2**20:.0f} MiB are free, this run's checkpoints will take "
+            f"{needed / 2**20:.0f} (run.keep {run.keep}, run.keep_every {run.keep_every}); free space or "
+            "choose another folder"
         )
 
 
@@ -103,7 +135,7 @@ def restore_optimizer(path: Path, objective: nn.Module, optimizer: torch.optim.O
 
 def prune_checkpoints(out: Path, keep: int, keep_every: int) -> None:
     """Delete all but the first checkpoint (the random twin), the last `keep`, multiples of `keep_every`."""
-    for path in sorted((out / "checkpoints").glob("step-*.safetensors"))[1:-keep]:
+    for path in sorted((out / "checkpoints").glob(CHECKPOINTS))[1:-keep]:
         step = int(path.stem.removeprefix("step-"))
         if not (keep_every and step % keep_every == 0):
             path.unlink()
@@ -116,7 +148,7 @@ def export_encoder(
     step: int,
     info: dict[str, Any],
     write: bool = True,
-    name: str = "encoder.safetensors",
+    name: str = ENCODER,
 ) -> Path:
     """The encoder that evaluation uses, with its front end, as one small file. All processes must call it."""
     encoder: nn.Module = getattr(objective, objective.evaluated)
@@ -128,13 +160,21 @@ def export_encoder(
 
 
 class BestEncoder:
-    """best.safetensors: the encoder that scored best at the online probe, with its score."""
+    """best.safetensors: the encoder that scored best at the online probe, with its score.
+
+    Scores of another probe (a run that goes on may have one) are no measure: the first of a new one is kept.
+    """
 
     NAME = "best.safetensors"
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, probe: ProbeConfig) -> None:
         path = out / self.NAME
-        self.score = checkpoint.load(path, prefixes=()).info["probe"] if path.is_file() else -1.0
+        self.probe = asdict(probe) | {"every": None}  # when it looks does not matter
+        self.score = -1.0
+        if path.is_file():
+            info = checkpoint.load(path, prefixes=()).info
+            if info.get("probe_of", self.probe) == self.probe:
+                self.score = info["probe"]
 
     def offer(
         self,
@@ -149,4 +189,5 @@ class BestEncoder:
         """Keep this step's encoder if none was better."""
         if score > self.score:
             self.score = score
-            export_encoder(recipe, objective, front_end, step, info | {"probe": score}, write, self.NAME)
+            info = info | {"probe": score, "probe_of": self.probe}
+            export_encoder(recipe, objective, front_end, step, info, write, self.NAME)
