@@ -69,6 +69,7 @@ class Embedded(NamedTuple):
 
         Args:
             layer: "last", "best" (all of them), a number from 1, or "weighted": all in one, [N, L, features].
+                A model of one layer, as baselines are, gives that one.
             pool: of frequency patches, "concat" (side by side), "mean" (averaged) or "best" (both).
             time: "mean", "mean+std" or "best" (both); a baseline's own statistics stay what they are.
 
@@ -83,8 +84,10 @@ class Embedded(NamedTuple):
             chosen["weighted"] = slice(None)
         elif layer == "best":
             chosen.update({str(index + 1): index for index in range(layers - 1)}, last=layers - 1)
-        elif layer == "last" or (layer.isdigit() and 1 <= int(layer) < layers):
-            chosen[layer] = (layers if layer == "last" else int(layer)) - 1
+        elif layer == "last" or (layers == 1 and layer.isdigit()):
+            chosen["last"] = layers - 1  # a baseline's statistics are its only layer
+        elif layer.isdigit() and 1 <= int(layer) < layers:
+            chosen[layer] = int(layer) - 1
         else:
             raise ValueError(f"layer is {layer!r}; choose last, best, each, weighted or 1 to {layers - 1}")
         found = {}

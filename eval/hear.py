@@ -119,7 +119,8 @@ def _weights(entry: Entry, tasks: Sequence[Path]) -> str:
 
 def _cell(entry: Entry, weights: str, task: Path, out: Path, grid: str, grid_points: int) -> dict[str, Any]:
     task_hash = _task_fingerprint(task)
-    key = hashlib.sha256(f"{weights} {task_hash} {grid} {grid_points}".encode()).hexdigest()[:8]
+    parts = f"{weights} {task_hash} {grid} {grid_points} {versions('heareval')}"
+    key = hashlib.sha256(parts.encode()).hexdigest()[:8]
     cell = out / task.name / f"{entry.name}-{key}"
     record_file = cell / "record.json"
     if record_file.is_file():

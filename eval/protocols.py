@@ -16,6 +16,7 @@ import torch
 
 from ajepa.precision import Precision
 
+from .commands import versions
 from .embeddings import DEFAULT_CACHE
 from .finetune.config import FinetuneConfig, config_for
 from .hear import Entry, evaluate
@@ -256,11 +257,15 @@ class Hear(Protocol):
         return model.source == "logmel" or isinstance(model.module, EncoderModel)
 
     def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
-        """Names and sizes of the files of the task's folder, and the grid."""
+        """Names, sizes and dates of the files of the task's folder, the grid and the toolkit."""
         folder = Path(str(entry.hear))
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        listed = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
-        return (self.protocol, self.grid, self.grid_points, listed)
+        states = [path.stat() for path in files]
+        listed = [
+            (path.relative_to(folder).as_posix(), state.st_size, state.st_mtime_ns)
+            for path, state in zip(files, states, strict=True)
+        ]
+        return (self.protocol, self.grid, self.grid_points, listed, versions("heareval"))
 
     def run(self, bench: Bench, entry: TaskEntry) -> Result:
         """Run its commands. The toolkit's scores have no bootstrap draws."""

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import yaml
 
+from ajepa.data.copies import speaker
 from ajepa.files import write_json
 from ajepa.named_source import named_source
 from ajepa.s3prl_upstream.sets import CONFIG
@@ -35,9 +36,8 @@ from .stock import Answers, Checkpoint, score_cells
 MODULE = "s3prl.run_downstream"
 SEED = 1337  # s3prl's
 OF_S3PRL = "s3prl:"
-# Clips of SUPERB's test sets: another number is another task.
-TEST_CLIPS = {"speech_commands": 3_081, "voxceleb1": 8_251}
-CLIP_SPEAKER = re.compile(r"([^-_]+)_nohash_")  # in the names of Speech Commands
+# Clips of SUPERB's validation and test sets: other numbers are another task.
+CLIPS = {"speech_commands": (6_798, 3_081), "voxceleb1": (6_904, 8_251)}
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def evaluate_superb(
     """
     if importlib.util.find_spec("s3prl") is None:
         raise EvaluationError("s3prl is not installed; `ajepa harness enable s3prl` installs it")
-    if task not in TEST_CLIPS:
-        raise EvaluationError(f"no task {task!r} of s3prl; there are {', '.join(TEST_CLIPS)}")
+    if task not in CLIPS:
+        raise EvaluationError(f"no task {task!r} of s3prl; there are {', '.join(CLIPS)}")
     data = Path(data).resolve()
     if not (data / CONFIG).is_file():
         raise EvaluationError(f"{data}: no {CONFIG} in it; `ajepa data s3prl {task}` makes such a folder")
@@ -177,8 +177,12 @@ class _Cell:
         )
         summary, draws_S = answers.summary()
         notes = []
-        if (count := len(answers.clips)) != TEST_CLIPS[self.task]:
-            notes.append(f"{count:,} clips to test; SUPERB's set has {TEST_CLIPS[self.task]:,}")
+        counts = first["validated"], len(answers.clips)
+        if counts != CLIPS[self.task]:
+            notes.append(
+                "{:,} clips to validate and {:,} to test".format(*counts)
+                + "; SUPERB's set has {:,} and {:,}".format(*CLIPS[self.task])
+            )
         if self.settings.steps != SuperbSettings.steps:
             notes.append(f"{self.settings.steps:,} steps; SUPERB trains {SuperbSettings.steps:,}")
         seconds = sum(run["seconds"] for run in runs)
@@ -283,16 +287,17 @@ def _labels(path: Path) -> tuple[list[str], list[str]]:
 def _group(task: str, clip: str) -> str:
     """The speaker of a word, the session of an utterance; empty for a clip that stands alone."""
     if task == "speech_commands":
-        found = CLIP_SPEAKER.search(clip)
-        return found[1] if found else ""
+        return speaker(clip)
     return clip.rpartition("-")[0]  # speaker-session-utterance
 
 
 def _data_fingerprint(data: Path) -> str:
-    """Hash of the names and sizes of the folder's files, links followed, and of what its lists say."""
-    digest = hashlib.sha256()
+    """Hash of the names and sizes of the folder's files, links followed, and of what its lists and settings
+    say, wherever the folder is."""
+    settings = (data / CONFIG).read_text().replace(str(data.resolve()), "DATA")
+    digest = hashlib.sha256(settings.encode())
     for path in sorted(data.rglob("*")):
-        if path.is_file() and path.name != CONFIG:  # which has absolute paths
+        if path.is_file() and path.name != CONFIG:
             digest.update(f"{path.relative_to(data).as_posix()} {path.stat().st_size}\n".encode())
             if path.suffix == ".txt":  # other splits are no other size
                 digest.update(path.read_bytes())

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .task_folder import TaskError, listed, note
+from ajepa.data.copies import COPY_SUFFIXES, one_of_each
 
-# Copies of a data set are often re-encoded: a listed file may have any of these suffixes, in this order.
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+from .task_folder import TaskError, listed, note
 
 PATH_COLUMNS = ("filename", "path")  # of the files in a table, where none is named
 LABEL_SEPARATOR = ";"
@@ -76,7 +75,7 @@ def locate(root: Path, name: str) -> Path:
         )
     if path.is_file():
         return path
-    others = (path.with_suffix(suffix) for suffix in AUDIO_SUFFIXES if path.suffix)
+    others = (path.with_suffix(suffix) for suffix in COPY_SUFFIXES if path.suffix)
     return next((other for other in others if other.is_file()), path)
 
 
@@ -98,9 +97,7 @@ def without_suffix(name: str) -> str:
 
 
 def audio_names(source: Path, folders: Iterable[str]) -> list[str]:
+    """Audio files as folder/name, each clip once."""
     return [
-        f"{folder}/{path.name}"
-        for folder in folders
-        for path in sorted((source / folder).iterdir())
-        if path.suffix.lower() in AUDIO_SUFFIXES
+        f"{folder}/{path.name}" for folder in folders for path in one_of_each((source / folder).iterdir())
     ]

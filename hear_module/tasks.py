@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ajepa import audio
+from ajepa.data.copies import one_of_each
 
 from .task_folder import ALL_SCORES, TRAINVALTEST, Clip, Task, TaskError, file_stem, listed, note, write_task
 from .task_sources import (
-    AUDIO_SUFFIXES,
     LABEL_SEPARATOR,
     audio_names,
     check_separator,
@@ -271,7 +271,7 @@ def _split_column(
 def _silence_slices(folder: Path) -> list[Clip]:
     """Stretches of 1 s every half second, as HEAR takes them."""
     existing_folder(folder, "the background noise of Speech Commands")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES)
+    files = one_of_each(folder.iterdir())
     if not files:
         raise TaskError(f"{folder}: no audio; copy the noises of Speech Commands there, for _silence_")
     clips = []

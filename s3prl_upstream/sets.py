@@ -26,12 +26,12 @@ import yaml
 from tqdm import tqdm
 
 from ajepa.audio import load
+from ajepa.data.copies import COPY_SUFFIXES, one_of_each
 from ajepa.data.synthetic.layouts import which_set
 
 SAMPLE_RATE = 16_000
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 TEST_CLASSES = (*KEYWORDS, "_unknown_", "_silence_")
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 NOISE = "_background_noise_"
 BATCH = 32  # of keyword spotting: s3prl drops a last, smaller batch
 SPEAKERS = range(10_001, 11_252)  # classes of s3prl's speaker identification: 1,251
@@ -65,7 +65,9 @@ def speech_commands(
     """
     source, out = _folder(source, "a folder for each word"), Path(out)
     clips = _named_clips(source, keywords)
-    noises = _audio(_folder(source / NOISE, "WAV files of noise, of which the class _silence_ is made"))
+    noises = one_of_each(
+        _folder(source / NOISE, "WAV files of noise, of which the class _silence_ is made").iterdir()
+    )
     split = {path: which_set(path.name) for paths in clips.values() for path in paths}
     _check_speech_commands(source, Counter(split.values()), noises)
     official = _folder(test_source, "the official test archive") if test_source else None
@@ -76,7 +78,7 @@ def speech_commands(
             _place_all(paths, partial / "train" / name)
         if official:
             for name in TEST_CLASSES:
-                _place_all(_audio(official / name), partial / "test" / name)
+                _place_all(one_of_each((official / name).iterdir()), partial / "test" / name)
         else:
             _write_test(clips, split, noises, partial / "test")
         _write_config("speech_commands", partial, out)
@@ -88,7 +90,7 @@ def _named_clips(source: Path, keywords: Sequence[str]) -> dict[str, list[Path]]
     if not 1 <= len(set(keywords)) == len(keywords) <= len(KEYWORDS):
         raise DataSetError(f"keywords {', '.join(keywords)}: give 1 to {len(KEYWORDS)} different words")
     words = sorted(path.name for path in source.iterdir() if path.is_dir() and path.name[0] not in "._")
-    clips = {word: paths for word in words if (paths := _audio(source / word))}
+    clips = {word: paths for word in words if (paths := one_of_each((source / word).iterdir()))}
     if not set(clips) & set(keywords):
         raise DataSetError(
             f"{source}: no audio for any of the keywords {', '.join(keywords)}; there are "
@@ -203,7 +205,7 @@ def _read_meta(table: Path) -> Iterator[tuple[str, str]]:
 
 def _locate(roots: Sequence[Path], name: str) -> Path | None:
     candidates = (root / name for root in roots)
-    return _first(path.with_suffix(suffix) for path in candidates for suffix in SUFFIXES)
+    return _first(path.with_suffix(suffix) for path in candidates for suffix in COPY_SUFFIXES)
 
 
 def _first(paths: Iterable[Path]) -> Path | None:
@@ -217,16 +219,6 @@ def _folder(path: str | Path, expected: str) -> Path:
     if not Path(path).is_dir():
         raise DataSetError(f"{path}: no such folder; expected {expected}")
     return Path(path).resolve()
-
-
-def _audio(folder: Path) -> list[Path]:
-    """The folder's audio files, one a stem: a clip that is there in two formats becomes one WAV file."""
-    found: dict[str, Path] = {}
-    for suffix in SUFFIXES:
-        for path in folder.iterdir():
-            if path.suffix.lower() == suffix:
-                found.setdefault(path.stem, path)
-    return sorted(found.values())
 
 
 def _place_all(paths: Sequence[Path], folder: Path) -> None:

@@ -100,6 +100,8 @@ def test_layers_and_pooling(tiny: Named, lengths: Task, tmp_path: Path) -> None:
     for layer, pool in (("3", "concat"), ("0", "concat"), ("last", "max")):
         with pytest.raises(ValueError, match="choose"):
             found.representations(layer, pool)
+    baseline = embed_task(open_model("logmel"), lengths, all_layers=True, cache=tmp_path)
+    assert list(baseline.representations("3", "concat")) == list(baseline.representations("last", "concat"))
 
 
 def test_the_cache_knows_what_embeddings_depend_on(tiny: Named, lengths: Task, tmp_path: Path) -> None:

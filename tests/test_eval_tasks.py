@@ -124,6 +124,12 @@ def test_twelve_classes(tmp_path: Path) -> None:
     tones(data / "_background_noise_", ["white_noise.wav", "running_tap.wav"], seconds=2.5)
     classes = [*HEAR_WORDS, "_unknown_", "_silence_"]
     tones(test, [f"{label}/d_nohash_0.wav" for label in classes], 0.1)
+    (test / "_unknown_" / "d_nohash_0.wav").rename(
+        test / "_unknown_" / "bed_d_nohash_0.wav"
+    )  # as it has them
+    for folder in (data / "bed", test / "yes"):  # a copy that was half re-encoded
+        for path in list(folder.iterdir()):
+            soundfile.write(path.with_suffix(".flac"), *soundfile.read(path))
     with pytest.raises(TaskError, match="speech_commands_test_set"):
         open_task("speech_commands_v1", data)
     task = open_task("speech_commands_v1", data, test_data=test)
@@ -132,6 +138,8 @@ def test_twelve_classes(tmp_path: Path) -> None:
     assert task.counts == {"train": 12 + 4, "valid": 12 + 4, "test": 12}
     unknown = [clip for clip in task.clips if clip.labels == ("_unknown_",) and clip.split == "train"]
     assert {clip.path.parent.name for clip in unknown} == {"bed", "cat"}
+    tested = [clip for clip in task.clips if clip.split == "test" and clip.labels != ("_silence_",)]
+    assert {clip.group for clip in tested} == {"d"}, "one speaker is one group, whatever he says"
     assert len(task.notes) == 2
     check_rounds(task)
     shutil.rmtree(test / "_silence_")
@@ -174,6 +182,14 @@ def test_tables(tmp_path: Path) -> None:
     assert folded.clips[5].group == "s2"
     assert task.fingerprint() != folded.fingerprint()
     check_rounds(folded)
+    assert any("6 of 6 groups have clips in several splits: s0, s1, s2" in note for note in folded.notes)
+    alone = [row if number else row.replace(",a,", ",only,") for number, row in enumerate(rows)]
+    write_rows(tmp_path / "alone.csv", "filename,species,part,fold,site", *alone)
+    with pytest.raises(TaskError, match="labels only stand in one fold alone"):
+        open_task("table", tmp_path / "alone.csv", label="species", fold="fold")
+    before = task.stamp(), task.fingerprint()
+    (tmp_path / names[0]).write_bytes((tmp_path / names[1]).read_bytes())
+    assert (task.stamp() != before[0], task.fingerprint() == before[1]) == (True, True)
     with pytest.raises(TaskError, match="fold or split"):
         open_task("table", table, label="species")
     with pytest.raises(TaskError, match="no column kind"):

@@ -123,9 +123,13 @@ def test_a_failing_module_is_named(tmp_path: Path) -> None:
 
 def test_data_of_other_splits_are_other_data(tmp_path: Path) -> None:
     (tmp_path / "iden_split.txt").write_text("1 id10001/a/1.wav\n3 id10001/a/2.wav\n")
+    (tmp_path / "config.yaml").write_text(f"root: {tmp_path}\nbatch_size: 32\n")
     before = superb._data_fingerprint(tmp_path)
     (tmp_path / "iden_split.txt").write_text("3 id10001/a/1.wav\n1 id10001/a/2.wav\n")
     assert superb._data_fingerprint(tmp_path) != before, "of the same names and sizes"
+    before = superb._data_fingerprint(tmp_path)
+    (tmp_path / "config.yaml").write_text(f"root: {tmp_path}\nbatch_size: 16\n")
+    assert superb._data_fingerprint(tmp_path) != before, "of other settings"
 
 
 def test_a_cell_is_one_processs(tmp_path: Path) -> None:

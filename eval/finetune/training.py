@@ -26,6 +26,7 @@ from .classifier import Classifier
 from .config import FinetuneConfig
 from .targets import Targets
 
+CLIPS_AT_ONCE = 1024  # in memory while they are scored
 DIVERGED = "lower lr; if it is so from the first epoch on, take another checkpoint of the encoder"
 Score = Callable[[np.ndarray, np.ndarray], float]  # of clips' numbers and logits, the higher the better
 
@@ -174,22 +175,23 @@ def predict(
     network.eval()
     config, device = network.config, network.head.weight.device
     longest = max(1, round(config.seconds * waveforms.sample_rate))
-    pieces = [
-        (place, piece_S)
-        for place, number in enumerate(numbers.tolist())
-        for piece_S in _pieces(waveforms[number], longest)
-    ]
-    pieces.sort(key=lambda piece: len(piece[1]))
     sums = np.zeros((len(numbers), network.head.out_features))
     counts = np.zeros((len(numbers), 1))
-    for first in range(0, len(pieces), config.batch_size):
-        some = pieces[first : first + config.batch_size]
-        waveform_BS, lengths_B = _padded([piece_S for _, piece_S in some])
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits_BC = network(waveform_BS.to(device), lengths_B.to(device))
-        for (place, _), logits_C in zip(some, logits_BC.float().cpu().numpy(), strict=True):
-            sums[place] += logits_C
-            counts[place] += 1
+    for start in range(0, len(numbers), CLIPS_AT_ONCE):
+        pieces = [
+            (place, piece_S)
+            for place, number in enumerate(numbers[start : start + CLIPS_AT_ONCE].tolist(), start)
+            for piece_S in _pieces(waveforms[number], longest)
+        ]
+        pieces.sort(key=lambda piece: len(piece[1]))
+        for first in range(0, len(pieces), config.batch_size):
+            some = pieces[first : first + config.batch_size]
+            waveform_BS, lengths_B = _padded([piece_S for _, piece_S in some])
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                logits_BC = network(waveform_BS.to(device), lengths_B.to(device))
+            for (place, _), logits_C in zip(some, logits_BC.float().cpu().numpy(), strict=True):
+                sums[place] += logits_C
+                counts[place] += 1
     if wrong := np.flatnonzero(~np.isfinite(sums).all(1)).tolist():
         clip = waveforms.clips[int(numbers[wrong[0]])]
         raise FinetuneError(f"{clip.path}: its logits are NaN or infinite; {DIVERGED}")

@@ -73,9 +73,11 @@ def _open(data: Path, name: str, csv: str | Path | None, skip_missing: bool) -> 
             )
         fold = max(complete, key=lambda fold: sum(clip.split == fold for clip in clips))
         clips = subfolds([clip for clip in clips if clip.split == fold], SUBFOLDS)
-        notes.append(
-            f"{SUBFOLDS} sub-folds of fold {fold}, the only complete one; not the published protocol"
-        )
+        others = [other for other in complete if other != fold]
+        which = "the only complete one"
+        if others:
+            which = f"complete as fold {listed(others)} is, which are too few"
+        notes.append(f"{SUBFOLDS} sub-folds of fold {fold}, {which}; not the published protocol")
         name = f"{name}_fold{fold}"
     else:
         clips = [clip for clip in clips if clip.split in complete]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ajepa import audio
+from ajepa.data.copies import one_of_each, speaker
 from ajepa.hear_module.task_folder import listed
 from ajepa.hear_module.task_sources import existing_folder, locate, without_missing, without_suffix
 from ajepa.hear_module.tasks import HEAR_WORDS as KEYWORDS
@@ -86,16 +87,16 @@ def open_speech_commands_v1(
         for clip in listed_clips
         if clip.split != "test"
     ]
-    noises = audio.find_audio(existing_folder(data / NOISE, "the noises that _silence_ is made of"))
+    noises = one_of_each(existing_folder(data / NOISE, "the noises that _silence_ is made of").iterdir())
     clips += _silence(noises)
     test = existing_folder(test_data, f"the unpacked test archive, {archive}")
     labels = (*KEYWORDS, UNKNOWN, SILENCE)
     if absent := [label for label in labels if not (test / label).is_dir()]:
         raise TaskError(f"{test}: no folder {listed(absent)}; expected the unpacked {archive}")
     tested = [
-        Clip(path, (label,), "test", _speaker(path))
+        Clip(path, (label,), "test", speaker(path.name))
         for label in labels
-        for path in audio.find_audio(test / label)
+        for path in one_of_each((test / label).iterdir())
     ]
     words = len({clip.path.parent for clip in listed_clips})
     counts = tuple(sum(clip.split == split for clip in listed_clips) for split in SPLITS)
@@ -124,16 +125,12 @@ def _listed_clips(data: Path, home: str, skip_missing: bool) -> list[Clip]:
     words = sorted(path for path in data.iterdir() if path.is_dir() and path.name[0] not in "._")
     clips = []
     for word in words:
-        for path in sorted(path for path in word.iterdir() if path.suffix.lower() in audio.AUDIO_SUFFIXES):
+        for path in one_of_each(word.iterdir()):
             split = split_of.get(f"{word.name}/{path.stem}", "train")
-            clips.append(Clip(path, (word.name,), split, _speaker(path)))
+            clips.append(Clip(path, (word.name,), split, speaker(path.name)))
     if not clips:
         raise TaskError(f"{data}: no audio in folders named after words; it is at {home}")
     return clips
-
-
-def _speaker(path: Path) -> str:
-    return path.stem.split("_nohash_")[0]
 
 
 def _silence(noises: Sequence[Path]) -> list[Clip]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 from ajepa.hear_module.task_folder import listed
@@ -45,7 +46,8 @@ def open_table(
         skip_missing: leave out clips whose file is not there.
 
     Raises:
-        TaskError: no such table, column or file, an unknown split, an empty label, or a file named twice.
+        TaskError: no such table, column or file, an unknown split, an empty label, one that is
+            never trained on, or a file named twice.
     """
     table = Path(data)
     if (fold is None) == (split is None):
@@ -69,8 +71,29 @@ def open_table(
             raise TaskError(f"{table}: {row[path]} has no {label}; fill it in or remove the row")
         clips.append(Clip(file, labels, part, row[group].strip() if group else ""))
     check_once(clips, table)
-    task = Task(table.stem, tuple(clips), fold is not None, multilabel, (NOTE,))
-    trained = {name for clip in task.clips if fold or clip.split == "train" for name in clip.labels}
-    if unseen := sorted(set(task.classes) - trained):
-        raise TaskError(f"{table}: no clip for training has the labels {listed(unseen)}; split them anew")
+    notes = (NOTE, *_shared_groups(clips))
+    task = Task(table.stem, tuple(clips), fold is not None, multilabel, notes)
+    splits: dict[str, set[str]] = defaultdict(set)
+    for clip in task.clips:
+        for name in clip.labels:
+            splits[name].add(clip.split)
+    # With folds a label's clips of one fold are scored by what has learnt from those of the others.
+    unseen = [
+        name for name in task.classes if (len(splits[name]) < 2 if fold else "train" not in splits[name])
+    ]
+    if unseen:
+        problem = "stand in one fold alone" if fold else "have no clip for training"
+        raise TaskError(f"{table}: the labels {listed(unseen)} {problem}; split them anew or leave them out")
     return task
+
+
+def _shared_groups(clips: list[Clip]) -> list[str]:
+    """A note of groups whose clips are trained on and tested."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for clip in clips:
+        if clip.group:
+            splits[clip.group].add(clip.split)
+    shared = sorted(group for group, found in splits.items() if len(found) > 1)
+    if not shared:
+        return []
+    return [f"{len(shared):,} of {len(splits):,} groups have clips in several splits: {listed(shared)}"]

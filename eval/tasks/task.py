@@ -156,8 +156,16 @@ class Task:
         )
         return np.repeat(np.arange(len(self.clips)), sizes), columns
 
+    def stamp(self) -> str:
+        """Hash of where the clips' files are and when they were written, which replacing them changes."""
+        digest = hashlib.sha256()
+        for path in dict.fromkeys(clip.path for clip in self.clips):
+            digest.update(f"{path.resolve()} {path.stat().st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:16]
+
     def fingerprint(self) -> str:
-        """Hash of what is scored: each clip's file name, size, stretch, labels and split."""
+        """Hash of what is scored, the same on every machine: each clip's file name, size, stretch, labels
+        and split."""
         digest = hashlib.sha256(f"{self.folds} {self.multilabel}\n".encode())
         for clip in self.clips:
             name = "/".join(clip.path.parts[-3:])
