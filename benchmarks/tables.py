@@ -1,0 +1,137 @@
+"""Write the tables of scores into the pages that have them, from the records in docs/results.
+
+    python benchmarks/tables.py --write     # after records were added or run again
+    python benchmarks/tables.py --check     # tells the first line that is not as the records say
+
+A table stands between two comments, the first of which says what it shows:
+
+    <!-- table: systems.json; protocols: linear | knn; models: A-JEPA | twin=its twin; cells: interval -->
+    <!-- end of the table -->
+
+Several files of records are joined in their order. `protocols` and `models`, all by default, choose and
+order; `name=title` renames. A row is a model, or with several protocols a model with a protocol. `cells`
+says what stands behind the score: `seeds` (in its place the score of each seed of pre-training), `spread`
+(their standard deviation), `interval`, `arrows` (does the interval of the paired difference to the baseline
+exclude zero?), `difference` (itself).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "RESULTS.md", ROOT / "ajepa" / "weights" / "README.md")
+TABLE = re.compile(r"(<!-- table: ([^>]+?) -->\n)(.*?)(<!-- end of the table -->)", re.DOTALL)
+TASKS = {
+    "esc10": "ESC-10",
+    "esc50_fold4": "ESC-50 fold 4",
+    "esc50_fold4_subcv": "ESC-50 fold 4",
+    "words": "12 words",
+    "speakers": "37 speakers",
+    "ravdess": "24 speakers, other sentence",
+    "ravdess_text": "24 speakers, other sentence",
+}
+PROTOCOLS = {
+    "linear": "mean",
+    "linear, mean+std": "mean and deviation",
+    "linear, all layers": "all layers, mean and deviation",
+    "knn": "kNN, mean",
+    "knn, mean+std": "kNN, mean and deviation",
+}
+
+
+def table(spec: str) -> str:
+    """The Markdown table that a comment asks for."""
+    sources, *options = [part.strip() for part in spec.split(";")]
+    asked = dict(option.split(": ", 1) for option in options)
+    if unknown := asked.keys() - {"protocols", "models", "cells"}:
+        raise ValueError(f"{spec}: {', '.join(sorted(unknown))} are not known here")
+    records = [record for name in sources.split() for record in json.loads((RESULTS / name).read_text())]
+    protocols = _chosen(asked.get("protocols"), [record["protocol"] for record in records], PROTOCOLS)
+    models = _chosen(asked.get("models"), [record["model"] for record in records], {})
+    cells = asked.get("cells", "").split()
+    found = {(record["model"], record["task"], record["protocol"]): record for record in records}
+    there = {task for _, task, protocol in found if protocol in protocols}
+    tasks = [task for task in TASKS if task in there]
+    heads = [f"{TASKS[task]} ({_clips(next(r for r in records if r['task'] == task))})" for task in tasks]
+    lines = [f"| model | {' | '.join(heads)} |", "|---" * (len(tasks) + 1) + "|"]
+    for model, title in models.items():
+        for protocol, reading in protocols.items():
+            row = [found.get((model, task, protocol)) for task in tasks]
+            name = f"{title}, {reading}" if len(protocols) > 1 else title
+            lines.append(
+                f"| {name} | {' | '.join(_cell(record, cells) if record else '' for record in row)} |"
+            )
+    return "\n".join(lines)
+
+
+def _chosen(asked: str | None, there: list[str], titles: dict[str, str]) -> dict[str, str]:
+    """Names and titles, in the order asked for, or in that of the records."""
+    if asked is None:
+        return {name: titles.get(name, name) for name in dict.fromkeys(there)}
+    chosen = {}
+    for part in asked.split(" | "):
+        name, _, title = part.partition("=")
+        if name not in there:
+            raise ValueError(f"no record of {name!r}; there are {', '.join(dict.fromkeys(there))}")
+        chosen[name] = title or titles.get(name, name)
+    return chosen
+
+
+def _clips(record: dict[str, Any]) -> int:
+    """Clips that are scored: those of the test split, or with folds all."""
+    by_split = record["clips_by_split"]
+    return by_split.get("test", sum(by_split.values()))
+
+
+def _cell(record: dict[str, Any], cells: Sequence[str]) -> str:
+    seeds = record.get("pretraining", {}).get("scores", [])
+    text = f"{record['score']:.3f}"
+    if "seeds" in cells and seeds:
+        text = ", ".join(f"{score:.3f}" for score in seeds)
+    if "spread" in cells and len(seeds) > 1:
+        text += f" ± {record['spread']:.3f}"
+    if "interval" in cells:
+        text += f" ({record['interval'][0]:.3f} to {record['interval'][1]:.3f})"
+    if "baseline" in record:
+        low, high = record["baseline"]["interval"]
+        if "arrows" in cells and not low <= 0 <= high:
+            text += " ↑" if low > 0 else " ↓"
+        if "difference" in cells:
+            text += f"; {record['baseline']['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    choice = parser.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--write", action="store_true")
+    choice.add_argument("--check", action="store_true")
+    options = parser.parse_args(arguments)
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if options.write:
+            page.write_text(
+                TABLE.sub(lambda match: f"{match[1]}{table(match[2])}\n{match[4]}", text), encoding="utf-8"
+            )
+            continue
+        for match in TABLE.finditer(text):
+            ours, theirs = table(match[2]).splitlines(), match[3].splitlines()
+            for line, made in zip(theirs + [""] * len(ours), ours, strict=False):
+                if line != made:
+                    print(f"{page}: has\n  {line}\nbut the records give\n  {made}", file=sys.stderr)
+                    return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
