@@ -19,8 +19,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ajepa.blocks import LayerNorm, Mlp, attend
-from ajepa.grid import PatchGrid, sincos_positions
-from ajepa.positions import PositionTable, TableConfig
+from ajepa.grid import PatchGrid, fill_grid
+from ajepa.positions import PositionTable, TableConfig, positions_of
 from ajepa.windows import grid_windows, regroup
 
 POSITION_HIDDEN = 384  # hidden width of the MLP for relative positions
@@ -160,13 +160,8 @@ class Decoder(nn.Module):
             index_RK: the token of the grid each of them is.
             valid_RK: False for padding, which is left out.
         """
-        rows, width = len(visible_RKD), self.config.width
-        visible = self.embed(visible_RKD)
-        # Padding is written to one place past the grid and cut off: no token of the grid is overwritten.
-        place_RK = torch.where(valid_RK, index_RK, grid.tokens)
-        tokens = self.mask_token.to(visible.dtype).expand(rows, grid.tokens + 1, width)
-        tokens = tokens.scatter(1, place_RK[..., None].expand(-1, -1, width), visible)[:, : grid.tokens]
-        tokens = tokens + self._positions(grid, tokens.device)
+        tokens = fill_grid(self.embed(visible_RKD), index_RK, valid_RK, self.mask_token, grid)
+        tokens = tokens + positions_of(grid, self.position_table, self.config.width, tokens.device)
         window, layout = self.config.window, None
         for depth, block in enumerate(self.blocks):
             shift = self.config.shift if depth % 2 else (0, 0)
@@ -180,11 +175,6 @@ class Decoder(nn.Module):
                 tokens = block(tokens, offsets_AA2, mask_WAA)
         tokens = regroup(tokens, grid, window, layout, None)
         return self.head(self.norm(tokens))
-
-    def _positions(self, grid: PatchGrid, device: torch.device) -> Tensor:
-        if self.position_table is not None:
-            return self.position_table(grid)
-        return sincos_positions(grid, self.config.width, device)
 
 
 def _init_linear(module: nn.Module) -> None:

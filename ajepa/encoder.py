@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ajepa.blocks import Block, LayerNorm
-from ajepa.grid import PatchGrid, sincos_positions
+from ajepa.grid import PatchGrid
 from ajepa.inputs import InputConfig
-from ajepa.positions import PositionTable, TableConfig
+from ajepa.positions import PositionTable, TableConfig, positions_of
 
 SIZES: dict[str, tuple[int, int, int]] = {
     # width, depth, heads: the ViT family; Ti and S from DeiT, B and L from ViT (A-JEPA table 2 uses S, B, L)
@@ -232,9 +232,7 @@ class Encoder(nn.Module):
 
     def positions(self, grid: PatchGrid, like: Tensor) -> Tensor:
         """Position code [N, D] on `like`'s device."""
-        if self.position_table is not None:
-            return self.position_table(grid)
-        return sincos_positions(grid, self.width, like.device)
+        return positions_of(grid, self.position_table, self.width, like.device)
 
     def forward(
         self,

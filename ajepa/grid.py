@@ -53,3 +53,20 @@ def sincos_positions(grid: PatchGrid, width: int, device: torch.device | None = 
         dim=-1,
     )
     return table_TFD.reshape(grid.tokens, width).float().to(device)
+
+
+def fill_grid(
+    tokens_RKD: Tensor, index_RK: Tensor, valid_RK: Tensor, mask_token: Tensor, grid: PatchGrid
+) -> Tensor:
+    """Tokens at their places of the grid, the mask token at all others: [R, N, D].
+
+    Args:
+        index_RK: the place of each token.
+        valid_RK: False for padding, which is left out.
+        mask_token: broadcast to [R, N + 1, D].
+    """
+    rows, _, width = tokens_RKD.shape
+    # Padding is written to one place past the grid and cut off: no token of the grid is overwritten.
+    place_RK = torch.where(valid_RK, index_RK, grid.tokens)
+    filled = mask_token.to(tokens_RKD.dtype).expand(rows, grid.tokens + 1, width)
+    return filled.scatter(1, place_RK[..., None].expand(-1, -1, width), tokens_RKD)[:, : grid.tokens]

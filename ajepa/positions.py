@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ajepa.grid import PatchGrid
+from ajepa.grid import PatchGrid, sincos_positions
 
 
 @dataclass(frozen=True)
@@ -76,3 +76,8 @@ class PositionTable(nn.Module):
 def _axes(time: int, stored: TableConfig) -> tuple[int, int]:
     """Sizes of a table of so many time patches, in the order of its entries."""
     return (stored.freq, time) if stored.transposed else (time, stored.freq)
+
+
+def positions_of(grid: PatchGrid, stored: PositionTable | None, width: int, device: torch.device) -> Tensor:
+    """Position codes [N, D] of a grid: those that came with the weights, else the sine-cosine code."""
+    return sincos_positions(grid, width, device) if stored is None else stored(grid)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ajepa.blocks import LayerNorm
 from ajepa.encoder import attention_mask, init_linear, run_block, transformer_blocks
-from ajepa.grid import PatchGrid, sincos_positions
-from ajepa.positions import PositionTable, TableConfig
+from ajepa.grid import PatchGrid, fill_grid
+from ajepa.positions import PositionTable, TableConfig, positions_of
 from ajepa.windows import grid_windows, regroup
 
 
@@ -74,9 +74,7 @@ class Predictor(nn.Module):
 
     def positions(self, grid: PatchGrid, device: torch.device) -> Tensor:
         """Position code [N, width] on `device`."""
-        if self.position_table is not None:
-            return self.position_table(grid)
-        return sincos_positions(grid, self.config.width, device)
+        return positions_of(grid, self.position_table, self.config.width, device)
 
     def forward(
         self,
@@ -113,11 +111,8 @@ class Predictor(nn.Module):
 
     def _everywhere(self, context: Tensor, index_RK: Tensor, valid_RK: Tensor, grid: PatchGrid) -> Tensor:
         """Context and mask tokens in the grid's order through the blocks: [R, N, width]."""
-        rows, width = len(context), self.config.width
-        # Padding is written to one place past the grid and cut off: no token of the grid is overwritten.
-        place_RK = torch.where(valid_RK, index_RK, grid.tokens)
-        tokens = self.mask_token.to(context.dtype).expand(rows, grid.tokens + 1, width)
-        tokens = tokens.scatter(1, place_RK[..., None].expand(-1, -1, width), context)[:, : grid.tokens]
+        tokens = fill_grid(context, index_RK, valid_RK, self.mask_token, grid)
+        rows, _, width = tokens.shape
         tokens = tokens + self.positions(grid, tokens.device)
         if self.config.kind == "global":
             for block in self.blocks:

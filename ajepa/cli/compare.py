@@ -6,12 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ajepa.cli.usage import UsageError
+
 if TYPE_CHECKING:
     from ajepa.eval.engines import Engine
-
-
-class UsageError(ValueError):
-    """Options that cannot be used, or do not go together."""
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

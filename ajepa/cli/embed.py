@@ -39,14 +39,15 @@ def run_embed(options: argparse.Namespace) -> None:
     """`ajepa embed`."""
     import numpy as np
 
-    from ajepa.audio import AudioError, find_audio
+    from ajepa.audio import find_audio
+    from ajepa.cli.usage import UsageError
     from ajepa.files import check_place, in_place_of
     from ajepa.loading import load_model
 
     check_place(options.out, "--out")
     files = [f for item in options.audio for f in (find_audio(item) if item.is_dir() else [item])]
     if options.batch < 1:
-        raise AudioError(f"--batch is {options.batch}, must be at least 1")
+        raise UsageError(f"--batch is {options.batch}, must be at least 1")
     model = load_model(options.model, device=options.device, precision=options.precision)
     names, clip_BE = embed_files(model, files, options)
     with in_place_of(options.out, "npz") as partial:

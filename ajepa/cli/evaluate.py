@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ajepa.cli import tasks
+from ajepa.cli.usage import UsageError
 from ajepa.files import check_place
 from ajepa.named_source import named_source
 
@@ -32,10 +33,6 @@ READ = {
     "s3prl": TOOLKIT,
     "xares": TOOLKIT,
 }
-
-
-class UsageError(ValueError):
-    """Options that are missing or do not go together."""
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -26,9 +26,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_masks(options: argparse.Namespace) -> None:
     """`ajepa masks`."""
+    from ajepa.cli.usage import UsageError
     from ajepa.files import check_place, write_json
     from ajepa.mask_pictures import cases_by_kind, cases_of, draw_masks, fraction_table, mask_fractions
-    from ajepa.masking import MaskingError, context_tokens, target_budget
+    from ajepa.masking import context_tokens, target_budget
     from ajepa.pictures import check_picture
     from ajepa.recipe import load_recipe
 
@@ -38,7 +39,7 @@ def run_masks(options: argparse.Namespace) -> None:
         check_place(options.json, "--json")
     for name in ("clips", "draws"):
         if getattr(options, name) < 1:
-            raise MaskingError(f"--{name} is {getattr(options, name)}, must be at least 1")
+            raise UsageError(f"--{name} is {getattr(options, name)}, must be at least 1")
     recipe = load_recipe(options.recipe, options.rest)
     config = recipe.objective.masking
     grid = recipe.crop_grid
