@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ajepa.cli import masks as masks_command
+from ajepa.cli.usage import UsageError
 from ajepa.grid import PatchGrid
 from ajepa.mask_pictures import MaskCase, cases_by_kind, mask_fractions
 from ajepa.masking import (
     PROGRESS,
     MaskingConfig,
-    MaskingError,
     hard_share,
     sample_masks,
 )
@@ -119,5 +119,5 @@ def test_command_draws_and_tabulates(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "13 x 8 patches" in printed and f"| {100 * first['visible']['mean']:.1f} |" in printed
     run_masks("ajepa-demo", "--kinds", "--draws", "20", "data.crop_seconds=10.24")
     assert "64 x 8 patches" in (printed := capsys.readouterr().out) and "| time+frequency |" in printed
-    with pytest.raises(MaskingError, match="--clips is 0"):
+    with pytest.raises(UsageError, match="--clips is 0"):
         run_masks("ajepa-demo", "--clips", "0")
