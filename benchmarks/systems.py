@@ -10,12 +10,11 @@ Nothing is timed. Shares of patches are means over 2,048 drawn masks; FLOPs are 
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from pages import parsed, settle
 from pretrain_step import flops_per_clip
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -124,28 +123,15 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--write", action="store_true")
-    choice.add_argument("--check", action="store_true")
-    options = parser.parse_args(arguments)
-    made = table()
+def main(arguments: list[str] | None = None) -> int:
+    options = parsed(__doc__, arguments, required=False)
     if not options.write and not options.check:
-        print(made)
+        print(table())
         return 0
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    found, after = rest.split(END)
-    if options.write:
-        PAGE.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}", encoding="utf-8")
-        return 0
-    for ours, theirs in zip(made.splitlines(), found.strip().splitlines(), strict=False):
-        if ours != theirs:
-            print(f"{PAGE}: has\n  {theirs}\nbut the recipes give\n  {ours}", file=sys.stderr)
-            return 1
-    return 0
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    made = f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+    return settle(PAGE, text, made, "recipes", write=options.write)
 
 
 if __name__ == "__main__":

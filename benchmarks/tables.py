@@ -17,13 +17,14 @@ exclude zero?), `difference` (itself).
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from pages import parsed, settle
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -109,28 +110,14 @@ def _cell(record: dict[str, Any], cells: Sequence[str]) -> str:
     return text
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    choice = parser.add_mutually_exclusive_group(required=True)
-    choice.add_argument("--write", action="store_true")
-    choice.add_argument("--check", action="store_true")
-    options = parser.parse_args(arguments)
+def main(arguments: list[str] | None = None) -> int:
+    options = parsed(__doc__, arguments, required=True)
+    status = 0
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        if options.write:
-            page.write_text(
-                TABLE.sub(lambda match: f"{match[1]}{table(match[2])}\n{match[4]}", text), encoding="utf-8"
-            )
-            continue
-        for match in TABLE.finditer(text):
-            ours, theirs = table(match[2]).splitlines(), match[3].splitlines()
-            for line, made in zip(theirs + [""] * len(ours), ours, strict=False):
-                if line != made:
-                    print(f"{page}: has\n  {line}\nbut the records give\n  {made}", file=sys.stderr)
-                    return 1
-    return 0
+        made = TABLE.sub(lambda match: f"{match[1]}{table(match[2])}\n{match[4]}", text)
+        status |= settle(page, text, made, "records", write=options.write)
+    return status
 
 
 if __name__ == "__main__":
