@@ -156,7 +156,7 @@ def plan(
                 # The interval depends on the groups; the rest stands in the record.
                 groups = [clip.group for clip in task.clips]
                 told = hashlib.sha256(repr((task.name, task.notes, groups)).encode()).hexdigest()
-                hashes[entry.name] = task.fingerprint() + task.stamp() + told
+                hashes[entry.name] = task.fingerprint(dates=True) + told
                 if not task.notes:
                     found.complete[entry.name] = task.name
         except (ValueError, OSError) as error:

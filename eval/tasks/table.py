@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from ajepa.hear_module.task_folder import listed
@@ -73,10 +74,7 @@ def open_table(
     check_once(clips, table)
     notes = (NOTE, *_shared_groups(clips))
     task = Task(table.stem, tuple(clips), fold is not None, multilabel, notes)
-    splits: dict[str, set[str]] = defaultdict(set)
-    for clip in task.clips:
-        for name in clip.labels:
-            splits[name].add(clip.split)
+    splits = _splits((name, clip.split) for clip in task.clips for name in clip.labels)
     # With folds a label's clips of one fold are scored by what has learnt from those of the others.
     unseen = [
         name for name in task.classes if (len(splits[name]) < 2 if fold else "train" not in splits[name])
@@ -87,12 +85,17 @@ def open_table(
     return task
 
 
+def _splits(found: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    """The splits that each label or group stands in."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for name, split in found:
+        splits[name].add(split)
+    return splits
+
+
 def _shared_groups(clips: list[Clip]) -> list[str]:
     """A note of groups whose clips are trained on and tested."""
-    splits: dict[str, set[str]] = defaultdict(set)
-    for clip in clips:
-        if clip.group:
-            splits[clip.group].add(clip.split)
+    splits = _splits((clip.group, clip.split) for clip in clips if clip.group)
     shared = sorted(group for group, found in splits.items() if len(found) > 1)
     if not shared:
         return []

@@ -156,19 +156,13 @@ class Task:
         )
         return np.repeat(np.arange(len(self.clips)), sizes), columns
 
-    def stamp(self) -> str:
-        """Hash of where the clips' files are and when they were written, which replacing them changes."""
-        digest = hashlib.sha256()
-        for path in dict.fromkeys(clip.path for clip in self.clips):
-            digest.update(f"{path.resolve()} {path.stat().st_mtime_ns}\n".encode())
-        return digest.hexdigest()[:16]
-
-    def fingerprint(self) -> str:
+    def fingerprint(self, dates: bool = False) -> str:
         """Hash of what is scored, the same on every machine: each clip's file name, size, stretch, labels
-        and split."""
+        and split; with `dates` also when its file was written, which replacing it changes."""
         digest = hashlib.sha256(f"{self.folds} {self.multilabel}\n".encode())
         for clip in self.clips:
             name = "/".join(clip.path.parts[-3:])
-            entry = (name, clip.path.stat().st_size, clip.labels, clip.split, clip.start, clip.seconds)
-            digest.update(f"{entry}\n".encode())
+            state = clip.path.stat()
+            entry = (name, state.st_size, clip.labels, clip.split, clip.start, clip.seconds)
+            digest.update(f"{entry}{state.st_mtime_ns if dates else ''}\n".encode())
         return digest.hexdigest()[:16]
