@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -145,3 +146,19 @@ def test_a_failed_look_ahead_is_told_by_who_needs_the_shard(
     crop = CropDataset(clips, 0.5, 16_000, 0.0)[Draw(0, 0)]
     assert "answers 404" in crop.failure
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_broken_connection_is_no_full_disk(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of TLS, too, whose errors are the system's by their class."""
+    clips = open_clips(server.url, shard_cache=tmp_path / "cache")
+
+    def broken(*args: object, **options: object) -> None:
+        raise ssl.SSLError("decryption failed")
+
+    monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(remote.urllib.request, "urlopen", broken)
+    failure = CropDataset(clips, 0.5, 16_000, 0.0)[Draw(0, 0)].failure
+    assert f"not fetched in {remote.ATTEMPTS} attempts, the last: " in failure
+    assert "decryption failed" in failure and "free space" not in failure
