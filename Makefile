@@ -13,8 +13,8 @@ help:
 	@echo "make bench             the CPU's benchmarks"
 	@echo "make bench-gpu         the GPU's in 8 minutes, into gpu.json (DATA=folder: a short run on your audio)"
 
-# The stamp is newer than what the environment is made from once it fits: the C kernel is built with the package.
-$(VENV)/.ready: pyproject.toml setup.py ajepa/_fbank.c
+# The stamp is newer than what the environment is made from once it fits.
+$(VENV)/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e ".[dev,hear,s3prl,xares]"

@@ -11,11 +11,9 @@ shows it in bands more than 60 dB below the level of their frame: there torchaud
 double precision by 1e-3 to 1e-2, and any other order of the same steps strays elsewhere (by up to 0.2 beside
 a full-scale tone). So that weights trained on the reference meet the very numbers they know, the steps stand
 here in its order; what is saved is the work around them: all clips and frames at once, constants made once,
-and the filter matrix multiplied in diagonal blocks, since each mel filter spans few frequency bins. On the
-CPU, where no gradient is asked for, compiled code takes the steps before and after the transform in one pass
-each (``ajepa.fbank_kernel``, if it was built). With and without it, LogMel agrees with torchaudio to 1e-6 on
-the CPU, if both run on as many threads. Where TF32 matrix products are allowed on a GPU, the sum over a mel
-filter is rounded to 11 bits, which moves the log by less than 1e-3.
+and the filter matrix multiplied in diagonal blocks, since each mel filter spans few frequency bins. LogMel
+agrees with torchaudio to 1e-6 on the CPU, if both run on as many threads. Where TF32 matrix products are
+allowed on a GPU, the sum over a mel filter is rounded to 11 bits, which moves the log by less than 1e-3.
 
 Axes: B clips, S samples, T frames, M mel bands, K frequency bins.
 """
@@ -27,10 +25,9 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.functional import pad
 from torchaudio.compliance.kaldi import get_mel_banks
-
-from ajepa import fbank_kernel
 
 PREEMPHASIS = 0.97
 # Kaldi's floor on a mel energy: the spacing of single-precision numbers at 1.
@@ -135,7 +132,6 @@ class LogMel(nn.Module):
         self.register_buffer("window", window_L, persistent=False)
         self.register_buffer("filters", filters_KM, persistent=False)
         self.blocks = _diagonal_blocks(filters_KM)
-        self.grouped_filters = fbank_kernel.group(filters_KM)
         self._update_silence()
 
     def forward(self, waveform_BS: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -172,7 +168,7 @@ class LogMel(nn.Module):
         frames = self.config.frames(samples)
         offset_B1 = _means(waveform_BS, lengths, window)
         # A backward pass needs every step's intermediates anyway; a traced loop would fix the length.
-        if fbank_kernel.recorded(waveform_BS):
+        if _recorded(waveform_BS):
             return self._log_mel(waveform_BS, offset_B1, normalise)
         step = FRAMES_PER_STEP_CPU if waveform_BS.device.type == "cpu" else FRAMES_PER_STEP
         shape = (clips, frames, self.config.mels)
@@ -188,24 +184,12 @@ class LogMel(nn.Module):
         """All frames of a waveform [B, S >= window] at once; written to ``out_BTM``, one block, if given."""
         centred_BS = waveform_BS.float() - offset_B1
         means_BT1 = centred_BS.unfold(1, self.config.window, self.config.hop).mean(2, keepdim=True)
-        if out_BTM is not None and fbank_kernel.takes(centred_BS):
-            self._compiled_log_mel(centred_BS, means_BT1, normalise, out_BTM.flatten(0, 1))
-            return out_BTM
         with torch.autocast(centred_BS.device.type, enabled=False):
-            log_mel_NM = self._torch_log_mel(centred_BS, means_BT1, normalise)
+            log_mel_NM = self._rows(centred_BS, means_BT1, normalise)
         log_mel_BTM = log_mel_NM.unflatten(0, means_BT1.shape[:2])
         return log_mel_BTM if out_BTM is None else out_BTM.copy_(log_mel_BTM)
 
-    def _compiled_log_mel(
-        self, centred_BS: Tensor, means_BT1: Tensor, normalise: bool, out_NM: Tensor
-    ) -> None:
-        hop, size = self.config.hop, self.config.fft_size
-        windowed_NL = fbank_kernel.cut_frames(centred_BS, means_BT1, self.window, hop, size)
-        mean, scale = (self.mean.item(), (2 * self.std).item()) if normalise else (0.0, 1.0)
-        spectrum_NK = torch.fft.rfft(windowed_NL)
-        fbank_kernel.log_mel(spectrum_NK, self.grouped_filters, ENERGY_FLOOR, mean, scale, out_NM)
-
-    def _torch_log_mel(self, centred_BS: Tensor, means_BT1: Tensor, normalise: bool) -> Tensor:
+    def _rows(self, centred_BS: Tensor, means_BT1: Tensor, normalise: bool) -> Tensor:
         config = self.config
         frames_BTL = centred_BS.unfold(1, config.window, config.hop) - means_BT1
         # The window is zero at a frame's first sample: what Kaldi takes for the one before does not matter.
@@ -236,6 +220,18 @@ class LogMel(nn.Module):
             self.mean, self.std = mean.to(device), std.to(device)
         self.window, self.filters = (constant.to(device) for constant in _constants(self.config))
         return self
+
+
+def _recorded(tensor: Tensor) -> bool:
+    """Whether a gradient, a trace or a transformation has to see each step on this tensor."""
+    return (
+        torch.compiler.is_compiling()
+        or type(tensor) is not Tensor
+        or (tensor.requires_grad and torch.is_grad_enabled())
+        or torch.jit.is_tracing()
+        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        or forward_ad.unpack_dual(tensor).tangent is not None
+    )
 
 
 def _steps(clips: int, frames: int, step: int) -> Iterator[tuple[slice, int, int]]:

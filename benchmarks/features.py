@@ -27,7 +27,6 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from ajepa import fbank_kernel
 from ajepa.features import LogMel
 from ajepa.training.provenance import cpu_name
 
@@ -161,9 +160,6 @@ def measure_hour(threads: int) -> dict[str, float]:
 def show(report: dict[str, Any]) -> None:
     print(f"{report['cpu']}, {report['cpus']} CPUs, {report['threads']} threads")
     print(f"torch {report['torch']}, torchaudio {report['torchaudio']}; {report['audio']}")
-    print(
-        "LogMel with its compiled kernel" if report["kernel"] else "LogMel by torch alone: no compiled kernel"
-    )
     print(f"median of {report['repeats']}; differences in the natural log of the mel energy\n")
     for name, row in report["speed"].items():
         print(
@@ -206,7 +202,6 @@ def main() -> None:
         "torch": torch.__version__,
         "torchaudio": torchaudio.__version__,
         "audio": source,
-        "kernel": fbank_kernel.available(),
         "repeats": options.repeats,
         "speed": speed,
         "hour": hour,

@@ -15,6 +15,7 @@ import soxr
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.nn.functional import pad
 
 from ajepa import features
@@ -241,3 +242,32 @@ def test_wrong_dtype(dtype: torch.dtype) -> None:
 def test_settings_that_cannot_work(setting: dict, remedy: str) -> None:
     with pytest.raises(ValueError, match=remedy):
         LogMelConfig(**setting)
+
+
+@pytest.mark.parametrize(
+    "waveform_BS",
+    [
+        noise(5000, 3).T,
+        noise(3, 10_000)[:, ::2],
+        noise(1, 5000).expand(3, -1),
+        noise(3, 5000).double() + 1e-9,
+        noise(3, 5000).half(),
+        torch.view_as_complex(noise(3, 5000, 2)).conj().imag,  # negated only when read
+    ],
+    ids=["transposed", "every other sample", "expanded", "double", "half", "negated view"],
+)
+def test_any_memory_layout(waveform_BS: Tensor) -> None:
+    plain_BS = waveform_BS.float().resolve_neg().contiguous()
+    assert (LogMel()(waveform_BS) - LogMel()(plain_BS)).abs().max() < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore")  # jit.trace is deprecated, not gone; vmap warns where it is slow
+def test_transformations_see_every_step() -> None:
+    log_mel, waveform_BS = LogMel(), noise(2, 3000)
+    tangent_BTM = torch.func.jvp(log_mel, (waveform_BS,), (noise(2, 3000, seed=1),))[1]
+    assert tangent_BTM.abs().max() > 0
+    mapped_BTM = torch.func.vmap(lambda clip_S: log_mel(clip_S[None])[0])(waveform_BS)
+    assert (mapped_BTM - log_mel(waveform_BS)).abs().max() < 1e-5
+    traced = torch.jit.trace(log_mel, waveform_BS, check_trace=False)
+    other_BS = noise(2, 3000, seed=2)
+    assert (traced(other_BS) - log_mel(other_BS)).abs().max() < 1e-5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def build(folder: Path, **environment: str) -> Path:
+def build(folder: Path) -> Path:
     """A wheel, built from the checkout without what earlier builds left in it."""
     source = folder / "source"
     left = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "*.so", "__pycache__")
@@ -29,7 +28,7 @@ def build(folder: Path, **environment: str) -> Path:
         str(folder),
         str(source),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return next(folder.glob("*.whl"))
 
@@ -44,6 +43,7 @@ def test_only_ajepa_lands_at_the_top_level(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
         names = archive.namelist()
+    assert wheel.name.endswith("-py3-none-any.whl")  # nothing is compiled
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert top == {"ajepa"}
     assert "ajepa/recipes/ajepa-demo.yaml" in names
@@ -56,44 +56,6 @@ def test_only_ajepa_lands_at_the_top_level(wheel: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert all(path.startswith(str(tmp_path)) for path in done.stdout.split())
-
-
-# Prints whether the kernel is there, then a sum of features. The wheel's folder comes first on the path.
-FEATURES = """
-import sys; sys.path.insert(0, sys.argv[1])
-import torch, ajepa
-from ajepa import fbank_kernel
-from ajepa.features import LogMel
-assert ajepa.__file__.startswith(sys.argv[1])
-noise_BS = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
-print(fbank_kernel.available(), LogMel()(noise_BS).sum().item())
-"""
-
-
-def features_of(wheel: Path, folder: Path) -> tuple[list[str], bool, float]:
-    """The files of a wheel, whether it has the compiled kernel, and what its LogMel gives."""
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder)
-        names = archive.namelist()
-    command = [sys.executable, "-I", "-c", FEATURES, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    compiled, total = done.stdout.split()
-    return names, compiled == "True", float(total)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    sys.platform == "win32" or not shutil.which("cc"), reason="no C compiler to build ajepa._fbank with"
-)
-def test_the_compiled_kernel_is_in_the_wheel_but_not_needed(wheel: Path, tmp_path: Path) -> None:
-    names, compiled, total = features_of(wheel, tmp_path / "compiled")
-    assert compiled and not [name for name in names if name.endswith(".c")]
-    (tmp_path / "bare").mkdir()
-    bare = build(tmp_path / "bare", CC="false")  # a compiler that always fails
-    names, compiled, total_of_torch = features_of(bare, tmp_path / "unpacked")
-    assert not compiled and not [name for name in names if name.endswith(".so")]
-    assert total_of_torch == pytest.approx(total, rel=1e-5)
 
 
 def test_import_is_light() -> None:
