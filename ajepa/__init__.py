@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ajepa.audio import AudioError
     from ajepa.features import LogMel, LogMelConfig
-    from ajepa.loading import load_model
     from ajepa.model import AudioEncoder, Embedding
-    from ajepa.recipe import Recipe, load_recipe
+    from ajepa.model.loading import load_model
+    from ajepa.recipes import Recipe, load_recipe
     from ajepa.training.loop import pretrain
 
 _HOMES = {
@@ -23,9 +23,9 @@ _HOMES = {
     "Embedding": "ajepa.model",
     "LogMel": "ajepa.features",
     "LogMelConfig": "ajepa.features",
-    "Recipe": "ajepa.recipe",
-    "load_model": "ajepa.loading",
-    "load_recipe": "ajepa.recipe",
+    "Recipe": "ajepa.recipes",
+    "load_model": "ajepa.model.loading",
+    "load_recipe": "ajepa.recipes",
     "pretrain": "ajepa.training.loop",
 }
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ajepa.recipe import RecipeError, load_recipe
+from ajepa.recipes import RecipeError, load_recipe
 
 AUDIOSET_CLIPS = 2_000_000  # AudioSet-2M, rounded up
 FLAC_CLIPS_PER_CORE = 343.0  # docs/performance.md, crops of 10 s from a folder

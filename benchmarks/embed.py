@@ -33,13 +33,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchaudio.compliance import kaldi
 
 from ajepa.audio import AudioError, find_audio, load
-from ajepa.blocks import Attention
-from ajepa.encoder import EncoderConfig
-from ajepa.features import LogMelConfig
-from ajepa.inputs import InputConfig
+from ajepa.checkpoints.official.audio_mae import INPUTS
+from ajepa.features import InputConfig, LogMelConfig
 from ajepa.model import AudioEncoder
-from ajepa.official.audio_mae import INPUTS
-from ajepa.positions import TableConfig
+from ajepa.nn.blocks import Attention
+from ajepa.nn.encoder import EncoderConfig
+from ajepa.nn.positions import TableConfig
 from ajepa.training.devices import keep_freed_memory
 from ajepa.training.provenance import describe_run
 

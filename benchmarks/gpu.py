@@ -33,10 +33,10 @@ import torch
 from pretrain_step import Step, measure, product_rate, seconds_of, synchronise
 from torch import Tensor
 
-from ajepa.encoder import Encoder
 from ajepa.features import LogMel
 from ajepa.model import AudioEncoder
-from ajepa.recipe import Recipe, load_recipe
+from ajepa.nn.encoder import Encoder
+from ajepa.recipes import Recipe, load_recipe
 from ajepa.training.provenance import describe_run
 
 # Step rates: recipe's size, clips a step, and what the run is told. The first ones matter most.

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ajepa.grid import PatchGrid
 from ajepa.masking import MaskingConfig, sample_masks
+from ajepa.nn.grid import PatchGrid
 from ajepa.training.provenance import cpu_name
 
 GRID = PatchGrid(64, 8)

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ajepa.data.crops import Batch
 from ajepa.features import LogMel
 from ajepa.objectives.systems import make_objective
-from ajepa.recipe import Recipe, load_recipe
+from ajepa.recipes import Recipe, load_recipe
 from ajepa.training.devices import lay_out, make_fabric
 from ajepa.training.guard import FiniteGuard
 from ajepa.training.loop import clip_gradients, gradients

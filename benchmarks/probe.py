@@ -34,8 +34,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from ajepa.eval.probes import PROBES, linear, standardised
-from ajepa.eval.selection import run_probe
+from ajepa.eval.probe.probes import PROBES, linear, standardised
+from ajepa.eval.probe.selection import run_probe
 from ajepa.eval.tasks import Clip, Task
 from ajepa.training.provenance import cpu_name
 

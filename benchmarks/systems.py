@@ -19,12 +19,12 @@ from pretrain_step import flops_per_clip
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ajepa.encoder import Encoder
-from ajepa.grid import PatchGrid
 from ajepa.masking import sample_masks
+from ajepa.nn.encoder import Encoder
+from ajepa.nn.grid import PatchGrid
 from ajepa.objectives.audio_mae import AudioMAEConfig
 from ajepa.objectives.systems import make_objective
-from ajepa.recipe import Recipe, load_recipe
+from ajepa.recipes import Recipe, load_recipe
 
 RECIPES = ("ajepa-vit-b-as2m", "audio-mae-vit-b-as2m", "audio-jepa-vit-b-as2m")
 PAGE = Path(__file__).parents[1] / "docs" / "systems.md"

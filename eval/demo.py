@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ajepa.data import synthetic
-from ajepa.eval.hear import Entry, evaluate, table
 from ajepa.hear_module import tasks
-from ajepa.recipe import load_recipe
+from ajepa.recipes import load_recipe
 from ajepa.training.loop import pretrain
+
+from .toolkits.hear import Entry, evaluate, table
 
 RECIPE = "ajepa-demo"
 TWIN, TRAINED = "random twin", "A-JEPA"

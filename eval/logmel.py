@@ -1,62 +1,13 @@
-"""The log-mel baseline as a HEAR module: what the front end alone knows, with nothing learnt.
+"""The log-mel baseline under the name that HEAR commands use.
 
-    python -m heareval.embeddings.runner ajepa.eval.logmel --tasks-dir TASKS
-
-Scene embeddings are the mean and the standard deviation over time of each of 128 log-mel bands, the
-statistics that any encoder has to beat. Timestamp embeddings are the log-mel frames averaged over 50 ms.
+python -m heareval.embeddings.runner ajepa.eval.logmel --tasks-dir TASKS
 """
 
-from __future__ import annotations
-
-import torch
-from torch import Tensor, nn
-
-from ajepa.features import LogMel, LogMelConfig
-from ajepa.hear_module import TIMESTAMP_MS, timestamps_ms
+from .models.logmel import (
+    LogMelStatistics,
+    get_scene_embeddings,
+    get_timestamp_embeddings,
+    load_model,
+)
 
 __all__ = ["LogMelStatistics", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
-
-
-class LogMelStatistics(nn.Module):
-    """A front end with the attributes that the HEAR API asks for."""
-
-    def __init__(self, config: LogMelConfig | None = None) -> None:
-        super().__init__()
-        self.features = LogMel(config or LogMelConfig())
-        self.sample_rate = self.features.config.sample_rate
-        self.scene_embedding_size = 2 * self.features.config.mels
-        self.timestamp_embedding_size = self.features.config.mels
-
-
-def load_model(model_file_path: str = "") -> LogMelStatistics:
-    """The baseline; it has no weights to load.
-
-    Raises:
-        ValueError: a path was given.
-    """
-    if model_file_path:
-        raise ValueError(f"{model_file_path}: the log-mel baseline has no weights; leave the path out")
-    return LogMelStatistics()
-
-
-@torch.no_grad()
-def get_scene_embeddings(audio: Tensor, model: LogMelStatistics) -> Tensor:
-    """Mean and standard deviation over time: [n_sounds, samples] to [n_sounds, 2 * mels]."""
-    frames_BLM = model.features(audio)
-    return torch.cat([frames_BLM.mean(1), frames_BLM.std(1, correction=0)], dim=1)
-
-
-@torch.no_grad()
-def get_timestamp_embeddings(audio: Tensor, model: LogMelStatistics) -> tuple[Tensor, Tensor]:
-    """Log-mel frames averaged over 50 ms: [n_sounds, n_timestamps, mels], and their milliseconds."""
-    frames_BLM = model.features(audio)
-    stamps = timestamps_ms(audio.shape[1], model.sample_rate).to(frames_BLM.device)
-    config = model.features.config
-    centres = 1000 * (torch.arange(frames_BLM.shape[1], device=stamps.device) * config.hop_seconds)
-    centres = centres + 500 * config.window_seconds
-    near = (centres - stamps[:, None]).abs() <= TIMESTAMP_MS / 2
-    # Short or final stretches may hold no frame's centre: they take the nearest frame.
-    nearest = (centres - stamps[:, None]).abs().argmin(1, keepdim=True)
-    weight = near.float().scatter(1, nearest, 1.0)
-    embeddings = (weight / weight.sum(1, keepdim=True)) @ frames_BLM
-    return embeddings, stamps.expand(len(audio), -1)

@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ajepa.loading import load_model as load_encoder
 from ajepa.model import AudioEncoder
+from ajepa.model.loading import load_model as load_encoder
 
 TIMESTAMP_MS = 50.0  # the coarsest spacing that the validator takes without a warning
 
@@ -37,7 +37,7 @@ def load_model(model_file_path: str = "") -> HearModel:
     """Load a model; without a path, the default one.
 
     Raises:
-        ajepa.loading.ModelError: the source cannot be read.
+        ajepa.model.loading.ModelError: the source cannot be read.
     """
     return HearModel(load_encoder(model_file_path or None))
 

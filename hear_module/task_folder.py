@@ -19,7 +19,6 @@ import math
 import os
 import re
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -31,16 +30,13 @@ import soundfile
 from tqdm import tqdm
 
 from ajepa import audio
+from ajepa.data.tables import TaskError, listed, note
 
 TRAINVALTEST = ("train", "valid", "test")
 ALL_SCORES = ("top1_acc", "mAP", "d_prime", "aucroc")
 # What pandas.read_csv, with which heareval reads the vocabulary, turns into a missing value.
 PANDAS_NA = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"}
 PANDAS_NA |= {"<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
-
-
-class TaskError(ValueError):
-    """The source cannot become a task; the message says what was expected and what to do."""
 
 
 @dataclass(frozen=True)
@@ -209,13 +205,3 @@ def _write_clip(clip: Clip, wav: Path, seconds: float | None, sample_rate: int) 
 
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def listed(items: Sequence[Any]) -> str:
-    """The first five, and how many more."""
-    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
-    return ", ".join(str(item) or "''" for item in items[:5]) + more
-
-
-def note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)

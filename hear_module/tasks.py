@@ -18,19 +18,22 @@ from pathlib import Path
 
 from ajepa import audio
 from ajepa.data.copies import one_of_each
-
-from .task_folder import ALL_SCORES, TRAINVALTEST, Clip, Task, TaskError, file_stem, listed, note, write_task
-from .task_sources import (
+from ajepa.data.tables import (
     LABEL_SEPARATOR,
+    TaskError,
     audio_names,
     check_separator,
     existing_folder,
     find_path_column,
+    listed,
     locate,
+    note,
     read_table,
     without_missing,
     without_suffix,
 )
+
+from .task_folder import ALL_SCORES, TRAINVALTEST, Clip, Task, file_stem, write_task
 
 SPLIT_NAMES = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid"}
 SPLIT_NAMES |= {"dev": "valid", "test": "test", "testing": "test", "eval": "test"}

@@ -7,7 +7,7 @@
 runs the same for one process.
 """
 
-from ajepa.s3prl_upstream.expert import UpstreamExpert
-from ajepa.s3prl_upstream.options import UpstreamError, UpstreamOptions
+from .expert import UpstreamExpert
+from .options import UpstreamError, UpstreamOptions
 
 __all__ = ["UpstreamError", "UpstreamExpert", "UpstreamOptions"]

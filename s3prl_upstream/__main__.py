@@ -16,7 +16,8 @@ from pathlib import Path
 import yaml
 
 from ajepa import harness
-from ajepa.s3prl_upstream.options import UpstreamError
+
+from .options import UpstreamError
 
 MODULE = "s3prl.run_downstream"
 

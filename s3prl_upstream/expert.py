@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torchaudio.functional import resample
 
-from ajepa.encoder import gather_tokens
-from ajepa.loading import load_model
-from ajepa.s3prl_upstream.cache import FeatureCache, clip_key, weights_key
-from ajepa.s3prl_upstream.options import UpstreamError, UpstreamOptions
+from ajepa.model.loading import load_model
+from ajepa.nn.encoder import gather_tokens
+
+from .cache import FeatureCache, clip_key, weights_key
+from .options import UpstreamError, UpstreamOptions
 
 SAMPLE_RATE = 16_000  # of all waveforms in s3prl, Hz
 
@@ -28,7 +29,7 @@ class UpstreamExpert(nn.Module):
         options: as in `model_config`.
 
     Raises:
-        ajepa.loading.ModelError: the source cannot be read.
+        ajepa.model.loading.ModelError: the source cannot be read.
         UpstreamError: an option that does not exist or does not fit the encoder.
     """
 

@@ -18,12 +18,13 @@ import torch
 from ajepa.data import download, open_clips, remote
 from ajepa.data.encode import Packing
 from ajepa.data.pack import write_shards
-from ajepa.encoder import EncoderConfig
 from ajepa.features import LogMelConfig
 from ajepa.masking import MaskingConfig
+from ajepa.nn.encoder import EncoderConfig
+from ajepa.nn.predictor import PredictorConfig
 from ajepa.objectives.a_jepa import AJEPAConfig
-from ajepa.predictor import PredictorConfig
-from ajepa.recipe import DataConfig, OptimConfig, Recipe, RunConfig, dump_recipe
+from ajepa.recipes import Recipe, dump_recipe
+from ajepa.recipes.recipe import DataConfig, OptimConfig, RunConfig
 from tests.file_server import Handler, Server
 from tests.range_server import RangeHandler, RangeServer
 

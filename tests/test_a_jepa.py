@@ -11,11 +11,11 @@ from torch.nn import functional
 
 from ajepa import schedules
 from ajepa.masking import MaskingConfig, Masks, sample_masks
+from ajepa.nn.predictor import PredictorConfig
 from ajepa.objectives.a_jepa import AJEPA, AJEPAConfig, token_spread
 from ajepa.objectives.base import Share
 from ajepa.objectives.regularisers import variance_covariance
 from ajepa.objectives.targets import ERRORS, batch_normed
-from ajepa.predictor import PredictorConfig
 from ajepa.training.devices import checkpoint_activations
 from ajepa.training.health import CollapseWatch, attention_entropy, parameter_gap, rankme
 from tests.conftest import TINY

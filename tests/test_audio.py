@@ -14,8 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ajepa import audio
 from ajepa.audio import AudioError, find_audio, info, load, resample
+from ajepa.audio import reading as audio
 from tests.audio_files import FORMATS, noise, write
 
 # --- Decoding ---

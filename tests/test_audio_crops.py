@@ -12,8 +12,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ajepa import audio
-from ajepa.audio import AudioError, cyclic, find_audio, info, jitter_level, load, random_crop
+from ajepa.audio import AudioError, cyclic, find_audio, info, load, random_crop
+from ajepa.audio import reading as audio
+from ajepa.audio.reading import jitter_level
 from tests.audio_files import FORMATS, generator, noise, write
 
 

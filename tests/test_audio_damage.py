@@ -12,8 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from ajepa.audio import AudioError, info, load, random_crop
-from ajepa.audio_bytes import AudioBytes
+from ajepa.audio import AudioBytes, AudioError, info, load, random_crop
 from ajepa.data.clips import DataError
 from tests.audio_files import FORMATS, generator, noise, write
 

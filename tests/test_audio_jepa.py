@@ -11,14 +11,14 @@ import yaml
 from torch.nn import functional
 
 import ajepa
-from ajepa.inputs import InputConfig
+from ajepa.features import InputConfig
 from ajepa.masking import sample_masks
+from ajepa.nn.positions import TableConfig
+from ajepa.nn.predictor import PredictorConfig
 from ajepa.objectives.a_jepa import AJEPAConfig
 from ajepa.objectives.audio_jepa import AudioJEPA, AudioJEPAConfig
 from ajepa.objectives.audio_mae import AudioMAEConfig
-from ajepa.positions import TableConfig
-from ajepa.predictor import PredictorConfig
-from ajepa.recipe import Recipe, RecipeError, dump_recipe, load_recipe, recipe_from_dict
+from ajepa.recipes import Recipe, RecipeError, dump_recipe, load_recipe, recipe_from_dict
 from tests.conftest import TINY
 
 CONFIG = AudioJEPAConfig(predictor=PredictorConfig(kind="targets", depth=1, width=32, heads=2))

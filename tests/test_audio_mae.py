@@ -12,15 +12,15 @@ from timm.layers import LayerNorm
 from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock
 
 import ajepa
-from ajepa.decoder import Decoder, DecoderConfig, WindowBlock, relative_offsets, shift_penalties
 from ajepa.features import LogMelConfig
-from ajepa.grid import PatchGrid
 from ajepa.masking import MaskingConfig, Masks, sample_masks
+from ajepa.model.reconstruct import ReconstructError, Reconstructor, load_reconstructor
+from ajepa.nn.decoder import Decoder, DecoderConfig, WindowBlock, relative_offsets, shift_penalties
+from ajepa.nn.grid import PatchGrid
+from ajepa.nn.windows import regroup
 from ajepa.objectives.audio_mae import AudioMAE, AudioMAEConfig
 from ajepa.objectives.base import Share
-from ajepa.recipe import Recipe
-from ajepa.reconstruct import ReconstructError, Reconstructor, load_reconstructor
-from ajepa.windows import regroup
+from ajepa.recipes import Recipe
 from tests.conftest import TINY
 
 ENCODER = replace(TINY, cls_token=True)

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ajepa.cli import main
-from ajepa.eval.models import open_model
-from ajepa.eval.native import ProbeOptions, probe_models
+from ajepa.eval.models.open import open_model
+from ajepa.eval.probe.run import ProbeOptions, probe_models
 from ajepa.eval.tasks import Task, TaskError, open_task
 from ajepa.eval.tasks.audioset import HELD_OUT, _id_of, ids_hash
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import Block as TimmBlock
 
-from ajepa.blocks import Attention, Block
+from ajepa.nn.blocks import Attention, Block
 
 
 def pair(fused: bool) -> tuple[Block, TimmBlock]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ajepa import checkpoint
-from ajepa.checkpoint import Checkpoint, CheckpointError
-from ajepa.recipe import Recipe
+from ajepa.checkpoints import native as checkpoint
+from ajepa.checkpoints.native import Checkpoint, CheckpointError
+from ajepa.recipes import Recipe
 from ajepa.training.loop import pretrain
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ajepa import checkpoint
-from ajepa.checkpoint import Checkpoint
+from ajepa.checkpoints import native as checkpoint
+from ajepa.checkpoints.native import Checkpoint
 from ajepa.cli import main
-from ajepa.loading import load_model
-from ajepa.recipe import Recipe, dump_recipe, load_recipe
+from ajepa.model.loading import load_model
+from ajepa.recipes import Recipe, dump_recipe, load_recipe
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ import yaml
 
 from ajepa.cli import main
 from ajepa.data.synthetic import write_esc50
-from ajepa.eval import engines, protocols
-from ajepa.eval.cells import Cell, Shelf, grouped, plan, run_cells
-from ajepa.eval.compare import Comparison, compare
-from ajepa.eval.engines import Engine, EngineError, Processes, Resumable, Submitit, ThisProcess
-from ajepa.eval.native import Result
-from ajepa.eval.protocols import Bench, Conditions, Probing, TaskEntry
+from ajepa.eval.compare import engines, protocols
+from ajepa.eval.compare.cells import Cell, Shelf, grouped, plan, run_cells
+from ajepa.eval.compare.engines import Engine, EngineError, Processes, Resumable, Submitit, ThisProcess
+from ajepa.eval.compare.protocols import Bench, Conditions, Probing, TaskEntry
+from ajepa.eval.compare.run import Comparison, compare
+from ajepa.eval.results.result import Result
 
 
 @dataclass(frozen=True)

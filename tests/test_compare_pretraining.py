@@ -12,10 +12,10 @@ import soundfile
 import torch
 import yaml
 
-from ajepa.eval.compare import Comparison, ComparisonError, compare
-from ajepa.eval.native import Result, interval_text
-from ajepa.eval.pretraining import Run, joined
-from ajepa.recipe import Recipe, dump_recipe, load_recipe
+from ajepa.eval.compare.pretraining import Run, joined
+from ajepa.eval.compare.run import Comparison, ComparisonError, compare
+from ajepa.eval.results.result import Result, interval_text
+from ajepa.recipes import Recipe, dump_recipe, load_recipe
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_intervals_hold_the_spread_over_seeds() -> None:
     same = [result("c, seed 0", 0.5), result("c, seed 7", 0.7)]
     others = [result("d, seed 7", 0.5), result("d, seed 8", 0.7)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ajepa.eval.pretraining.spent", lambda folder: {})
+        patch.setattr("ajepa.eval.compare.pretraining.spent", lambda folder: {})
         one, other = joined(results, runs)
         (paired,), (unpaired,) = joined(same, runs), joined(others, runs)
         (toolkit,) = joined(list(map(undrawn, same)), runs)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from ajepa import load_model
 from ajepa.objectives.systems import make_objective
-from ajepa.recipe import load_recipe
+from ajepa.recipes import load_recipe
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SYSTEMS = ("a-jepa", "audio-mae", "audio-jepa")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ajepa.cli import main
-from ajepa.curves import POINTS, CurvesError, curve, read_metrics
+from ajepa.pictures.curves import POINTS, CurvesError, curve, read_metrics
 
 
 def write(run: Path, lines: list[str]) -> Path:

@@ -12,12 +12,13 @@ import torch
 
 import ajepa
 import ajepa.hear_module
-from ajepa import checkpoint
-from ajepa.eval.models import fingerprint, open_model
-from ajepa.eval.native import ProbeOptions, probe_models
+from ajepa.checkpoints import native as checkpoint
+from ajepa.eval.models.open import open_model
+from ajepa.eval.probe.run import ProbeOptions, probe_models
 from ajepa.eval.tasks import open_task
-from ajepa.loading import bundled
-from ajepa.recipe import load_recipe, recipe_from_dict
+from ajepa.model.fingerprint import fingerprint
+from ajepa.model.loading import bundled
+from ajepa.recipes import load_recipe, recipe_from_dict
 
 RECORDS = Path(__file__).parents[1] / "docs" / "results" / "default_2026-11-22.json"
 

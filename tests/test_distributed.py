@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ajepa import checkpoint
-from ajepa.recipe import Recipe, dump_recipe
-from ajepa.recipe_parts import ProbeConfig
+from ajepa.checkpoints import native as checkpoint
+from ajepa.recipes import Recipe, dump_recipe
+from ajepa.recipes.parts import ProbeConfig
 from ajepa.training.loop import pretrain
 
 pytestmark = pytest.mark.slow

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ajepa.encoder import DropPath, Encoder, EncoderConfig, gather_tokens, parameter_count
-from ajepa.grid import PatchGrid, sincos_positions
+from ajepa.nn.encoder import DropPath, Encoder, EncoderConfig, gather_tokens, parameter_count
+from ajepa.nn.grid import PatchGrid, sincos_positions
 from tests.conftest import TINY
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ajepa.eval.models import fingerprint, open_model
+from ajepa.eval.models.open import open_model
 from ajepa.features import LogMel
+from ajepa.model.fingerprint import fingerprint
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: ajepa[baselines]")
 

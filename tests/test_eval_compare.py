@@ -12,10 +12,10 @@ import yaml
 
 from ajepa.cli import main
 from ajepa.data.synthetic import write_esc50
-from ajepa.eval.compare import Comparison, ComparisonError, compare
-from ajepa.eval.comparison_table import markdown
-from ajepa.eval.native import table
-from ajepa.eval.published import PUBLISHED, published
+from ajepa.eval.compare.run import Comparison, ComparisonError, compare
+from ajepa.eval.compare.table import markdown
+from ajepa.eval.results.published import PUBLISHED, published
+from ajepa.eval.results.result import table
 from ajepa.eval.tasks import esc50
 from ajepa.hear_module import tasks as hear_tasks
 

@@ -12,12 +12,12 @@ import soundfile
 import ajepa
 from ajepa.cli import main
 from ajepa.data.synthetic import write_esc50
-from ajepa.eval.hear import Entry, EvaluationError, evaluate, table
-from ajepa.eval.logmel import LogMelStatistics
-from ajepa.eval.models import fingerprint
+from ajepa.eval.models.logmel import LogMelStatistics
+from ajepa.eval.toolkits.hear import Entry, EvaluationError, evaluate, table
 from ajepa.features import LogMelConfig
 from ajepa.hear_module import tasks
-from ajepa.recipe import Recipe, RecipeError
+from ajepa.model.fingerprint import fingerprint
+from ajepa.recipes import Recipe, RecipeError
 
 needs_heareval = pytest.mark.skipif(
     importlib.util.find_spec("heareval") is None,

@@ -14,12 +14,13 @@ import torch
 
 from ajepa.cli import main
 from ajepa.data.synthetic import write_esc50
-from ajepa.eval.embeddings import EmbeddingError, embed_task
-from ajepa.eval.models import EncoderModel, Named, open_model
-from ajepa.eval.native import ProbeError, ProbeOptions, probe_models, table, write_records
+from ajepa.eval.models.open import EncoderModel, Named, open_model
+from ajepa.eval.probe.embeddings import EmbeddingError, embed_task
+from ajepa.eval.probe.run import ProbeError, ProbeOptions, probe_models
+from ajepa.eval.results.result import table, write_records
 from ajepa.eval.tasks import Clip, Task, open_task
 from ajepa.model import AudioEncoder
-from ajepa.recipe import Recipe
+from ajepa.recipes import Recipe
 
 
 @pytest.fixture

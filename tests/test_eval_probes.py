@@ -14,10 +14,10 @@ from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from ajepa.eval.logistic import fit_logistic
-from ajepa.eval.probes import PROBES, class_weights, knn, linear, standardised
-from ajepa.eval.scores import Scored, bootstrap, interval, mean_average_precision, two_sided
-from ajepa.eval.selection import describe, run_probe
+from ajepa.eval.probe.logistic import fit_logistic
+from ajepa.eval.probe.probes import PROBES, class_weights, knn, linear, standardised
+from ajepa.eval.probe.selection import describe, run_probe
+from ajepa.eval.results.scores import Scored, bootstrap, interval, mean_average_precision, two_sided
 from ajepa.eval.tasks import Clip, Task
 
 

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from ajepa.data.synthetic import write_esc50, write_speech_commands, write_voxceleb1
-from ajepa.eval.models import open_model
-from ajepa.eval.native import ProbeOptions, probe_models
+from ajepa.eval.models.open import open_model
+from ajepa.eval.probe.run import ProbeOptions, probe_models
 from ajepa.eval.tasks import Clip, Task, TaskError, open_task
 from ajepa.hear_module.tasks import HEAR_WORDS
 from tests.hear_tasks import tones, write_rows

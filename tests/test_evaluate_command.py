@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from ajepa.cli import main
-from ajepa.eval.commands import EvaluationError
-from ajepa.eval.stock import with_settings
-from ajepa.eval.xares_runs import XaresSettings
+from ajepa.eval.results.errors import EvaluationError
+from ajepa.eval.toolkits.stock import with_settings
+from ajepa.eval.toolkits.xares.runs import XaresSettings
 from tests.hear_tasks import tones
 
 
@@ -64,7 +64,7 @@ def test_scores_are_shown_where_the_record_cannot_be_written(
     def full(path: Path, content: object) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("ajepa.eval.native.write_json", full)
+    monkeypatch.setattr("ajepa.eval.results.result.write_json", full)
     command = ["evaluate", "--model", "logmel", "--task", "table", "--split", "split"]
     command += ["--data", str(tmp_path / "labels.csv"), "--cache", str(tmp_path / "cache")]
     assert main([*command, "--json", str(tmp_path / "a.json")]) == 2

@@ -21,20 +21,19 @@ from torch import Tensor
 
 import ajepa
 import ajepa.hear_module
-from ajepa import checkpoint
 from ajepa.audio import find_audio, load
+from ajepa.checkpoints import native as checkpoint
 from ajepa.cli import main
-from ajepa.embedding import Pooling
-from ajepa.encoder import EncoderConfig
-from ajepa.eval.models import fingerprint
 from ajepa.export import ExportError, export_model
 from ajepa.export.graph import EmbeddingGraph
 from ajepa.export.programs import TOLERANCE, capture, check_batches, write_onnx, write_torch
-from ajepa.features import LogMelConfig
-from ajepa.inputs import InputConfig
+from ajepa.features import InputConfig, LogMelConfig
 from ajepa.model import AudioEncoder
-from ajepa.positions import TableConfig
-from ajepa.recipe import Recipe
+from ajepa.model.embedding import Pooling
+from ajepa.model.fingerprint import fingerprint
+from ajepa.nn.encoder import EncoderConfig
+from ajepa.nn.positions import TableConfig
+from ajepa.recipes import Recipe
 
 # The conventions of A-JEPA, Audio-MAE and Audio-JEPA. The chunk is no multiple of the second's 8 steps.
 CONVENTIONS = {

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ajepa import features
-from ajepa.features import ENERGY_FLOOR, LogMel, LogMelConfig
+from ajepa.features import LogMel, LogMelConfig
+from ajepa.features import logmel as features
+from ajepa.features.logmel import ENERGY_FLOOR
 from tests.kaldi_reference import RATE, SIGNALS, assert_true, noise, reference
 
 

@@ -15,19 +15,12 @@ from ajepa.eval.finetune.classifier import Classifier
 from ajepa.eval.finetune.config import RECIPES, FinetuneConfig, FinetuneConfigError, config_for
 from ajepa.eval.finetune.records import finetune_model
 from ajepa.eval.finetune.targets import Targets
-from ajepa.eval.finetune.training import (
-    FinetuneError,
-    Score,
-    Waveforms,
-    _order,
-    _pieces,
-    finetune,
-    predict,
-)
-from ajepa.eval.models import BASELINES, EncoderModel, Named, fingerprint
+from ajepa.eval.finetune.training import FinetuneError, Score, Waveforms, _order, _pieces, finetune, predict
+from ajepa.eval.models.open import BASELINES, EncoderModel, Named
 from ajepa.eval.tasks.task import Clip, Task
 from ajepa.features import LogMelConfig
 from ajepa.model import AudioEncoder
+from ajepa.model.fingerprint import fingerprint
 from tests.conftest import TINY
 
 QUICK = FinetuneConfig(

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ajepa import checkpoint
+from ajepa.checkpoints import native as checkpoint
 from ajepa.cli import main
-from ajepa.loading import bundled
+from ajepa.model.loading import bundled
 from tests.hear_tasks import tones, write_rows
 
 

@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ajepa.encoder import Encoder, EncoderConfig, RegularisedMasking
 from ajepa.eval.finetune.classifier import Classifier
 from ajepa.eval.finetune.config import FinetuneConfig
 from ajepa.eval.finetune.masking import drop_patches, zero_patches
-from ajepa.features import LogMelConfig
-from ajepa.inputs import InputConfig
+from ajepa.features import InputConfig, LogMelConfig
 from ajepa.model import AudioEncoder
-from ajepa.positions import TableConfig
+from ajepa.nn.encoder import Encoder, EncoderConfig, RegularisedMasking
+from ajepa.nn.positions import TableConfig
 from tests.conftest import TINY
 
 PLAIN = FinetuneConfig(mixup=0, freq_mask=0, time_mask=0, drop_path=0, masked_share=0)

@@ -11,11 +11,11 @@ import torch
 
 import ajepa.eval.logmel
 import ajepa.hear_module
-from ajepa import checkpoint
+from ajepa.checkpoints import native as checkpoint
 from ajepa.features import LogMelConfig
 from ajepa.hear_module import patch_centre_ms
 from ajepa.model import AudioEncoder
-from ajepa.recipe import Recipe
+from ajepa.recipes import Recipe
 from ajepa.s3prl_upstream import UpstreamExpert
 from tests.conftest import TINY
 

@@ -12,15 +12,16 @@ import torch
 from huggingface_hub import constants
 
 import ajepa
-from ajepa import checkpoint, hub
+from ajepa.checkpoints import hub
+from ajepa.checkpoints import native as checkpoint
 from ajepa.cli import main
-from ajepa.encoder import EncoderConfig
-from ajepa.eval.hear import Entry
-from ajepa.eval.stock import Checkpoint
-from ajepa.eval.superb import Upstream
+from ajepa.eval.toolkits.hear import Entry
+from ajepa.eval.toolkits.s3prl import Upstream
+from ajepa.eval.toolkits.stock import Checkpoint
 from ajepa.export.weights import Origin, write_weights
 from ajepa.features import LogMelConfig
 from ajepa.model import AudioEncoder
+from ajepa.nn.encoder import EncoderConfig
 from tests.hub_server import TOKEN, HubHandler, HubServer
 
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from ajepa.data.synthetic import write_esc50
-from ajepa.eval import layer_weights
-from ajepa.eval.layer_weights import Problem, learn_mixes, nearest_penalty
-from ajepa.eval.models import EncoderModel, Named
-from ajepa.eval.native import ProbeError, ProbeOptions, probe_models
-from ajepa.eval.probes import PENALTIES, PROBES, linear
-from ajepa.eval.selection import run_probe
+from ajepa.eval.models.open import EncoderModel, Named
+from ajepa.eval.probe import layer_weights
+from ajepa.eval.probe.layer_weights import Problem, learn_mixes, nearest_penalty
+from ajepa.eval.probe.probes import PENALTIES, PROBES, linear
+from ajepa.eval.probe.run import ProbeError, ProbeOptions, probe_models
+from ajepa.eval.probe.selection import run_probe
 from ajepa.eval.tasks import Clip, Task, open_task
 from ajepa.features import LogMelConfig
 from ajepa.model import AudioEncoder

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from ajepa.blocks import Attention
-from ajepa.decoder import WindowAttention
-from ajepa.encoder import Encoder, EncoderConfig
 from ajepa.masking import MaskingConfig
+from ajepa.nn.blocks import Attention
+from ajepa.nn.decoder import WindowAttention
+from ajepa.nn.encoder import Encoder, EncoderConfig
+from ajepa.nn.predictor import PredictorConfig
 from ajepa.objectives.a_jepa import AJEPA, AJEPAConfig
-from ajepa.predictor import PredictorConfig
-from ajepa.recipe_parts import RunConfig
+from ajepa.recipes.parts import RunConfig
 from ajepa.training.devices import lay_out
 from ajepa.training.health import attention_entropy
 

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 import ajepa
 from ajepa.audio import load
 from ajepa.data.synthetic import write_esc50, write_unlabelled
-from ajepa.recipe import load_recipe
+from ajepa.recipes import load_recipe
 
 
 def accuracy(model: ajepa.AudioEncoder, folder: Path) -> float:

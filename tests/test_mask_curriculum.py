@@ -16,15 +16,10 @@ from hypothesis import strategies as st
 
 from ajepa.cli import masks as masks_command
 from ajepa.cli.usage import UsageError
-from ajepa.grid import PatchGrid
-from ajepa.mask_pictures import MaskCase, cases_by_kind, mask_fractions
-from ajepa.masking import (
-    PROGRESS,
-    MaskingConfig,
-    hard_share,
-    sample_masks,
-)
+from ajepa.masking import PROGRESS, MaskingConfig, hard_share, sample_masks
 from ajepa.masking.config import Kind, Progress
+from ajepa.nn.grid import PatchGrid
+from ajepa.pictures.masks import MaskCase, cases_by_kind, mask_fractions
 
 KINDS = get_args(Kind)
 PURE_KINDS: list[Any] = ["block", "time-frequency", "random", "time+frequency"]

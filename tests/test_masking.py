@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ajepa.grid import PatchGrid
 from ajepa.masking import (
     MaskingConfig,
     MaskingError,
@@ -22,7 +21,8 @@ from ajepa.masking import (
     target_budget,
 )
 from ajepa.masking.config import Kind
-from ajepa.recipe import RecipeError, load_recipe
+from ajepa.nn.grid import PatchGrid
+from ajepa.recipes import RecipeError, load_recipe
 
 KINDS = get_args(Kind)
 PURE_KINDS: list[Any] = ["block", "time-frequency", "random", "time+frequency"]

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import ajepa
-from ajepa.chunks import plan_chunks
-from ajepa.encoder import EncoderConfig
 from ajepa.features import LogMelConfig
-from ajepa.loading import ModelError
 from ajepa.model import AudioEncoder
-from ajepa.recipe import Recipe
+from ajepa.model.chunks import plan_chunks
+from ajepa.model.loading import ModelError
+from ajepa.nn.encoder import EncoderConfig
+from ajepa.recipes import Recipe
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from ajepa.cli import main
-from ajepa.eval.cells import plan
-from ajepa.eval.comparison import Comparison
-from ajepa.eval.hear import Entry
-from ajepa.eval.models import open_model
-from ajepa.eval.protocols import Conditions
-from ajepa.eval.stock import Checkpoint
-from ajepa.eval.superb import Upstream
-from ajepa.loading import bundled
+from ajepa.eval.compare.cells import plan
+from ajepa.eval.compare.config import Comparison
+from ajepa.eval.compare.protocols import Conditions
+from ajepa.eval.models.open import open_model
+from ajepa.eval.toolkits.hear import Entry
+from ajepa.eval.toolkits.s3prl import Upstream
+from ajepa.eval.toolkits.stock import Checkpoint
+from ajepa.model.loading import bundled
 from ajepa.named_source import name_of, named_source
 from tests.hear_tasks import tones, write_rows
 

@@ -15,19 +15,19 @@ from torch import Tensor
 from torchaudio.compliance import kaldi
 
 import ajepa
+from ajepa.checkpoints.official import OfficialError, read_official
+from ajepa.checkpoints.official.account import mlp_ratio
+from ajepa.checkpoints.official.contents import Official
+from ajepa.checkpoints.unpickle import UnpickleError, load_torch
 from ajepa.hear_module import HearModel, get_scene_embeddings, get_timestamp_embeddings
-from ajepa.loading import ModelError
 from ajepa.masking import Masks
 from ajepa.masking.masks import first_places
 from ajepa.model import AudioEncoder
+from ajepa.model.loading import ModelError
+from ajepa.model.reconstruct import load_reconstructor
 from ajepa.objectives.audio_jepa import AudioJEPA
 from ajepa.objectives.audio_mae import AudioMAE
 from ajepa.objectives.targets import ERRORS, layer_normed
-from ajepa.official import OfficialError, read_official
-from ajepa.official.account import mlp_ratio
-from ajepa.official.contents import Official
-from ajepa.reconstruct import load_reconstructor
-from ajepa.unpickle import UnpickleError, load_torch
 
 GOLDEN = Path(os.environ.get("AJEPA_GOLDEN", Path(__file__).parents[1].parent / "shared" / "golden"))
 TOLERANCE = 1e-4

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ajepa.encoder import Encoder, EncoderConfig
-from ajepa.features import LogMel, LogMelConfig
-from ajepa.grid import PatchGrid
-from ajepa.inputs import InputConfig, levelled
-from ajepa.positions import PositionTable, TableConfig
+from ajepa.features import InputConfig, LogMel, LogMelConfig, levelled
+from ajepa.nn.encoder import Encoder, EncoderConfig
+from ajepa.nn.grid import PatchGrid
+from ajepa.nn.positions import PositionTable, TableConfig
 
 
 def table(transposed: bool) -> PositionTable:

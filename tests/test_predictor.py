@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ajepa.encoder import transformer_blocks
-from ajepa.grid import PatchGrid
-from ajepa.predictor import Predictor, PredictorConfig
-from ajepa.windows import Windows, regroup
+from ajepa.nn.encoder import transformer_blocks
+from ajepa.nn.grid import PatchGrid
+from ajepa.nn.predictor import Predictor, PredictorConfig
+from ajepa.nn.windows import Windows, regroup
 
 GRIDS = [PatchGrid(64, 8), PatchGrid(13, 8), PatchGrid(3, 2), PatchGrid(9, 1)]
 SHIFTS = [(0, 0), (2, 2), (2, 0), (1, 3)]

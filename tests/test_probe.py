@@ -11,12 +11,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ajepa import checkpoint, load_model
-from ajepa.curves import curve, read_metrics
-from ajepa.encoder import Encoder
+from ajepa import load_model
+from ajepa.checkpoints import native as checkpoint
 from ajepa.features import LogMel
-from ajepa.recipe import Recipe, RecipeError
-from ajepa.recipe_parts import ProbeConfig
+from ajepa.nn.encoder import Encoder
+from ajepa.pictures.curves import curve, read_metrics
+from ajepa.recipes import Recipe, RecipeError
+from ajepa.recipes.parts import ProbeConfig
 from ajepa.training.loop import pretrain
 from ajepa.training.probe import Probe, knn_accuracy
 from ajepa.training.state import BestEncoder

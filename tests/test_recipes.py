@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ajepa.recipe import OptimConfig, RecipeError, dump_recipe, load_recipe, recipe_names
+from ajepa.recipes import RecipeError, dump_recipe, load_recipe, recipe_names
+from ajepa.recipes.recipe import OptimConfig
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ajepa.encoder import Encoder, EncoderConfig, RegularisedMasking
+from ajepa.nn.encoder import Encoder, EncoderConfig, RegularisedMasking
 
 CONFIG = EncoderConfig(size="ti", width=32, depth=3, heads=2)
 

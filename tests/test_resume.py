@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from ajepa import checkpoint
-from ajepa.recipe import OptimConfig, Recipe, RecipeError, dump_recipe
+from ajepa.checkpoints import native as checkpoint
+from ajepa.recipes import Recipe, RecipeError, dump_recipe
+from ajepa.recipes.recipe import OptimConfig
 from ajepa.training import loop, state
 from ajepa.training.loop import pretrain
 

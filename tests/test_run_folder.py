@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from ajepa import checkpoint
 from ajepa.audio import AudioError
-from ajepa.recipe import Recipe, RecipeError
+from ajepa.checkpoints import native as checkpoint
+from ajepa.recipes import Recipe, RecipeError
 from ajepa.training import folder
 from ajepa.training.loop import pretrain
 

@@ -25,7 +25,7 @@ import ajepa
 from ajepa import harness
 from ajepa.data.synthetic import write_voxceleb1
 from ajepa.harness import hook, s3prl, s3prl_audio
-from ajepa.recipe import Recipe
+from ajepa.recipes import Recipe
 from ajepa.s3prl_upstream import UpstreamError, sets
 
 needs_s3prl = pytest.mark.skipif(

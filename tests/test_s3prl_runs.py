@@ -13,8 +13,8 @@ import yaml
 
 from ajepa.cli import main
 from ajepa.data.synthetic import write_speech_commands, write_voxceleb1
-from ajepa.encoder import EncoderConfig
-from ajepa.recipe import Recipe, dump_recipe
+from ajepa.nn.encoder import EncoderConfig
+from ajepa.recipes import Recipe, dump_recipe
 from tests.hear_toolkit import enabled_site, python
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ajepa.features import LogMelConfig
-from ajepa.loading import ModelError
-from ajepa.recipe import Recipe, dump_recipe
+from ajepa.model.loading import ModelError
+from ajepa.recipes import Recipe, dump_recipe
 from ajepa.s3prl_upstream import UpstreamError, UpstreamExpert, UpstreamOptions, hubconf
 
 RATE = 2_560  # samples of a time step: 16 frames of 10 ms

@@ -19,9 +19,9 @@ import pytest
 import soundfile
 import torch
 
-from ajepa import checkpoint
 from ajepa.audio import AudioError, info, load
-from ajepa.audio_bytes import _READ_AT_ONCE
+from ajepa.audio.source import _READ_AT_ONCE
+from ajepa.checkpoints import native as checkpoint
 from ajepa.cli import main
 from ajepa.data import open_clips, pack
 from ajepa.data.clips import DataError
@@ -31,7 +31,7 @@ from ajepa.data.order import Draw, StepSampler
 from ajepa.data.pack import write_shards
 from ajepa.data.shards import LISTING, Shards
 from ajepa.data.tars import index_tars
-from ajepa.recipe import Recipe, RecipeError
+from ajepa.recipes import Recipe, RecipeError
 from ajepa.training.loop import pretrain
 from tests.file_server import Server
 from tests.shard_sets import add, crops

@@ -14,11 +14,12 @@ import torch
 
 from ajepa.cli import main
 from ajepa.data.synthetic import write_voxceleb1
-from ajepa.eval import superb
-from ajepa.eval.commands import EvaluationError, alone_in, check_names, run_module
-from ajepa.eval.stock import Answers, Checkpoint, with_settings
-from ajepa.eval.superb import SuperbSettings, Upstream, evaluate_superb
-from ajepa.recipe import RecipeError
+from ajepa.eval.results.errors import EvaluationError
+from ajepa.eval.toolkits import s3prl as superb
+from ajepa.eval.toolkits.commands import alone_in, check_names, run_module
+from ajepa.eval.toolkits.s3prl import SuperbSettings, Upstream, evaluate_superb
+from ajepa.eval.toolkits.stock import Answers, Checkpoint, with_settings
+from ajepa.recipes import RecipeError
 
 needs_s3prl = pytest.mark.skipif(
     importlib.util.find_spec("s3prl") is None or importlib.util.find_spec("omegaconf") is None,
@@ -133,7 +134,7 @@ def test_data_of_other_splits_are_other_data(tmp_path: Path) -> None:
 
 
 def test_a_cell_is_one_processs(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from ajepa.eval.commands import alone_in\n"
+    code = "import sys; from pathlib import Path; from ajepa.eval.toolkits.commands import alone_in\n"
     code += "with alone_in(Path(sys.argv[1])): pass"
     other = [sys.executable, "-c", code, str(tmp_path / "cell")]
     with alone_in(tmp_path / "cell"):

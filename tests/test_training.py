@@ -12,9 +12,9 @@ import soundfile
 import torch
 
 import ajepa
-from ajepa import checkpoint
 from ajepa.audio import AudioError
-from ajepa.recipe import Recipe, RecipeError, load_recipe
+from ajepa.checkpoints import native as checkpoint
+from ajepa.recipes import Recipe, RecipeError, load_recipe
 from ajepa.training import loop
 from ajepa.training.loop import TrainingError, pretrain
 

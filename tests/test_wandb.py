@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ajepa.recipe import Recipe, RecipeError
+from ajepa.recipes import Recipe, RecipeError
 from ajepa.training.loop import pretrain
 
 

@@ -20,13 +20,13 @@ from torch import nn
 
 from ajepa.cli import main
 from ajepa.data.synthetic import write_esc50, write_speech_commands, write_voxceleb1
-from ajepa.eval import xares_runs
-from ajepa.eval.commands import EvaluationError
-from ajepa.eval.stock import Checkpoint
-from ajepa.eval.xares import XaresEncoder, XaresError, encoder_class, write_encoder
-from ajepa.eval.xares import main as write_main
-from ajepa.eval.xares_runs import XaresSettings, evaluate_xares, task_files
-from ajepa.eval.xares_sets import READY, XaresSetError, write_tars
+from ajepa.eval.results.errors import EvaluationError
+from ajepa.eval.toolkits.stock import Checkpoint
+from ajepa.eval.toolkits.xares import runs as xares_runs
+from ajepa.eval.toolkits.xares.encoder import XaresEncoder, XaresError, encoder_class, write_encoder
+from ajepa.eval.toolkits.xares.encoder import main as write_main
+from ajepa.eval.toolkits.xares.runs import XaresSettings, evaluate_xares, task_files
+from ajepa.eval.toolkits.xares.sets import READY, XaresSetError, write_tars
 from ajepa.harness import xares as bridge
 from tests.hear_toolkit import enabled_site, python
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from ajepa.cli import compare, curves, data, demo, embed, evaluate, export, harness, masks, pretrain
+from . import compare, curves, data, demo, embed, evaluate, export, harness, masks, pretrain
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

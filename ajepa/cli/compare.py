@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ajepa.cli.usage import UsageError
+from .usage import UsageError
 
 if TYPE_CHECKING:
-    from ajepa.eval.engines import Engine
+    from ajepa.eval.compare.engines import Engine
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -62,9 +62,9 @@ def run_compare(options: argparse.Namespace) -> int:
     """`ajepa compare`; 1 where a cell failed."""
     import torch
 
-    from ajepa.eval.compare import Comparison, compare
-    from ajepa.eval.embeddings import DEFAULT_CACHE
-    from ajepa.eval.native import table
+    from ajepa.eval.compare.run import Comparison, compare
+    from ajepa.eval.probe.embeddings import DEFAULT_CACHE
+    from ajepa.eval.results.result import table
 
     comparison = Comparison.read(options.file)
     engine, several = _engine(options), (options.jobs or 1) > 1
@@ -84,7 +84,7 @@ def run_compare(options: argparse.Namespace) -> int:
 
 
 def _engine(options: argparse.Namespace) -> Engine | None:
-    from ajepa.eval.engines import Processes, Submitit
+    from ajepa.eval.compare.engines import Processes, Submitit
 
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"--jobs is {options.jobs}, must be at least 1")

@@ -16,9 +16,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_curves(options: argparse.Namespace) -> None:
     """`ajepa curves`."""
-    from ajepa.curves import CurvesError, draw_curves
     from ajepa.named_source import name_of, named_source
-    from ajepa.pictures import check_picture
+    from ajepa.pictures.curves import CurvesError, draw_curves
+    from ajepa.pictures.files import check_picture
 
     check_picture(options.out)
     runs: dict[str, Path] = {}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ajepa.cli import data_get, data_xares
+from . import data_get, data_xares
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -23,7 +23,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_xares(options: argparse.Namespace) -> None:
     """`ajepa data xares`."""
-    from ajepa.eval.xares_sets import SETS, write_tars
+    from ajepa.eval.toolkits.xares.sets import SETS, write_tars
 
     folder = write_tars(
         options.dataset,

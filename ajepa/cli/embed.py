@@ -40,9 +40,10 @@ def run_embed(options: argparse.Namespace) -> None:
     import numpy as np
 
     from ajepa.audio import find_audio
-    from ajepa.cli.usage import UsageError
     from ajepa.files import check_place, in_place_of
-    from ajepa.loading import load_model
+    from ajepa.model.loading import load_model
+
+    from .usage import UsageError
 
     check_place(options.out, "--out")
     files = [f for item in options.audio for f in (find_audio(item) if item.is_dir() else [item])]
@@ -100,7 +101,7 @@ def embed_files(
 
 def check_finite(clip_BE: Tensor, names: Sequence[str], model: str) -> None:
     """Raises ModelError, which names the model and the first clip, for an embedding that is not finite."""
-    from ajepa.loading import ModelError
+    from ajepa.model.loading import ModelError
 
     finite_B = clip_BE.isfinite().all(1).tolist()
     if not all(finite_B):

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ajepa.cli import tasks
-from ajepa.cli.usage import UsageError
 from ajepa.files import check_place
 from ajepa.named_source import named_source
+
+from . import tasks
+from .usage import UsageError
 
 STOCK = ("task", "data", "out")  # what the protocols s3prl and xares need
 # What each protocol reads beside --model and --task: anything else that is given would go unheeded.
@@ -167,7 +168,7 @@ def _check_device(device: str) -> None:
 
 
 def _run_hear(options: argparse.Namespace) -> None:
-    from ajepa.eval.hear import Entry, evaluate, table
+    from ajepa.eval.toolkits.hear import Entry, evaluate, table
 
     entries = [Entry.parse(text) for text in options.model]
     records = evaluate(
@@ -184,7 +185,7 @@ def _run_hear(options: argparse.Namespace) -> None:
 def _run_finetune(options: argparse.Namespace) -> None:
     from ajepa.eval.finetune.config import config_for
     from ajepa.eval.finetune.records import finetune_models
-    from ajepa.eval.models import open_model
+    from ajepa.eval.models.open import open_model
 
     task = tasks.open_from(options)
     config = config_for(options.task, options.recipe, options.set, multilabel=task.multilabel)
@@ -204,8 +205,9 @@ def _run_finetune(options: argparse.Namespace) -> None:
 
 def _run_toolkit(options: argparse.Namespace, protocol: str) -> None:
     """The stock toolkits s3prl and X-ARES, which are given the same."""
-    from ajepa.eval import superb, xares_runs
-    from ajepa.eval.stock import Checkpoint, with_settings
+    from ajepa.eval.toolkits import s3prl as superb
+    from ajepa.eval.toolkits.stock import Checkpoint, with_settings
+    from ajepa.eval.toolkits.xares import runs as xares_runs
 
     toolkits: dict[str, tuple[Any, Any, int, Callable[..., list[dict[str, Any]]]]] = {
         "s3prl": (superb.Upstream, superb.SuperbSettings(), superb.SEED, superb.evaluate_superb),
@@ -253,7 +255,7 @@ def _keeping(options: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]],
 
     The table of what was taken is shown at the end, that even if a later model fails or the disk is full.
     """
-    from ajepa.eval.native import table, write_records
+    from ajepa.eval.results.result import table, write_records
 
     records: list[dict[str, Any]] = []
 
@@ -270,9 +272,9 @@ def _keeping(options: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]],
 
 
 def _run_probe(options: argparse.Namespace, protocol: str) -> None:
-    from ajepa.eval.embeddings import DEFAULT_CACHE
-    from ajepa.eval.models import open_model
-    from ajepa.eval.native import ProbeOptions, probe_models
+    from ajepa.eval.models.open import open_model
+    from ajepa.eval.probe.embeddings import DEFAULT_CACHE
+    from ajepa.eval.probe.run import ProbeOptions, probe_models
 
     task = tasks.open_from(options)
     how = ProbeOptions(

@@ -43,11 +43,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_export(options: argparse.Namespace) -> None:
     """`ajepa export`."""
-    from ajepa import hub
-    from ajepa.eval.models import fingerprint
+    from ajepa.checkpoints import hub
     from ajepa.export import ExportError, export_model
     from ajepa.export.card import read_records
-    from ajepa.loading import load_model
+    from ajepa.model.fingerprint import fingerprint
+    from ajepa.model.loading import load_model
 
     if options.private and not options.push:
         raise ExportError("--private is of the repository that --push makes; give both or none")

@@ -26,12 +26,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_masks(options: argparse.Namespace) -> None:
     """`ajepa masks`."""
-    from ajepa.cli.usage import UsageError
     from ajepa.files import check_place, write_json
-    from ajepa.mask_pictures import cases_by_kind, cases_of, draw_masks, fraction_table, mask_fractions
     from ajepa.masking import context_tokens, target_budget
-    from ajepa.pictures import check_picture
-    from ajepa.recipe import load_recipe
+    from ajepa.pictures.files import check_picture
+    from ajepa.pictures.masks import cases_by_kind, cases_of, draw_masks, fraction_table, mask_fractions
+    from ajepa.recipes import load_recipe
+
+    from .usage import UsageError
 
     if options.out:
         check_picture(options.out)

@@ -34,7 +34,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_pretrain(options: argparse.Namespace) -> None:
     """`ajepa pretrain`."""
-    from ajepa.recipe import load_recipe
+    from ajepa.recipes import load_recipe
     from ajepa.training.loop import pretrain
 
     overrides = options.rest + (["--data.skip_broken=true"] if options.skip_broken else [])
@@ -47,6 +47,6 @@ def run_pretrain(options: argparse.Namespace) -> None:
 
 def run_recipes(options: argparse.Namespace) -> None:
     """`ajepa recipes`."""
-    from ajepa.recipe import dump_recipe, load_recipe, recipe_names
+    from ajepa.recipes import dump_recipe, load_recipe, recipe_names
 
     print(dump_recipe(load_recipe(options.name)) if options.name else "\n".join(recipe_names()))

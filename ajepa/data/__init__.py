@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # at run time where a set is opened: `ajepa.data.synthetic` needs no torch
-    from ajepa.data.clips import Clips
+    from .clips import Clips
 
 DEFAULT_CACHE = "~/.cache/ajepa/shards"
 
@@ -37,7 +37,8 @@ def open_clips(
         DataError: the manifest or the index cannot be used, or the server does not give it.
     """
     from ajepa.audio import AudioError
-    from ajepa.data import clips, manifest, remote, shards
+
+    from . import clips, manifest, remote, shards
 
     if str(source).startswith(("http://", "https://")):
         cache = Path(shard_cache or DEFAULT_CACHE).expanduser()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
 
-from ajepa.data.clips import DataError
+from .clips import DataError
 
 
 class LookAhead:

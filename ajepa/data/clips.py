@@ -8,8 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from ajepa.audio import find_audio
-from ajepa.audio_bytes import AudioBytes
+from ajepa.audio import AudioBytes, find_audio
 
 
 class DataError(ValueError):

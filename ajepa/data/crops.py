@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ajepa.audio import AudioError, info, load, random_crop
-from ajepa.data.clips import Clip, Clips, DataError
-from ajepa.data.order import Draw
+
+from .clips import Clip, Clips, DataError
+from .order import Draw
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any
 import soundfile
 
 from ajepa.audio import SAMPLE_RATE, AudioError, info, load
-from ajepa.data.clips import Clip, DataError
+
+from .clips import Clip, DataError
 
 # libsndfile's names of container and coding.
 FORMATS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}

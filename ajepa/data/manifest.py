@@ -21,8 +21,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from ajepa.data.clips import Clip, DataError
 from ajepa.files import in_place_of
+
+from .clips import Clip, DataError
 
 SUFFIXES = (".csv", ".parquet")
 COLUMNS = {"path": pa.string(), "start": pa.float64(), "duration": pa.float64()}

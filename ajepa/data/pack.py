@@ -18,10 +18,11 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from ajepa import files
-from ajepa.data.clips import Clips, DataError
-from ajepa.data.encode import COPY, Encoded, Packing, encode_clip
-from ajepa.data.shards import LISTING, SCHEMA, Listing, Shard, parse_listing, write_index
-from ajepa.data.threads import in_order
+
+from .clips import Clips, DataError
+from .encode import COPY, Encoded, Packing, encode_clip
+from .shards import LISTING, SCHEMA, Listing, Shard, parse_listing, write_index
+from .threads import in_order
 
 _TAR_BLOCK = tarfile.BLOCKSIZE
 _PROGRESS, _BROKEN = ".progress", "broken.txt"

@@ -22,9 +22,9 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from filelock import FileLock, Timeout
 
-from ajepa.data.ahead import LookAhead
-from ajepa.data.clips import Clips, DataError
-from ajepa.data.shards import INDEX, LISTING, MAKE_AGAIN, Listing, Shard, Shards, parse_listing
+from .ahead import LookAhead
+from .clips import Clips, DataError
+from .shards import INDEX, LISTING, MAKE_AGAIN, Listing, Shard, Shards, parse_listing
 
 ATTEMPTS = 6
 TIMEOUT_SECONDS = 30  # without a byte

@@ -11,9 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from ajepa.audio import AudioError, find_audio, info
-from ajepa.data.clips import DataError
-from ajepa.data.manifest import SUFFIXES, relative_path, write_manifest
-from ajepa.data.threads import in_order
+
+from .clips import DataError
+from .manifest import SUFFIXES, relative_path, write_manifest
+from .threads import in_order
 
 _TYPES = {"path": pa.string(), "duration": pa.float64()}
 

@@ -28,8 +28,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from ajepa import files
-from ajepa.audio_bytes import AudioBytes
-from ajepa.data.clips import Clip, DataError
+from ajepa.audio import AudioBytes
+
+from .clips import Clip, DataError
 
 LISTING, INDEX = "shards.json", "index.parquet"
 VERSION = 1

@@ -12,10 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from ajepa.audio import AUDIO_SUFFIXES, AudioError, info
-from ajepa.audio_bytes import AudioBytes
-from ajepa.data.clips import DataError
-from ajepa.data.shards import SCHEMA, Listing, Shard, file_sha256, write_index
+from ajepa.audio import AUDIO_SUFFIXES, AudioBytes, AudioError, info
+
+from .clips import DataError
+from .shards import SCHEMA, Listing, Shard, file_sha256, write_index
 
 
 def index_tars(folder: Path, *, workers: int = 1, skip_broken: bool = False) -> Listing:

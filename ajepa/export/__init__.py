@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ajepa.export.card import write_card
-from ajepa.export.errors import ExportError
-from ajepa.export.weights import Dtype, origin_of, write_weights
-from ajepa.hub import WEIGHTS
+from ajepa.checkpoints.hub import WEIGHTS
 from ajepa.model import AudioEncoder
+
+from .card import write_card
+from .errors import ExportError
+from .weights import Dtype, origin_of, write_weights
 
 __all__ = ["CARD", "ExportError", "Exported", "export_model"]
 
@@ -58,7 +59,7 @@ def export_model(
     files, differences = [out / WEIGHTS], {}
     write_weights(model, origin, files[0], dtype)
     if onnx or torch_export:
-        from ajepa.export.programs import capture, write_onnx, write_torch
+        from .programs import capture, write_onnx, write_torch
 
         program = capture(model)
         if onnx:

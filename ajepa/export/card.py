@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from ajepa import files
-from ajepa.export.errors import ExportError
-from ajepa.export.weights import Origin
-from ajepa.hub import SCHEME
+from ajepa.checkpoints.hub import SCHEME
 from ajepa.model import AudioEncoder
+
+from .errors import ExportError
+from .weights import Origin
 
 NEEDED = ("model", "task", "metric", "score", "weights")
 SYSTEMS = {"a-jepa": "A-JEPA", "audio-mae": "Audio-MAE", "audio-jepa": "Audio-JEPA"}
@@ -131,7 +132,7 @@ embedding.frames  # [B, T, {model.embedding_size}]
 def _programs(names: Sequence[str], model: AudioEncoder) -> str:
     if not names:
         return ""
-    from ajepa.export.graph import EmbeddingGraph
+    from .graph import EmbeddingGraph
 
     longest = EmbeddingGraph(model).most_samples
     return (

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ajepa.embedding import time_statistics
-from ajepa.grid import PatchGrid, sincos_positions
-from ajepa.inputs import levelled
+from ajepa.features import levelled
 from ajepa.model import AudioEncoder
+from ajepa.model.embedding import time_statistics
+from ajepa.nn.grid import PatchGrid, sincos_positions
 
 
 class Outputs(NamedTuple):

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ajepa.export.errors import ExportError
-from ajepa.export.graph import EmbeddingGraph, Outputs
 from ajepa.files import in_place_of
 from ajepa.model import AudioEncoder
+
+from .errors import ExportError
+from .graph import EmbeddingGraph, Outputs
 
 TOLERANCE = 1e-4
 INPUT_NAMES = ("waveform", "lengths")

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ajepa import checkpoint
-from ajepa.export.errors import ExportError
+from ajepa.checkpoints import native as checkpoint
+from ajepa.checkpoints.unpickle import is_torch_file
 from ajepa.model import AudioEncoder
-from ajepa.unpickle import is_torch_file
+
+from .errors import ExportError
 
 Dtype = Literal["float32", "float16"]
 

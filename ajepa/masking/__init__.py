@@ -9,11 +9,11 @@ stand the unstructured masks and the time+frequency masks of Audio-MAE.
 many tokens a mask can have, `sampling` draws, `masks` is what comes out. docs/masking.md has the numbers.
 """
 
-from ajepa.masking.config import MaskingConfig, MaskingError, RegionConfig
-from ajepa.masking.curriculum import PROGRESS, hard_share
-from ajepa.masking.geometry import context_tokens, target_budget
-from ajepa.masking.masks import Masks
-from ajepa.masking.sampling import sample_masks
+from .config import MaskingConfig, MaskingError, RegionConfig
+from .curriculum import PROGRESS, hard_share
+from .geometry import context_tokens, target_budget
+from .masks import Masks
+from .sampling import sample_masks
 
 __all__ = [
     "PROGRESS",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ajepa.masking.config import MaskingConfig
+from .config import MaskingConfig
 
 ProgressFunction = Callable[[float, float], float]
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 
-from ajepa.grid import PatchGrid
-from ajepa.masking.config import Geometry, MaskingConfig, RegionConfig
+from ajepa.nn.grid import PatchGrid
+
+from .config import Geometry, MaskingConfig, RegionConfig
 
 
 def context_tokens(config: MaskingConfig, grid: PatchGrid) -> int:

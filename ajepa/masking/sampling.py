@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ajepa.grid import PatchGrid
-from ajepa.masking.config import MaskingConfig, MaskingError
-from ajepa.masking.curriculum import hard_share
-from ajepa.masking.geometry import context_tokens, kept_lines, largest_extents, random_counts, unit_sides
-from ajepa.masking.masks import Masks, first_places
+from ajepa.nn.grid import PatchGrid
+
+from .config import MaskingConfig, MaskingError
+from .curriculum import hard_share
+from .geometry import context_tokens, kept_lines, largest_extents, random_counts, unit_sides
+from .masks import Masks, first_places
 
 
 def sample_masks(

@@ -9,21 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ajepa.encoder import Encoder, EncoderConfig, gather_tokens
-from ajepa.grid import PatchGrid
 from ajepa.masking import MaskingConfig, Masks, sample_masks, target_budget
-from ajepa.objectives.base import Loss, Share
-from ajepa.objectives.regularisers import variance_covariance
-from ajepa.objectives.targets import (
-    ERRORS,
-    LossKind,
-    TargetNorm,
-    average_layers,
-    batch_normed,
-    layer_normed,
-)
-from ajepa.predictor import Predictor, PredictorConfig
+from ajepa.nn.encoder import Encoder, EncoderConfig, gather_tokens
+from ajepa.nn.grid import PatchGrid
+from ajepa.nn.predictor import Predictor, PredictorConfig
 from ajepa.schedules import linear
+
+from .base import Loss, Share
+from .regularisers import variance_covariance
+from .targets import ERRORS, LossKind, TargetNorm, average_layers, batch_normed, layer_normed
 
 
 @dataclass(frozen=True)

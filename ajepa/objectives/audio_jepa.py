@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ajepa.encoder import EncoderConfig
 from ajepa.masking import MaskingConfig
-from ajepa.objectives.a_jepa import AJEPA, AJEPAConfig
-from ajepa.predictor import PredictorConfig
+from ajepa.nn.encoder import EncoderConfig
+from ajepa.nn.predictor import PredictorConfig
 from ajepa.schedules import cosine
+
+from .a_jepa import AJEPA, AJEPAConfig
 
 
 def _masking() -> MaskingConfig:

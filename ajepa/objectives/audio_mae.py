@@ -8,13 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ajepa.decoder import Decoder, DecoderConfig
-from ajepa.encoder import Encoder, EncoderConfig, gather_tokens
-from ajepa.grid import PatchGrid
 from ajepa.masking import MaskingConfig, Masks, context_tokens, sample_masks, target_budget
 from ajepa.masking.masks import first_places
-from ajepa.objectives.base import Loss, Share
-from ajepa.objectives.targets import layer_normed
+from ajepa.nn.decoder import Decoder, DecoderConfig
+from ajepa.nn.encoder import Encoder, EncoderConfig, gather_tokens
+from ajepa.nn.grid import PatchGrid
+
+from .base import Loss, Share
+from .targets import layer_normed
 
 
 def _masking() -> MaskingConfig:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ajepa.encoder import Encoder
+from ajepa.nn.encoder import Encoder
 
 
 class Share(NamedTuple):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ajepa.encoder import EncoderConfig
-from ajepa.objectives.a_jepa import AJEPA, AJEPAConfig
-from ajepa.objectives.audio_jepa import AudioJEPA, AudioJEPAConfig
-from ajepa.objectives.audio_mae import AudioMAE, AudioMAEConfig
+from ajepa.nn.encoder import EncoderConfig
+
+from .a_jepa import AJEPA, AJEPAConfig
+from .audio_jepa import AudioJEPA, AudioJEPAConfig
+from .audio_mae import AudioMAE, AudioMAEConfig
 
 ObjectiveConfig = AJEPAConfig | AudioMAEConfig | AudioJEPAConfig
 # By the key `objective.system` of a recipe.

@@ -1,1 +1,21 @@
-"""Recipes for pre-training, one YAML file each; `ajepa.recipe` reads them."""
+"""Recipes: everything that decides a pre-training run. Each packaged recipe is a YAML file of this folder."""
+
+from .recipe import (
+    Recipe,
+    RecipeError,
+    dump_recipe,
+    load_recipe,
+    recipe_from_dict,
+    recipe_names,
+    recipe_path,
+)
+
+__all__ = [
+    "Recipe",
+    "RecipeError",
+    "dump_recipe",
+    "load_recipe",
+    "recipe_from_dict",
+    "recipe_names",
+    "recipe_path",
+]

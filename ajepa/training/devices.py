@@ -14,12 +14,12 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 
-from ajepa.blocks import Attention
-from ajepa.decoder import Decoder, WindowAttention
-from ajepa.encoder import Encoder
-from ajepa.predictor import Predictor
-from ajepa.recipe import RecipeError
-from ajepa.recipe_parts import RunConfig
+from ajepa.nn.blocks import Attention
+from ajepa.nn.decoder import Decoder, WindowAttention
+from ajepa.nn.encoder import Encoder
+from ajepa.nn.predictor import Predictor
+from ajepa.recipes import RecipeError
+from ajepa.recipes.parts import RunConfig
 
 # How long a process waits for the others before it gives up. Longer than any checkpoint takes to write.
 PATIENCE = timedelta(minutes=15)

@@ -12,9 +12,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 
-from ajepa import checkpoint
-from ajepa.recipe import Recipe, RecipeError, recipe_from_dict
-from ajepa.training.state import BestEncoder, checkpoint_path, finished_encoder, latest_checkpoint
+from ajepa.checkpoints import native as checkpoint
+from ajepa.recipes import Recipe, RecipeError, recipe_from_dict
+
+from .state import BestEncoder, checkpoint_path, finished_encoder, latest_checkpoint
 
 # What a run must keep to be one run; the rest (devices, logging, workers) may change from start to start.
 FIXED_PARTS = ("front_end", "encoder", "objective", "optim")

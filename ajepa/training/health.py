@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ajepa.blocks import Attention
-from ajepa.encoder import Encoder
+from ajepa.nn.blocks import Attention
+from ajepa.nn.encoder import Encoder
 from ajepa.objectives.a_jepa import AJEPAConfig
 
 

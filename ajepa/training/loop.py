@@ -32,23 +32,23 @@ from ajepa.data.crops import Batch, CropDataset, collate
 from ajepa.data.order import StepSampler, mix_seed
 from ajepa.data.remote import look_ahead
 from ajepa.distributed import sum_over_ranks
-from ajepa.encoder import parameter_count
-from ajepa.features import LogMel
-from ajepa.inputs import levelled
+from ajepa.features import LogMel, levelled
+from ajepa.nn.encoder import parameter_count
 from ajepa.objectives.a_jepa import AJEPA
 from ajepa.objectives.audio_mae import AudioMAE
 from ajepa.objectives.base import Loss, Share
 from ajepa.objectives.systems import make_objective
-from ajepa.recipe import Recipe, RecipeError
-from ajepa.training.devices import lay_out, make_fabric
-from ajepa.training.folder import claimed
-from ajepa.training.guard import FiniteGuard, TrainingError, lost_peers, signals
-from ajepa.training.health import CollapseWatch, attention_entropy, parameter_gap, rankme
-from ajepa.training.metrics import MetricsLog
-from ajepa.training.optimiser import make_optimizer, set_schedules
-from ajepa.training.prepare import prepare, record_start
-from ajepa.training.probe import Probe
-from ajepa.training.state import (
+from ajepa.recipes import Recipe, RecipeError
+
+from .devices import lay_out, make_fabric
+from .folder import claimed
+from .guard import FiniteGuard, TrainingError, lost_peers, signals
+from .health import CollapseWatch, attention_entropy, parameter_gap, rankme
+from .metrics import MetricsLog
+from .optimiser import make_optimizer, set_schedules
+from .prepare import prepare, record_start
+from .probe import Probe
+from .state import (
     BestEncoder,
     check_space,
     checkpoint_path,

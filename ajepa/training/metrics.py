@@ -11,8 +11,8 @@ from typing import Any
 
 from ajepa import files
 from ajepa.distributed import gathered
-from ajepa.recipe import RecipeError
-from ajepa.recipe_parts import RunConfig
+from ajepa.recipes import RecipeError
+from ajepa.recipes.parts import RunConfig
 
 
 class MetricsLog:

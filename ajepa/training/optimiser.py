@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ajepa.recipe_parts import OptimConfig
+from ajepa.recipes.parts import OptimConfig
 from ajepa.schedules import cosine, warmup_cosine
 
 

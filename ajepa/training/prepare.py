@@ -14,9 +14,10 @@ import torch
 from ajepa import files
 from ajepa.data import open_clips
 from ajepa.data.clips import Clips
-from ajepa.recipe import Recipe, RecipeError, dump_recipe
-from ajepa.training.folder import checkpoint_of
-from ajepa.training.provenance import describe_run
+from ajepa.recipes import Recipe, RecipeError, dump_recipe
+
+from .folder import checkpoint_of
+from .provenance import describe_run
 
 
 def prepare(recipe: Recipe) -> tuple[Clips, Recipe, dict[str, Any]]:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ajepa.audio import load
-from ajepa.encoder import Encoder
 from ajepa.features import LogMel
 from ajepa.model import AudioEncoder
-from ajepa.recipe import Recipe, RecipeError
-from ajepa.recipe_parts import ProbeConfig
+from ajepa.nn.encoder import Encoder
+from ajepa.recipes import Recipe, RecipeError
+from ajepa.recipes.parts import ProbeConfig
 
 NEIGHBOURS = 10
 CLIPS_A_PASS = 32

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ajepa import checkpoint
-from ajepa.checkpoint import Checkpoint
+from ajepa.checkpoints import native as checkpoint
+from ajepa.checkpoints.native import Checkpoint
 from ajepa.features import LogMel
-from ajepa.recipe import Recipe, RecipeError
-from ajepa.recipe_parts import ProbeConfig
+from ajepa.recipes import Recipe, RecipeError
+from ajepa.recipes.parts import ProbeConfig
 
 ENCODER = "encoder.safetensors"
 CHECKPOINTS = "step-*.safetensors"

@@ -7,11 +7,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ajepa.blocks import LayerNorm
-from ajepa.encoder import DropPath, RegularisedMasking
-from ajepa.inputs import levelled
+from ajepa.features import levelled
 from ajepa.model import AudioEncoder
-from ajepa.preparation import cut_into_patches, prepare
+from ajepa.model.batching import cut_into_patches, prepare
+from ajepa.nn.blocks import LayerNorm
+from ajepa.nn.encoder import DropPath, RegularisedMasking
 
 from .augment import add_noise, spec_augment
 from .config import FinetuneConfig

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ajepa.encoder import RegularisedMasking, gather_tokens
+from ajepa.nn.encoder import RegularisedMasking, gather_tokens
 
 
 def zero_patches(patches_BNP: Tensor, own_BN: Tensor, masking: RegularisedMasking) -> Tensor:

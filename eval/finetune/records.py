@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ajepa.eval.commands import check_distinct
-from ajepa.eval.models import EncoderModel, Named, fingerprint
-from ajepa.eval.native import Result, compare_with
-from ajepa.eval.records import about_task, interval_method, provenance
-from ajepa.eval.scores import Scored, bootstrap, interval, score
+from ajepa.eval.models.open import EncoderModel, Named
+from ajepa.eval.results.errors import check_distinct
+from ajepa.eval.results.provenance import about_task, interval_method, provenance
+from ajepa.eval.results.result import Result, compare_with
+from ajepa.eval.results.scores import Scored, bootstrap, interval, score
 from ajepa.eval.tasks import Task
 from ajepa.model import AudioEncoder
+from ajepa.model.fingerprint import fingerprint
 
 from .config import FinetuneConfig
 from .targets import Targets

@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ajepa.audio import AUDIO_SUFFIXES
-from ajepa.hear_module.task_folder import listed
-from ajepa.hear_module.task_sources import existing_folder
+from ajepa.data.tables import existing_folder, listed
 
 from .task import Clip, Task, TaskError
 

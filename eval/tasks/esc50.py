@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from ajepa.hear_module.task_folder import listed
-from ajepa.hear_module.task_sources import existing_folder, locate, read_table, without_missing
+from ajepa.data.tables import existing_folder, listed, locate, read_table, without_missing
 
 from .task import Clip, Task, TaskError, check_once
 

@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from ajepa.hear_module.task_folder import listed
-from ajepa.hear_module.task_sources import (
+from ajepa.data.tables import (
     LABEL_SEPARATOR,
     check_separator,
     find_path_column,
+    listed,
     locate,
     read_table,
     without_missing,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ajepa.hear_module.task_folder import TaskError, listed
+from ajepa.data.tables import TaskError, listed
 
 __all__ = ["SPLITS", "Clip", "Round", "Task", "TaskError"]
 

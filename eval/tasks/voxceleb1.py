@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ajepa.hear_module.task_sources import existing_folder, locate, without_missing
+from ajepa.data.tables import existing_folder, locate, without_missing
 
 from .task import SPLITS, Clip, Task, TaskError, check_once
 

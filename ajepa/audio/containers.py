@@ -1,0 +1,129 @@
+"""What a container tells of its length: data that is missing, and lengths that the header leaves open.
+
+What counts as truncated, and how it is known:
+
+- WAV, RF64, AIFF, AU, W64: the header declares more bytes than the file has. Streamed WAVs, whose header
+  was written before the length was known (sizes 0, 0x7FFFxxxx or more), are read to their end instead.
+- FLAC: the decoder fails before the declared number of samples (`ajepa.audio.file` sees to that). A crop
+  sees this only where it reads.
+- Ogg (Vorbis, Opus): the last page is incomplete. A stream that stops between two pages without an end
+  mark is what a live capture looks like; it is read to its end.
+- MP3 with a Xing/Info tag: more than 1 % of the bytes that the tag declares are missing. A smaller loss
+  (the last frames), a VBRI tag or no tag at all says nothing: what is there is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import soundfile
+
+from .source import AudioSource, byte_size, open_bytes
+
+# Sizes in the logs of libsndfile's header readers. W64 spells "riff" small, RF64 writes "Riff size".
+_SIZE_CUT = re.compile(
+    r"^\s*(?:data|SSND|Data Size|Riff size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
+)
+# Streaming writers declare as much as they can: 0xFFFFFFFF (ffmpeg), 0x7FFFF000 (SoX), 0x80000000 (arecord).
+_STREAMED_SIZE = 0x7FFF_0000
+_LARGEST_OGG_PAGE = 27 + 255 + 255 * 255
+# The Opus decoder is slow to recover its state after a seek: parts may be off by 0.02, though mostly by less
+# than 0.002. Up to this length, decoding from the start costs at most some 30 ms and makes them exact.
+_OPUS_EXACT_SECONDS = 30
+# The first MPEG frame of a tagged file: header, side information, name, then flags, frames and bytes.
+_XING = re.compile(rb"\xff[\xe2-\xff].{11,36}?(?:Xing|Info)(.{4})(.{4})(.{4})", re.DOTALL)
+_VBRI = re.compile(rb"\xff[\xe2-\xff].{34}VBRI", re.DOTALL)
+_WAV_HEADER_BYTES = 65_536  # in which the data chunk of a streamed WAV is looked for
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A file as the decoder should see it: `head`, then the bytes from `offset` on."""
+
+    head: bytes
+    offset: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    missing: str | None = None  # of a truncated file: what is missing, in words
+    rewrite: Rewrite | None = None  # what makes the decoder read to the end, where no header gives the length
+    seek_limit: int | None = None  # the last sample to which seeking is exact; None where it always is
+
+
+def examine(source: AudioSource, file: soundfile.SoundFile) -> Findings:
+    """Look through the container of `source`, which is open as `file`."""
+    if file.format == "MP3":
+        return _examine_mp3(source)
+    if file.format == "OGG":
+        missing, last_page_start = _examine_ogg(source)
+        if file.subtype == "VORBIS":
+            # In the last page, which is cut to the length of the audio, seeking is off by the samples cut.
+            return Findings(missing, seek_limit=last_page_start)
+        is_short = file.frames <= _OPUS_EXACT_SECONDS * file.samplerate
+        return Findings(missing, seek_limit=0 if is_short else None)
+    is_open_ended = file.frames == 0 and file.format in ("WAV", "WAVEX")
+    return Findings(_missing_data(file.extra_info), _open_ended_wav(source) if is_open_ended else None)
+
+
+def _missing_data(log: str) -> str | None:
+    """What libsndfile's header log says of missing data; it shortens the file and reports no error."""
+    for declared, present in _SIZE_CUT.findall(log):
+        if int(present) < int(declared) < _STREAMED_SIZE:
+            return f"its header declares {declared} bytes, {present} are there"
+    return None
+
+
+def _examine_ogg(source: AudioSource) -> tuple[str | None, int]:
+    """(what is missing, the sample at which the last page begins), from the page headers (RFC 3533): "OggS",
+    the position of the page's last sample at byte 6, at byte 26 the length of a table of segment sizes, the
+    table, the segments."""
+    with open_bytes(source) as file:
+        file.seek(max(0, byte_size(source) - 2 * _LARGEST_OGG_PAGE))
+        tail = file.read()
+    pages = [match.start() for match in re.finditer(b"OggS", tail)]
+    if not pages:
+        return None, 0
+    ends = [int.from_bytes(tail[page + 6 : page + 14], "little", signed=True) for page in pages[:-1]]
+    last = tail[pages[-1] :]
+    if len(last) < 27 or len(last) < 27 + last[26] + sum(last[27 : 27 + last[26]]):
+        return "its last Ogg page is incomplete", 0
+    return None, max([0, *ends])
+
+
+def _examine_mp3(source: AudioSource) -> Findings:
+    """Without a tag the decoder extrapolates the length from the first frame's bit rate. With a variable rate
+    that is far off, and libsndfile would stop there; through a pipe it reads on to the end.
+    """
+    with open_bytes(source) as file:
+        id3 = file.read(10)
+        offset = 0
+        if id3[:3] == b"ID3":  # its size comes in four bytes of seven bits; a footer repeats the header
+            offset = 10 + sum(byte << shift for byte, shift in zip(id3[6:], (21, 14, 7, 0), strict=True))
+            offset += 10 if id3[5] & 0x10 else 0
+        file.seek(offset)
+        head = file.read(4096)
+    if _VBRI.search(head):
+        return Findings()
+    tag = _XING.search(head)
+    flags, frames, declared = (int.from_bytes(field, "big") for field in tag.groups()) if tag else (0, 0, 0)
+    if not flags & 1 or frames == 0:
+        return Findings(rewrite=Rewrite(b"", offset))
+    present = byte_size(source) - offset
+    if flags & 2 and present < 0.99 * declared:
+        return Findings(missing=f"its tag declares {declared} bytes, {present} are there")
+    return Findings()
+
+
+def _open_ended_wav(source: AudioSource) -> Rewrite | None:
+    """For a WAV whose data chunk declares 0 bytes but is followed by samples, not by another chunk."""
+    with open_bytes(source) as file:
+        head = file.read(_WAV_HEADER_BYTES)
+    at = head.find(b"data\0\0\0\0")
+    follows = head[at + 8 : at + 16]
+    left = byte_size(source) - (at + 16)
+    is_chunk = re.match(rb"[ -~]{4}", follows) and int.from_bytes(follows[4:], "little") <= left
+    if at < 0 or not follows or is_chunk:
+        return None
+    return Rewrite(head[: at + 4] + b"\xff" * 4, at + 8)

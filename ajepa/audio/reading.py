@@ -1,0 +1,290 @@
+"""Decode audio files to mono float32 waveforms at one sample rate, whole or in crops.
+
+How files are decoded and resampled is in `ajepa.audio.file`; what counts as truncated, and how it is known,
+in `ajepa.audio.containers`. Nothing here keeps global state: every function may be called from threads and
+forked workers. Shape suffix: S samples.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soxr
+import torch
+from torch import Tensor
+
+from .file import REMOVE, AudioError, AudioFile, inspect_file, resampled_length
+from .source import AudioSource
+
+SAMPLE_RATE = 16_000
+
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
+)
+
+# A peak below this is digital silence: a third of the smallest non-zero 16-bit value (2**-15 = 3.1e-5), and
+# well above the residue that lossy codecs and the resampler leave of zeros.
+SILENCE_PEAK = 1e-5
+_SILENT_REDRAWS = 8
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file holds, at its own rate: `samples` per channel, `seconds` = samples / sample_rate."""
+
+    seconds: float
+    sample_rate: int
+    channels: int
+    samples: int
+
+
+def info(path: AudioSource) -> AudioInfo:
+    """Length, rate and channels from the header (by decoding, where the header does not know the length).
+
+    Raises AudioError for a file that is missing, unreadable, empty or known to be truncated.
+    """
+    file = inspect_file(path)
+    samples = file.samples
+    if samples is None:
+        samples = sum(len(block) for block in file.blocks())
+    if samples == 0:
+        raise AudioError.of(path, f"0 samples after decoding; {REMOVE}")
+    return AudioInfo(samples / file.rate, file.rate, file.channels, samples)
+
+
+def load(
+    path: AudioSource,
+    *,
+    start: float = 0.0,
+    seconds: float | None = None,
+    sample_rate: int = SAMPLE_RATE,
+) -> Tensor:
+    """Decode `seconds` seconds from `start` (the rest of the file if None) -> [S] float32, mono.
+
+    Times are rounded to samples of `sample_rate`. A file that ends sooner gives what there is. A part equals
+    the same samples of the whole: exactly where the file is at `sample_rate` already, to about 1e-6 (of full
+    scale) where it is resampled. The exception is Opus of more than 30 s, whose decoder is slow to recover
+    its state after a seek: parts differ by up to 0.02, mostly by less than 0.002. Silence is legal.
+
+    Raises AudioError for a file that is missing, a folder, unreadable, empty, truncated (see
+    `ajepa.audio.containers`) or has NaN or infinite samples in the part read, and for a `start` at or beyond
+    the end.
+    """
+    if not start >= 0 or (seconds is not None and not seconds > 0):
+        raise ValueError(f"start must be >= 0 and seconds > 0, got start={start} and seconds={seconds}")
+    first, stop = _span(start, seconds, sample_rate)
+    file = inspect_file(path)
+    length = file.length(sample_rate)
+    if length is None or (first == 0 and stop is None):
+        whole_S = file.whole(sample_rate)
+        length = len(whole_S)
+        part_S = whole_S if first == 0 and stop is None else whole_S[first:stop].copy()
+    else:
+        part_S = file.read(first, length if stop is None else min(stop, length), sample_rate)
+    if len(part_S) == 0:
+        end = length / sample_rate
+        raise AudioError.of(
+            path, f"nothing to decode from {start:g} s on, it ends at {end:g} s; start earlier"
+        )
+    return torch.from_numpy(part_S)
+
+
+def _span(start: float, seconds: float | None, sample_rate: int) -> tuple[int, int | None]:
+    """Times as samples [first, stop), halves up as the resampler has it: the seconds of a whole file, in
+    double precision, give the very length of that file at `sample_rate`."""
+
+    def to_samples(time: float) -> int:
+        return math.floor(time * sample_rate + 0.5001)
+
+    first = to_samples(start)
+    return first, None if seconds is None else first + max(1, to_samples(seconds))
+
+
+def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
+    """Resample [..., S] -> [..., round(S * target_rate / source_rate)] float32 (soxr HQ, linear phase).
+
+    The result is on the device of `waveform`; gradients do not pass. Equal rates return the waveform itself.
+    """
+    if source_rate <= 0 or target_rate <= 0:
+        raise ValueError(f"sample rates must be positive, got {source_rate} and {target_rate}")
+    if source_rate == target_rate:
+        return waveform.float()
+    length = resampled_length(waveform.shape[-1], source_rate, target_rate)
+    signals_CS = waveform.detach().float().cpu().reshape(math.prod(waveform.shape[:-1]), waveform.shape[-1])
+    resampled_CS = np.empty((len(signals_CS), length), dtype=np.float32)
+    for signal_S, out_S in zip(signals_CS.numpy(), resampled_CS, strict=True):
+        out_S[:] = soxr.resample(signal_S, source_rate, target_rate, quality="HQ")
+    return torch.from_numpy(resampled_CS).reshape(*waveform.shape[:-1], length).to(waveform.device)
+
+
+def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
+    """All audio files (AUDIO_SUFFIXES, any case) in `folder` and below, sorted by their path inside it.
+
+    Symbolic links to folders are followed, each folder once. Names that start with a dot are skipped: these
+    are caches and the `._*` files that macOS leaves in archives.
+
+    Raises AudioError if the folder is missing or holds no audio.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        problem = "is a file, not a folder" if root.exists() else "no such folder"
+        raise AudioError.of(folder, f"{problem}; name a folder of audio files")
+    found: list[Path] = []
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
+            files = (Path(parent, name) for name in names if not name.startswith("."))
+            found += [file for file in files if file.suffix.lower() in AUDIO_SUFFIXES]
+        seen.add(real)
+    if not found:
+        looked_for = " ".join(sorted(AUDIO_SUFFIXES))
+        raise AudioError.of(folder, f"no audio files here or in its subfolders (looked for {looked_for})")
+    return sorted(found, key=lambda file: file.relative_to(root).parts)
+
+
+def cyclic(waveform_S: Tensor, samples: int, start: int = 0) -> Tensor:
+    """`samples` samples from `start` on, going round at the end: [S] -> [samples], a copy."""
+    length = waveform_S.shape[-1]
+    if length == 0 or samples < 0:
+        raise ValueError(f"cannot take {samples} samples cyclically from {length}")
+    start %= length
+    head_S = waveform_S[start : start + samples]
+    rest = samples - head_S.numel()
+    turn_S = waveform_S[: min(rest, length)]
+    return torch.cat((head_S, turn_S.repeat(math.ceil(rest / length))[:rest]))
+
+
+def jitter_level(waveform_S: Tensor, generator: torch.Generator, gain_db: float) -> Tensor:
+    """Multiply by one random gain, uniform in decibels within ±gain_db. Nothing is clipped."""
+    if not gain_db >= 0:
+        raise ValueError(f"gain_db must be >= 0, got {gain_db}")
+    uniform = torch.rand((), generator=generator, device=generator.device).item()
+    return waveform_S * 10.0 ** (gain_db * (2.0 * uniform - 1.0) / 20.0)
+
+
+def random_crop(
+    source: AudioSource | Tensor,
+    seconds: float,
+    generator: torch.Generator,
+    *,
+    sample_rate: int = SAMPLE_RATE,
+    gain_db: float = 6.0,
+    start: float = 0.0,
+    duration: float | None = None,
+) -> Tensor:
+    """The A-JEPA training crop (arXiv 2311.15830, section 4.1) -> [round(seconds * sample_rate)] float32.
+
+    A start drawn uniformly over the file, a segment that goes round at the file's end (a file shorter than
+    the crop is tiled), a level jitter uniform within ±gain_db. A digitally silent crop (SILENCE_PEAK) is
+    drawn again; where that does not help, the crop is placed on a sample drawn from those that are not
+    silent.
+
+    `source` is a file, of which only the needed part is decoded, or its decoded waveform [S] at
+    `sample_rate`. Both use the same random numbers in the same order, so a memory cache of `load(path)`
+    gives the same crops, as closely as a part equals the whole in `load`. (An MP3 whose tag declares a wrong
+    length may differ; one without a tag, and a FLAC of undeclared length, are decoded whole for each crop.)
+    The crop never shares memory with `source`. With `start` and `duration`, in seconds, that part of the
+    source is all there is: crops begin in it and go round at its end.
+
+    Raises AudioError as `load` does, and for a source that is silent from end to end.
+    """
+    samples = round(seconds * sample_rate)
+    if samples < 1:
+        raise ValueError(f"a crop needs at least one sample, got {seconds} s at {sample_rate} Hz")
+    if isinstance(source, Tensor):
+        name = f"waveform {list(source.shape)}"
+        if source.dim() != 1 or source.numel() == 0:
+            raise AudioError.of(name, "random_crop needs one axis with at least one sample")
+        first, stop = _part(start, duration, sample_rate, len(source), name)
+        crop_S = _draw_from_waveform(source[first:stop], samples, generator, name)
+        return jitter_level(crop_S, generator, gain_db)
+    file = inspect_file(source)
+    length = file.length(sample_rate)
+    if length is None:
+        whole_S = torch.from_numpy(file.whole(sample_rate))
+        first, stop = _part(start, duration, sample_rate, len(whole_S), source)
+        crop_S = _draw_from_waveform(whole_S[first:stop], samples, generator, source)
+    else:
+        first, stop = _part(start, duration, sample_rate, length, source)
+        crop_S = _draw_from_file(file, first, stop, samples, generator, sample_rate)
+    return jitter_level(crop_S, generator, gain_db)
+
+
+def _part(
+    start: float, seconds: float | None, sample_rate: int, length: int, name: AudioSource
+) -> tuple[int, int]:
+    """The part of a file of `length` samples that `start` and `seconds` name, within its end."""
+    first, stop = _span(start, seconds, sample_rate)
+    if first >= max(1, length):
+        end = length / sample_rate
+        raise AudioError.of(name, f"its part starts at {start:g} s, it ends at {end:g} s; correct the start")
+    return first, length if stop is None else min(stop, length)
+
+
+def _draw_from_waveform(
+    waveform_S: Tensor, samples: int, generator: torch.Generator, name: AudioSource
+) -> Tensor:
+    return _draw_sounding(
+        waveform_S.numel(),
+        lambda start: cyclic(waveform_S, samples, start),
+        lambda: waveform_S,
+        samples,
+        generator,
+        name,
+    )
+
+
+def _draw_from_file(
+    file: AudioFile, first: int, stop: int, samples: int, generator: torch.Generator, sample_rate: int
+) -> Tensor:
+    length = stop - first
+
+    def whole() -> Tensor:
+        waveform_S = file.read(first, stop, sample_rate)
+        if len(waveform_S) == 0:
+            raise AudioError.of(file.path, f"0 samples after decoding; {REMOVE}")
+        return torch.from_numpy(waveform_S)
+
+    def crop(start: int) -> Tensor:
+        crop_S = torch.from_numpy(file.read(first + start, first + min(start + samples, length), sample_rate))
+        if start + samples > length:
+            head_S = file.read(first, first + start + samples - length, sample_rate)
+            crop_S = torch.cat((crop_S, torch.from_numpy(head_S)))
+        # Only an MP3 whose tag declares too much comes out short.
+        return crop_S if crop_S.numel() == samples else cyclic(whole(), samples, start)
+
+    if length <= samples:
+        return _draw_from_waveform(whole(), samples, generator, file.path)
+    return _draw_sounding(length, crop, whole, samples, generator, file.path)
+
+
+def _draw_sounding(
+    length: int,
+    crop: Callable[[int], Tensor],
+    whole: Callable[[], Tensor],
+    samples: int,
+    generator: torch.Generator,
+    name: AudioSource,
+) -> Tensor:
+    """Draw starts in [0, length) until `crop(start)` is not silent; then place it on what sounds."""
+
+    def draw(below: int) -> int:
+        return int(torch.randint(below, (), generator=generator, device=generator.device))
+
+    for _ in range(_SILENT_REDRAWS):
+        crop_S = crop(draw(length))
+        if crop_S.abs().max() >= SILENCE_PEAK:
+            return crop_S
+    waveform_S = whole()
+    sounding = (waveform_S.abs() >= SILENCE_PEAK).nonzero()
+    if len(sounding) == 0:
+        raise AudioError.of(name, f"silent from end to end (peak below {SILENCE_PEAK:g}); {REMOVE}")
+    position = int(sounding[draw(len(sounding))])
+    return cyclic(waveform_S, samples, position - draw(samples))

@@ -1,0 +1,54 @@
+"""Checkpoints of the official Audio-MAE and Audio-JEPA, in this project's modules.
+
+Sizes are read from the file; what the files do not say (heads, front end) is a published constant here or an
+argument. Every tensor of the file is accounted for: a missing or an unexpected one is an error that names it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ajepa.checkpoints.unpickle import load_torch
+
+from .audio_jepa import read_audio_jepa
+from .audio_mae import read_audio_mae
+from .contents import Classifier, Official, OfficialError
+
+__all__ = ["Classifier", "Official", "OfficialError", "read_official"]
+
+
+def read_official(
+    path: str | Path,
+    *,
+    heads: int | None = None,
+    predictor_heads: int | None = None,
+    input_size: tuple[int, int] | None = None,
+    sample_rate: int | None = None,
+) -> Official:
+    """Read an official checkpoint; which one it is follows from its content.
+
+    Args:
+        heads: attention heads of the encoder, which the file does not say; width / 64 by default.
+        predictor_heads: the same of Audio-JEPA's predictor; 12 by default, as published.
+        input_size: frames and mel bands of Audio-JEPA's input; by default read off its position table.
+        sample_rate: of Audio-JEPA's front end, Hz; 32,000 by default, as published.
+
+    Raises:
+        UnpickleError: damaged, or with pickled objects that are not read.
+        OfficialError: not a known file, a tensor missing or too many, or an argument that does not apply.
+    """
+    path = Path(path)
+    content = load_torch(path)
+    keys = sorted(map(str, content)) if isinstance(content, dict) else [type(content).__name__]
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+        if any(choice is not None for choice in (predictor_heads, input_size, sample_rate)):
+            raise OfficialError(f"{path}: only `heads` can be chosen for Audio-MAE")
+        return read_audio_mae(path, content, heads)
+    if isinstance(content, dict) and any(
+        str(key).startswith("target_encoder.") for key in (content.get("state_dict") or ())
+    ):
+        return read_audio_jepa(path, content, heads, predictor_heads, input_size, sample_rate)
+    raise OfficialError(
+        f"{path}: neither Audio-MAE's ('model' with its tensors) nor Audio-JEPA's ('state_dict' with "
+        f"target_encoder.*): it holds {', '.join(keys[:12])}"
+    )

@@ -1,0 +1,110 @@
+"""What an official file holds, and how it becomes modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from ajepa.features import LogMelConfig
+from ajepa.nn.encoder import Encoder, EncoderConfig
+from ajepa.objectives.audio_jepa import AudioJEPA, AudioJEPAConfig
+from ajepa.objectives.audio_mae import AudioMAE, AudioMAEConfig
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class OfficialError(ValueError):
+    """A file is not one of the known projects', or not whole; the message lists what is wrong."""
+
+
+class Classifier(nn.Module):
+    """A fine-tuned Audio-MAE: the mean over the patches (without the class token), a norm, a linear head.
+
+    The norm is the encoder's own. `AudioEncoder` applies it to every patch instead, before any mean.
+    """
+
+    def __init__(self, encoder: EncoderConfig, classes: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(encoder)
+        self.head = nn.Linear(self.encoder.width, classes)
+
+    def embed(self, spectrogram_BLM: Tensor) -> Tensor:
+        """One embedding for each clip, [B, D]."""
+        patches_BNP, grid = self.encoder.patchify(spectrogram_BLM)
+        _, layers = self.encoder(patches_BNP, self.encoder.positions(grid, patches_BNP), keep_layers=1)
+        return self.encoder.norm(layers[-1].mean(1))
+
+    def forward(self, spectrogram_BLM: Tensor) -> Tensor:
+        """Logits [B, classes] of normalised log-mel spectrograms [B, frames, mels]."""
+        return self.head(self.embed(spectrogram_BLM))
+
+
+@dataclass(frozen=True)
+class Official:
+    """What an official file holds.
+
+    Attributes:
+        system: "Audio-MAE", "Audio-MAE, fine-tuned" or "Audio-JEPA".
+        front_end, encoder, seconds: what an `AudioEncoder` for these weights is made of.
+        objective_config: None for a fine-tuned file, which has lost the rest of its objective.
+        step: epochs (Audio-MAE) or steps (Audio-JEPA) that the file says it was trained for; -1 if silent.
+        tensors: by the names of this project's modules, such as `encoder.blocks.0.norm1.weight`.
+        evaluated: which of its encoders embeds.
+    """
+
+    path: Path
+    system: str
+    front_end: LogMelConfig
+    encoder: EncoderConfig
+    seconds: float
+    objective_config: AudioMAEConfig | AudioJEPAConfig | None
+    step: int
+    tensors: dict[str, Tensor]
+    evaluated: str = "encoder"
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names start with `prefix` and a dot, without it."""
+        prefix += "."
+        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+    def objective(self) -> AudioMAE | AudioJEPA:
+        """The whole system, in evaluation mode.
+
+        Raises:
+            OfficialError: the file is fine-tuned, or a tensor has another shape than the sizes ask for.
+        """
+        system: AudioMAE | AudioJEPA
+        if isinstance(self.objective_config, AudioMAEConfig):
+            system = AudioMAE(self.objective_config, self.encoder, total_steps=1)
+        elif isinstance(self.objective_config, AudioJEPAConfig):
+            system = AudioJEPA(self.objective_config, self.encoder, total_steps=1)
+        else:
+            raise OfficialError(f"{self.path}: a fine-tuned file has no decoder; take the pre-trained one")
+        return fill_module(system, self.tensors, self.path)
+
+    def classifier(self) -> Classifier:
+        """The classifier of a fine-tuned file, in evaluation mode.
+
+        Raises:
+            OfficialError: the file is not fine-tuned.
+        """
+        head = self.tensors.get("head.weight")
+        if head is None:
+            raise OfficialError(f"{self.path}: {self.system} has no classifier; take a fine-tuned file")
+        return fill_module(Classifier(self.encoder, len(head)), self.tensors, self.path)
+
+
+def fill_module(module: Module, tensors: dict[str, Tensor], path: Path) -> Module:
+    """Copy tensors into a module, all and no others.
+
+    Raises:
+        OfficialError: a name or a shape does not fit.
+    """
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise OfficialError(f"{path}: {error}") from error
+    return module.eval()

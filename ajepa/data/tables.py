@@ -1,0 +1,116 @@
+"""Tables of labelled clips on disk, and where the files that they list are."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .copies import COPY_SUFFIXES, one_of_each
+
+PATH_COLUMNS = ("filename", "path")  # of the files in a table, where none is named
+LABEL_SEPARATOR = ";"
+
+
+class TaskError(ValueError):
+    """The source cannot become a task; the message says what was expected and what to do."""
+
+
+def existing_folder(path: str | Path, expected: str) -> Path:
+    if not Path(path).is_dir():
+        raise TaskError(f"{path}: no such folder; expected {expected}")
+    return Path(path)
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV or TSV file that has at least `columns`."""
+    if not path.is_file():
+        raise TaskError(f"{path}: no such file; expected a table with the columns {', '.join(columns)}")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(
+            file, delimiter="\t" if path.suffix == ".tsv" else ",", restval="", restkey="surplus"
+        )
+        rows = list(reader)
+        found = list(reader.fieldnames or [])
+    if missing := [column for column in columns if column not in found]:
+        raise TaskError(f"{path}: no column {listed(missing)}; its columns are {listed(found)}")
+    if not rows:
+        raise TaskError(f"{path}: the table has no rows")
+    return rows
+
+
+def find_path_column(table: Path, row: dict[str, str], named: str | None) -> str:
+    """The column of the files in a table's row: the one that is named, else the first of `PATH_COLUMNS`."""
+    wanted = PATH_COLUMNS if named is None else (named,)
+    if found := [column for column in wanted if column in row]:
+        return found[0]
+    raise TaskError(
+        f"{table}: no column {' or '.join(wanted)} of the files; its columns are {listed(list(row))}; name "
+        "the one (--path)"
+    )
+
+
+def check_separator(table: Path, separator: str, multilabel: bool) -> None:
+    """Raises TaskError for one that is empty, or that would go unheeded."""
+    if not separator:
+        raise TaskError(f"{table}: the label separator is empty; give one, such as {LABEL_SEPARATOR!r}")
+    if separator != LABEL_SEPARATOR and not multilabel:
+        raise TaskError(
+            f"{table}: labels are separated by {separator!r} in multilabel tables alone; pass multilabel too"
+        )
+
+
+def locate(root: Path, name: str) -> Path:
+    """`root`/`name`, or the file of the same stem in another audio format; it may be missing.
+
+    Raises TaskError for a path that leads out of `root`. That is judged by the path as written, so that links
+    inside the data set may lead elsewhere.
+    """
+    name = name.strip()
+    base = os.path.normpath(Path.cwd() / root)
+    path = Path(os.path.normpath(Path(base, name)))
+    if not name or not path.is_relative_to(base):
+        raise TaskError(
+            f"path {name!r} is empty or leads out of {root}; pass the folder that holds all audio"
+        )
+    if path.is_file():
+        return path
+    others = (path.with_suffix(suffix) for suffix in COPY_SUFFIXES if path.suffix)
+    return next((other for other in others if other.is_file()), path)
+
+
+def without_missing(located: list[Any], table: Path, skip: bool) -> list[Any]:
+    """The tuples of `located` whose first item is a file; the missing are an error, or a note with `skip`."""
+    missing = [item[0] for item in located if not item[0].is_file()]
+    if not missing:
+        return located
+    message = f"{table}: {len(missing):,} of {len(located):,} listed files are not there: {listed(missing)}"
+    if not skip or len(missing) == len(located):
+        raise TaskError(f"{message}; complete the copy, or pass skip_missing to go on without them")
+    note(message)
+    return [item for item in located if item[0].is_file()]
+
+
+def without_suffix(name: str) -> str:
+    """`word/clip.wav` as `word/clip`: a list says .wav, whatever the copy's files are."""
+    return str(Path(name).with_suffix(""))
+
+
+def audio_names(source: Path, folders: Iterable[str]) -> list[str]:
+    """Audio files as folder/name, each clip once."""
+    return [
+        f"{folder}/{path.name}" for folder in folders for path in one_of_each((source / folder).iterdir())
+    ]
+
+
+def listed(items: Sequence[Any]) -> str:
+    """The first five, and how many more."""
+    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
+    return ", ".join(str(item) or "''" for item in items[:5]) + more
+
+
+def note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)

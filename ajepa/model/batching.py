@@ -1,0 +1,84 @@
+"""What an encoder is given of a batch of clips: patches, their position codes, and what may be attended to.
+
+Shape suffixes: B clips, L frames, T time patches, F frequency patches, N = T F tokens, P values of a patch,
+D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ajepa.nn.encoder import Encoder
+from ajepa.nn.grid import PatchGrid
+
+
+class Prepared(NamedTuple):
+    """The arguments of `Encoder.forward`, and the grid of its tokens.
+
+    Attributes:
+        patches_BNP: flat patches.
+        positions: their codes, [N, D] or where they differ between clips [B, N, D].
+        valid_BN: False where nothing is attended to; None means all are valid.
+        grid: of the N tokens.
+    """
+
+    patches_BNP: Tensor
+    positions: Tensor
+    valid_BN: Tensor | None
+    grid: PatchGrid
+
+
+def cut_into_patches(
+    encoder: Encoder, spectrogram_BLM: Tensor, frames_B: Tensor, fill: float
+) -> tuple[Tensor, Tensor]:
+    """Patches [B, T, F, P] of spectrograms, and how many time patches each clip has [B].
+
+    Args:
+        spectrogram_BLM: normalised; what follows a clip's frames is overwritten with `fill`.
+        frames_B: frames of each clip.
+        fill: normalised value of what fills up a clip's last patch, in a batch just as alone.
+
+    Raises:
+        ValueError: the number of mel bands is not the encoder's.
+    """
+    ended_BL = torch.arange(spectrogram_BLM.shape[1], device=frames_B.device) >= frames_B[:, None]
+    patches_BNP, grid = encoder.patchify(spectrogram_BLM.masked_fill(ended_BL[..., None], fill), fill)
+    return patches_BNP.unflatten(1, tuple(grid)), -(-frames_B // encoder.config.patch[0])
+
+
+def prepare(
+    encoder: Encoder, patches_BTFP: Tensor, lengths: Sequence[int], most_steps: int, fill: float
+) -> Prepared:
+    """Clips of several lengths as one padded batch.
+
+    Some weights know clips filled up to whole steps (`InputConfig.steps`) and attend to the filling: it is
+    part of a clip here, valid and with position codes. What stands past it in a batch is padding.
+
+    Args:
+        patches_BTFP: clips, `fill` after their ends.
+        lengths: time patches of each clip.
+        most_steps: clips are filled up to at most so many time patches.
+    """
+    freq = patches_BTFP.shape[2]
+    multiple = encoder.config.inputs.steps
+    seen = [max(length, min(-(-length // multiple) * multiple, most_steps)) for length in lengths]
+    grid = PatchGrid(max(seen), freq)
+    missing = grid.time - patches_BTFP.shape[1]  # below 0 where no clip is as long as the batch
+    patches_BTFP = nn.functional.pad(patches_BTFP, (0, 0, 0, 0, 0, missing), value=fill)
+    positions, valid_BN = encoder.positions(grid, patches_BTFP), None
+    if min(seen) < grid.time:
+        valid_BT = torch.arange(grid.time) < torch.tensor(seen)[:, None]
+        valid_BN = valid_BT.repeat_interleave(freq, 1).to(patches_BTFP.device)
+        if encoder.position_table is not None:  # its codes depend on a clip's length
+            positions = torch.stack([_positions(encoder, steps, grid, patches_BTFP) for steps in seen])
+    return Prepared(patches_BTFP.flatten(1, 2), positions, valid_BN, grid)
+
+
+def _positions(encoder: Encoder, steps: int, grid: PatchGrid, like: Tensor) -> Tensor:
+    """Position codes of a clip of so many time patches, zeros after them up to `grid`: [N, D]."""
+    codes_ND = encoder.positions(PatchGrid(steps, grid.freq), like)
+    return nn.functional.pad(codes_ND, (0, 0, 0, grid.tokens - len(codes_ND)))

@@ -1,0 +1,172 @@
+"""What users hold: an encoder with its front end, from waveforms of any length to embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ajepa.features import LogMel, LogMelConfig, levelled
+from ajepa.nn.encoder import Encoder, EncoderConfig
+
+from .batching import cut_into_patches, prepare
+from .chunks import Chunk, fade, plan_chunks
+from .embedding import Embedding, Pooling, Source
+from .precision import Precision, autocast, store_products_in_bf16
+
+TOKENS_A_PASS = 16_384  # bounds memory: about 0.4 GiB of activations for ViT-B
+
+
+class AudioEncoder(nn.Module):
+    """Front end and encoder in one module.
+
+    Attributes:
+        sample_rate: of the waveforms it takes, Hz.
+        embedding_size: F * D, the width of `frames`.
+        pooling: over time, of `clip`: "mean" or "mean+std".
+        hop_seconds: time between two time steps of `patches`.
+        chunk_patches: time steps that are encoded at once; longer audio is cut into overlapping chunks.
+        source: where the weights came from, None for a module built by hand.
+        precision: of the blocks' matrix products; see `set_bf16`.
+    """
+
+    precision: Precision = "float32"
+    pooling: Pooling = "mean"
+
+    def __init__(
+        self,
+        features: LogMelConfig,
+        encoder: EncoderConfig,
+        chunk_seconds: float,
+        source: Source | None = None,
+    ) -> None:
+        super().__init__()
+        self.features = LogMel(features)
+        self.encoder = Encoder(encoder)
+        self.sample_rate = features.sample_rate
+        self.embedding_size = self.encoder.freq_patches * self.encoder.width
+        self.hop_seconds = encoder.patch[0] * features.hop_seconds
+        self.chunk_patches = max(1, round(chunk_seconds / self.hop_seconds))
+        self.source = source
+
+    @property
+    def clip_size(self) -> int:
+        """Width of `Embedding.clip`."""
+        return self.embedding_size * (1 if self.pooling == "mean" else 2)
+
+    @property
+    def fill_value(self) -> float:
+        """Normalised value of what fills up a clip's last patch, in a batch just as alone."""
+        return self.encoder.config.inputs.fill_value(self.features.config, float(self.features.silence))
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.encoder.patch_embed.weight.device
+
+    def set_bf16(self) -> AudioEncoder:
+        """From now on embed with bfloat16 matrix products, on the device where the weights are; returns self.
+
+        Front end, norms and residual stream stay in single precision, and so do the embeddings. For
+        inference alone: the blocks' weights are rounded for good.
+        """
+        store_products_in_bf16(self.encoder.blocks)
+        self.precision = "bf16"
+        return self
+
+    def forward(
+        self, waveform_BS: Tensor, lengths: Sequence[int] | Tensor | None = None, *, layers: bool = False
+    ) -> Embedding:
+        """Embed clips; each gets the same embedding alone and in any batch.
+
+        Args:
+            waveform_BS: mono waveforms [B, samples] at `sample_rate`, at least 1 sample, about within ±1.
+            lengths: samples of each clip where shorter ones are padded; what follows is ignored.
+            layers: also return every block's output.
+
+        Raises:
+            ValueError: wrong shape, or a length below 1 or past the end.
+        """
+        if waveform_BS.ndim != 2 or 0 in waveform_BS.shape:
+            raise ValueError(
+                f"waveform has shape {tuple(waveform_BS.shape)}; expected [clips, samples], neither of them 0"
+            )
+        waveform_BS = waveform_BS.to(self.device)
+        samples = waveform_BS.shape[1]
+        lengths_B = self._lengths(lengths, len(waveform_BS), samples, "samples")
+        if lengths is not None:
+            ended = torch.arange(samples, device=self.device) >= lengths_B[:, None]
+            waveform_BS = waveform_BS.masked_fill(ended, 0.0)
+        waveform_BS = levelled(waveform_BS, self.encoder.config.inputs, lengths_B)
+        spectrogram_BLM = self.features(waveform_BS, lengths_B)
+        return self.encode(spectrogram_BLM, self.features.config.frames(lengths_B), layers=layers)
+
+    def _lengths(self, lengths: Sequence[int] | Tensor | None, batch: int, most: int, unit: str) -> Tensor:
+        """Lengths as a tensor [B] on the model's device, each within 1 and `most`."""
+        if lengths is None:
+            return torch.full((batch,), most, device=self.device)
+        lengths_B = torch.as_tensor(lengths, device=self.device)
+        if lengths_B.shape != (batch,) or int(lengths_B.min()) < 1 or int(lengths_B.max()) > most:
+            raise ValueError(
+                f"lengths {lengths_B.tolist()} must be {batch} numbers within 1 and {most} {unit}"
+            )
+        return lengths_B
+
+    def encode(
+        self, spectrogram_BLM: Tensor, frames: Sequence[int] | Tensor | None = None, *, layers: bool = False
+    ) -> Embedding:
+        """Embed normalised log-mel spectrograms [B, frames, mels], such as `self.features` makes.
+
+        Args:
+            spectrogram_BLM: as `features` gives it.
+            frames: valid frames of each clip [B]; None means all.
+            layers: also return every block's output.
+
+        Raises:
+            ValueError: `frames` are not B numbers of at least 1, or the mel bands are not the encoder's.
+        """
+        spectrogram_BLM = spectrogram_BLM.to(self.device)
+        batch, count, _ = spectrogram_BLM.shape
+        frames = self._lengths(frames, batch, count, "frames")
+        patches_BTFP, lengths_B = cut_into_patches(self.encoder, spectrogram_BLM, frames, self.fill_value)
+        _, time, freq, _ = patches_BTFP.shape
+
+        kept = len(self.encoder.blocks) if layers else 0
+        outputs = [patches_BTFP.new_zeros(batch, time, freq, self.encoder.width) for _ in range(kept + 1)]
+        weight_BT = patches_BTFP.new_zeros(batch, time)
+        chunks = plan_chunks(lengths_B.tolist(), self.chunk_patches)
+        longest = min(self.chunk_patches, time)
+        rows_a_pass = max(1, TOKENS_A_PASS // (longest * freq))
+        for first in range(0, len(chunks), rows_a_pass):
+            rows = chunks[first : first + rows_a_pass]
+            encoded = self._encode_chunks(patches_BTFP, rows, kept)
+            for position, chunk in enumerate(rows):
+                fade_T = fade(chunk, self.chunk_patches).to(weight_BT)
+                span = slice(chunk.start, chunk.start + chunk.length)
+                weight_BT[chunk.clip, span] += fade_T
+                for output, values in zip(outputs, encoded, strict=True):
+                    output[chunk.clip, span] += values[position, : chunk.length] * fade_T[:, None, None]
+        scale_BT11 = torch.where(weight_BT > 0, weight_BT, 1.0)[..., None, None]
+        last, *kept_layers = [output / scale_BT11 for output in outputs]
+        return Embedding(last, lengths_B, tuple(kept_layers), self.pooling)
+
+    def _encode_chunks(self, patches_BTFP: Tensor, rows: list[Chunk], kept: int) -> list[Tensor]:
+        """Encode chunks as one padded batch: the normed output and `kept` layers, each [R, T, F, D].
+
+        What stands past a chunk's own length is of no meaning.
+        """
+        lengths = [chunk.length for chunk in rows]
+        chunk_RTFP = patches_BTFP.new_full(
+            (len(rows), max(lengths), *patches_BTFP.shape[2:]), self.fill_value
+        )
+        for row, chunk in enumerate(rows):
+            chunk_RTFP[row, : chunk.length] = patches_BTFP[
+                chunk.clip, chunk.start : chunk.start + chunk.length
+            ]
+        patches_RNP, positions, valid_RN, grid = prepare(
+            self.encoder, chunk_RTFP, lengths, self.chunk_patches, self.fill_value
+        )
+        with autocast(self.precision, self.device):
+            output, layers = self.encoder(patches_RNP, positions, valid_RN, keep_layers=kept)
+        return [value.unflatten(1, tuple(grid)) for value in (output, *layers)]

@@ -1,0 +1,38 @@
+"""Embedding in bfloat16: the matrix products of the Transformer blocks, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from ajepa.nn.blocks import Attention
+
+Precision = Literal["float32", "bf16"]
+
+
+def check_precision(precision: str) -> None:
+    """Raises ValueError unless it is one of `Precision`."""
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is {precision!r}; give one of {', '.join(get_args(Precision))}")
+
+
+def store_products_in_bf16(blocks: nn.Module) -> None:
+    """Keep the weights of the blocks' linear layers in bfloat16, for use within `autocast`.
+
+    Autocast alone would convert the 85 million weights of a ViT-B in every call, which for one clip of a
+    second takes a quarter of the time. Norms, patch embedding and the residual stream stay in single
+    precision, as under autocast. On a CPU, attention is by plain products, which beat the fused kernel there
+    in bfloat16 (`ajepa.training.devices.plain_attention`).
+    """
+    for module in blocks.modules():
+        if isinstance(module, nn.Linear):
+            module.bfloat16()
+        elif isinstance(module, Attention):
+            module.fused = next(module.parameters()).device.type != "cpu"
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The region in which blocks of that precision run."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

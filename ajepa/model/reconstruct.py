@@ -1,0 +1,89 @@
+"""Waveform in, reconstructed spectrogram out: what a masked autoencoder makes of what it cannot see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ajepa.checkpoints import native as checkpoint
+from ajepa.checkpoints.official import read_official
+from ajepa.checkpoints.official.contents import fill_module
+from ajepa.checkpoints.unpickle import is_torch_file
+from ajepa.features import LogMel, LogMelConfig, levelled
+from ajepa.nn.grid import PatchGrid
+from ajepa.objectives.audio_mae import AudioMAE
+from ajepa.recipes import recipe_from_dict
+
+
+class ReconstructError(ValueError):
+    """A source has no decoder that reconstructs; the message says what does."""
+
+
+class Reconstructor(nn.Module):
+    """An Audio-MAE with its front end."""
+
+    def __init__(self, features: LogMelConfig, objective: AudioMAE) -> None:
+        super().__init__()
+        self.features = LogMel(features)
+        self.objective = objective
+        self.sample_rate = features.sample_rate
+
+    def grid(self, samples: int) -> PatchGrid:
+        """Patches of a clip of so many samples: the shape of its mask, time-major."""
+        return self.objective.encoder.grid(self.features.config.frames(samples))
+
+    @torch.no_grad()
+    def reconstruct(self, waveform_BS: Tensor, hidden_BN: Tensor) -> Tensor:
+        """The clips' spectrograms, hidden patches predicted from the others.
+
+        Args:
+            waveform_BS: mono waveforms at `sample_rate`, about within ±1.
+            hidden_BN: True for patches to hide, [B, N] of `grid(samples)`, time-major.
+
+        Returns:
+            Normalised log-mel [B, frames, mels], as the front end gives it.
+
+        Raises:
+            ValueError: the mask is not of the clips' grid, or hides a whole clip.
+        """
+        encoder = self.objective.encoder
+        inputs = encoder.config.inputs
+        spectrogram_BLM = self.features(levelled(waveform_BS, inputs))
+        frames, patch = spectrogram_BLM.shape[1], encoder.config.patch[0]
+        grid = encoder.grid(frames)
+        # As for embeddings: filled up to the lengths that the weights know, and the filling is visible.
+        filled = -(-grid.time // inputs.steps) * inputs.steps
+        fill = inputs.fill_value(self.features.config, float(self.features.silence))
+        spectrogram_BLM = nn.functional.pad(spectrogram_BLM, (0, 0, 0, filled * patch - frames), value=fill)
+        if hidden_BN.shape == (len(spectrogram_BLM), grid.tokens):  # a wrong shape is refused below
+            hidden_BN = nn.functional.pad(hidden_BN, (0, (filled - grid.time) * grid.freq), value=False)
+        return self.objective.reconstruct(spectrogram_BLM, hidden_BN)[:, :frames]
+
+
+def load_reconstructor(source: str | Path, *, heads: int | None = None) -> Reconstructor:
+    """Load an official pre-trained Audio-MAE file, or a training checkpoint of an Audio-MAE recipe.
+
+    Args:
+        heads: attention heads of an official encoder, which its file does not say; width / 64 by default.
+
+    Raises:
+        ReconstructError: the source holds another system.
+        OfficialError, UnpickleError, CheckpointError, RecipeError: the file cannot be read.
+    """
+    path = Path(source)
+    remedy = "only a pre-trained Audio-MAE, its official file or a training checkpoint, reconstructs"
+    if path.is_file() and is_torch_file(path):
+        found = read_official(path, heads=heads)
+        objective = found.objective()
+        if not isinstance(objective, AudioMAE):
+            raise ReconstructError(f"{path}: {found.system}; {remedy}")
+        return Reconstructor(found.front_end, objective).eval()
+    saved = checkpoint.load(path, prefixes=("objective.",))
+    recipe = recipe_from_dict(saved.recipe)
+    if recipe.objective.system != "audio-mae" or not saved.tensors:
+        raise ReconstructError(f"{path}: {recipe.name}; {remedy}")
+    objective = AudioMAE(recipe.objective, recipe.encoder, total_steps=1)
+    tensors = {name.removeprefix("objective."): tensor for name, tensor in saved.tensors.items()}
+    return Reconstructor(recipe.front_end, fill_module(objective, tensors, path)).eval()

@@ -1,0 +1,1 @@
+"""The networks: patch grid, positions, Transformer blocks, encoder, predictor, decoder."""

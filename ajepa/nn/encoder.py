@@ -1,0 +1,293 @@
+"""The Vision Transformer on spectrogram patches that every system here shares."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ajepa.features import InputConfig
+
+from .blocks import Block, LayerNorm
+from .grid import PatchGrid
+from .positions import PositionTable, TableConfig, positions_of
+
+SIZES: dict[str, tuple[int, int, int]] = {
+    # width, depth, heads: the ViT family; Ti and S from DeiT, B and L from ViT (A-JEPA table 2 uses S, B, L)
+    "ti": (192, 12, 3),
+    "s": (384, 12, 6),
+    "b": (768, 12, 12),
+    "l": (1024, 24, 16),
+}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Size of the encoder and its patches.
+
+    Args:
+        size: "ti", "s", "b" or "l"; `width`, `depth` and `heads` override it one by one where given.
+        patch: patch height in frames and width in mel bands, (16, 16) in the paper; any pair whose second
+            member divides `mels`.
+        mels: mel bands of the spectrograms it takes.
+        mlp_ratio: hidden width of the MLPs over the width.
+        cls_token: a class token beside the patches, as in Audio-MAE. The blocks attend to it; embeddings are
+            of the patches alone.
+        table: shape of the position table that came with the weights; None for the sine-cosine code.
+        inputs: what the weights were taught to expect of a clip's level and of the frames past its end.
+    """
+
+    size: Literal["ti", "s", "b", "l"] = "b"
+    width: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    patch: tuple[int, int] = (16, 16)
+    mels: int = 128
+    mlp_ratio: float = 4.0
+    cls_token: bool = False
+    table: TableConfig | None = None
+    inputs: InputConfig = field(default_factory=InputConfig)
+
+    def __post_init__(self) -> None:
+        width, depth, heads = self.dimensions
+        if min(width, depth, heads) < 1:
+            raise ValueError(f"encoder width {width}, depth {depth}, heads {heads}: all must be at least 1")
+        if width % heads or width % 4:
+            raise ValueError(f"encoder width {width} must be a multiple of its {heads} heads and of 4")
+        if min(self.patch) < 1 or self.mels % self.patch[1]:
+            raise ValueError(
+                f"encoder patch {tuple(self.patch)} does not fit {self.mels} mel bands: "
+                "its second member must divide them, both must be at least 1"
+            )
+        if self.table is not None and self.table.freq != self.mels // self.patch[1]:
+            raise ValueError(
+                f"encoder.table.freq is {self.table.freq}, {self.mels} mel bands in patches "
+                f"of {self.patch[1]} are {self.mels // self.patch[1]}: they must agree"
+            )
+
+    @property
+    def dimensions(self) -> tuple[int, int, int]:
+        """(width, depth, heads) after the overrides."""
+        overrides = (self.width, self.depth, self.heads)
+        chosen = [
+            given if own is None else own for own, given in zip(overrides, SIZES[self.size], strict=True)
+        ]
+        return chosen[0], chosen[1], chosen[2]
+
+
+def transformer_blocks(width: int, depth: int, heads: int, mlp_ratio: float) -> nn.ModuleList:
+    """`depth` blocks, initialised as I-JEPA does."""
+    blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+    blocks.apply(init_linear)
+    # BEiT's and I-JEPA's rule: the n-th block's residual branches start smaller by sqrt(2 n), so that the
+    # variance of the residual stream does not grow with depth.
+    for number, block in enumerate(blocks, start=1):
+        for name, parameter in block.named_parameters():
+            if name in {"attn.proj.weight", "mlp.fc2.weight"}:
+                parameter.data.div_(math.sqrt(2 * number))
+    return blocks
+
+
+def init_linear(module: nn.Module) -> None:
+    """Truncated normal of std 0.02 for weights, zero for biases (ViT's initialisation)."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def run_block(
+    block: nn.Module, tokens: Tensor, mask: Tensor | None, again: bool, scale_2R: Tensor | None = None
+) -> Tensor:
+    """One Transformer block; with `again` its activations are not kept but computed anew for the gradient."""
+    arguments = (tokens, mask) if scale_2R is None else (tokens, mask, scale_2R)
+    if again and torch.is_grad_enabled():
+        return checkpoint(block, *arguments, use_reentrant=False)
+    return block(*arguments)
+
+
+def attention_mask(valid_BN: Tensor | None) -> Tensor | None:
+    """Boolean mask [B, 1, 1, N] for SDPA: no query sees an invalid key. None stays None (the faster path)."""
+    return None if valid_BN is None else valid_BN[:, None, None, :]
+
+
+@dataclass(frozen=True)
+class RegularisedMasking:
+    """A-JEPA's regularised masking (section 3.3): in every block, a random share of the patches is barred.
+
+    No query sees the key and value of a barred patch, its own included; the patch still attends to the
+    others and gets an output. Each block of each clip draws its own. Training alone; evaluation passes None.
+
+    Args:
+        share: of a clip's patches, rounded down to whole ones: 0.1 in the paper.
+        generator: on the tokens' device; it decides everything.
+    """
+
+    share: float
+    generator: torch.Generator
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise ValueError(f"the share of barred patches is {self.share}, must lie in [0, 1)")
+
+    def visible(self, tokens_BND: Tensor, valid_BN: Tensor | None, patches: slice) -> Tensor:
+        """Draw for one block: True where a token may be attended to, [B, N].
+
+        Args:
+            valid_BN: False for padding, which is not drawn from; None means all are valid.
+            patches: the tokens that are patches. A class token is never barred.
+        """
+        if valid_BN is None:
+            valid_BN = torch.ones(tokens_BND.shape[:2], dtype=torch.bool, device=tokens_BND.device)
+        score_BN = torch.rand(valid_BN.shape, generator=self.generator, device=valid_BN.device)
+        # A class token and padding stand behind every patch, so that the first so many are all patches.
+        score_BN[:, : patches.start] = 2.0
+        score_BN = score_BN.masked_fill(~valid_BN, 2.0)
+        count_B1 = (self.share * valid_BN[:, patches].sum(1, keepdim=True)).long()
+        place_BN = score_BN.argsort(1).argsort(1)
+        return valid_BN & (place_BN >= count_B1)
+
+
+@dataclass(frozen=True)
+class DropPath:
+    """Stochastic depth (arXiv 1603.09382): in training, clips leave out branches of blocks at random.
+
+    A branch that stays is scaled so that its mean does not change. The rate grows linearly with depth, from
+    0 in the first block to `rate` in the last.
+    """
+
+    rate: float
+    generator: torch.Generator
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"the rate of drop path is {self.rate}, must lie in [0, 1)")
+
+    def scales(self, clips: int, depth: int, blocks: int) -> Tensor:
+        """What the two branches of block number `depth` are multiplied by: [2, B]."""
+        keep = 1 - self.rate * depth / max(1, blocks - 1)
+        drawn_2B = torch.rand(2, clips, generator=self.generator, device=self.generator.device)
+        return (drawn_2B < keep).float() / keep
+
+
+class Encoder(nn.Module):
+    """ViT on patches of a log-mel spectrogram (A-JEPA section 3): patchify, embed, add positions, attend.
+
+    Tokens run time-major. A class token is there for weights that know one (Audio-MAE); A-JEPA has none.
+
+    Attributes:
+        checkpoint_activations: compute the blocks' activations again in the backward pass, to save memory.
+        cls_token: [D], its position code included; None if there is none.
+        position_table: stored positions; None for the sine-cosine code.
+    """
+
+    checkpoint_activations = False
+    cls_token: nn.Parameter | None
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        patch_time, patch_freq = config.patch
+        self.config = config
+        self.width, depth, heads = config.dimensions
+        self.freq_patches = config.mels // patch_freq
+        self.patch_embed = nn.Linear(patch_time * patch_freq, self.width)
+        self.blocks = transformer_blocks(self.width, depth, heads, config.mlp_ratio)
+        self.norm = LayerNorm(self.width)
+        # As a linear layer on flat patches, Xavier: I-JEPA and MAE start the patch embedding so.
+        nn.init.xavier_uniform_(self.patch_embed.weight)
+        nn.init.zeros_(self.patch_embed.bias)
+        # Drawn last: an encoder without one starts from the weights that it would have anyway.
+        self.cls_token = nn.Parameter(0.02 * torch.randn(self.width)) if config.cls_token else None
+        self.position_table = PositionTable(config.table, self.width) if config.table else None
+
+    def grid(self, frames: int) -> PatchGrid:
+        """Grid of a spectrogram of so many frames; a last, partial patch counts."""
+        return PatchGrid(-(-frames // self.config.patch[0]), self.freq_patches)
+
+    def patchify(self, spectrogram_BLM: Tensor, pad_value: float = 0.0) -> tuple[Tensor, PatchGrid]:
+        """Spectrogram [B, frames, mels] to flat patches [B, N, P], its end padded to a whole patch.
+
+        Raises:
+            ValueError: the number of mel bands is not the encoder's.
+        """
+        batch, frames, mels = spectrogram_BLM.shape
+        if mels != self.config.mels:
+            raise ValueError(f"spectrogram has {mels} mel bands, this encoder takes {self.config.mels}")
+        patch_time, patch_freq = self.config.patch
+        grid = self.grid(frames)
+        missing = grid.time * patch_time - frames
+        if missing:
+            spectrogram_BLM = nn.functional.pad(spectrogram_BLM, (0, 0, 0, missing), value=pad_value)
+        patches = spectrogram_BLM.reshape(batch, grid.time, patch_time, grid.freq, patch_freq)
+        return patches.transpose(2, 3).reshape(batch, grid.tokens, patch_time * patch_freq), grid
+
+    def unpatchify(self, patches_BNP: Tensor, grid: PatchGrid) -> Tensor:
+        """Flat patches [B, N, P] back to a spectrogram [B, frames, mels] of whole patches."""
+        patch_time, patch_freq = self.config.patch
+        patches = patches_BNP.reshape(-1, grid.time, grid.freq, patch_time, patch_freq).transpose(2, 3)
+        return patches.reshape(-1, grid.time * patch_time, grid.freq * patch_freq)
+
+    def positions(self, grid: PatchGrid, like: Tensor) -> Tensor:
+        """Position code [N, D] on `like`'s device."""
+        return positions_of(grid, self.position_table, self.width, like.device)
+
+    def forward(
+        self,
+        patches_BNP: Tensor,
+        positions: Tensor,
+        valid_BN: Tensor | None = None,
+        keep_layers: int = 0,
+        keep_cls: bool = False,
+        regularised: RegularisedMasking | None = None,
+        drop_path: DropPath | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Encode some or all patches of a grid.
+
+        Args:
+            patches_BNP: flat patches, N of them a clip, in any order.
+            positions: their position codes, [N, D] or [B, N, D].
+            valid_BN: False for padding, which no token attends to; None means all are valid.
+            keep_layers: how many of the last blocks' outputs to return, 0 for none, -1 for all.
+            keep_cls: leave the class token in the outputs, before the patches: N + 1 tokens.
+            regularised: bars some patches from being attended to, others in each block; for fine-tuning.
+            drop_path: leaves out branches of blocks, others for each clip; for fine-tuning.
+
+        Returns:
+            The last block's output, normed, [B, N, D]; and the kept block outputs, un-normed, first to last.
+        """
+        dtype = self.patch_embed.weight.dtype  # of the weights: a half-precision copy takes any features
+        tokens_BND = self.patch_embed(patches_BNP.to(dtype)) + positions.to(dtype)
+        drop = 0
+        if self.cls_token is not None:
+            drop = 0 if keep_cls else 1
+            # The shape, not len(): that would fix the number of clips in an exported graph.
+            cls_B1D = self.cls_token.expand(tokens_BND.shape[0], 1, -1).to(tokens_BND.dtype)
+            tokens_BND = torch.cat([cls_B1D, tokens_BND], 1)
+            if valid_BN is not None:
+                valid_BN = nn.functional.pad(valid_BN, (1, 0), value=True)
+        mask = attention_mask(valid_BN)
+        patches = slice(tokens_BND.shape[1] - patches_BNP.shape[1], None)
+        first_kept = 0 if keep_layers < 0 else len(self.blocks) - keep_layers
+        layers = []
+        for depth, block in enumerate(self.blocks):
+            if regularised is not None:
+                mask = attention_mask(regularised.visible(tokens_BND, valid_BN, patches))
+            scale_2B = drop_path.scales(len(tokens_BND), depth, len(self.blocks)) if drop_path else None
+            tokens_BND = run_block(block, tokens_BND, mask, self.checkpoint_activations, scale_2B)
+            if depth >= first_kept:
+                layers.append(tokens_BND[:, drop:])
+        return self.norm(tokens_BND[:, drop:]), layers
+
+
+def gather_tokens(values_BNX: Tensor, index_BK: Tensor) -> Tensor:
+    """Tokens of each clip at its indices: [B, N, X] and [B, K] to [B, K, X]."""
+    return values_BNX.gather(1, index_BK[..., None].expand(-1, -1, values_BNX.shape[-1]))
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -1,0 +1,1 @@
+"""Pictures of masks and of training curves, by matplotlib."""

@@ -1,0 +1,102 @@
+"""Curves of pre-training runs from their metrics.jsonl: what TensorBoard shows, as one picture."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from .files import save
+
+# Metric and title; a picture has a panel for each that a run logged.
+PANELS = {
+    "loss": "loss",
+    "prediction_error": "prediction error",
+    "target_std": "spread of the targets (0: collapse)",
+    "prediction_std": "spread of the predictions",
+    "rankme": "RankMe of the features (1: collapse)",
+    "attention_entropy": "attention entropy",
+    "ema_gap": "distance of encoder and target encoder",
+    "visible": "share of tokens in the context",
+    "targets": "share of tokens to predict",
+    "grad_norm": "gradient norm",
+    "probe": "kNN probe",
+    "clips_per_s": "clips/s",
+}
+# What one step of few clips shows is mostly noise: each point is the mean of its neighbourhood.
+POINTS = 200
+
+
+class CurvesError(ValueError):
+    """A run has no curves that can be drawn; the message says why."""
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Return what a run logged, in the order of its steps.
+
+    A run that was killed and continued has logged some steps twice: the later line counts. A line cut off by
+    the kill is passed over. Raises CurvesError where there is no metrics.jsonl, or nothing in it.
+    """
+    path = run / "metrics.jsonl" if run.is_dir() else run
+    if not path.is_file():
+        raise CurvesError(f"{path}: no such file; give the folder that `ajepa pretrain` wrote")
+    rows: dict[int, dict[str, Any]] = {}
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows[row["step"]] = rows.get(row["step"], {}) | row
+    if not rows:
+        raise CurvesError(f"{path}: no metrics in it; the run has to log a step first (run.log_every)")
+    return [rows[step] for step in sorted(rows)]
+
+
+def curve(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[list[float], list[float]]:
+    """Return steps and values of one metric, averaged over neighbours to at most ``POINTS`` points."""
+    points = [
+        (row["step"], row[metric])
+        for row in rows
+        if isinstance(row.get(metric), (int, float)) and math.isfinite(row[metric])
+    ]
+    count = min(POINTS, len(points))
+    ends = [len(points) * number // count for number in range(count + 1)] if points else []
+    groups = [points[first:last] for first, last in pairwise(ends)]
+    means = [[sum(column) / len(group) for column in zip(*group, strict=True)] for group in groups]
+    return [step for step, _ in means], [value for _, value in means]
+
+
+def draw_curves(runs: Mapping[str, Path], out: Path) -> list[str]:
+    """Draw the curves of runs, named by the keys, into one picture; returns the metrics in it.
+
+    Raises CurvesError if a run has none.
+    """
+    from matplotlib.figure import Figure
+
+    logs = {name: read_metrics(path) for name, path in runs.items()}
+    curves = {metric: {name: curve(rows, metric) for name, rows in logs.items()} for metric in PANELS}
+    shown = [metric for metric, lines in curves.items() if any(steps for steps, _ in lines.values())]
+    if not shown:
+        raise CurvesError(f"{', '.join(map(str, runs.values()))}: none of {', '.join(PANELS)} was logged")
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.6 * rows), dpi=110, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis, metric in zip(axes.flat, shown, strict=False):
+        for name, (steps, values) in curves[metric].items():
+            axis.plot(steps, values, label=name, linewidth=1.2)
+        axis.set_title(PANELS[metric], fontsize=9)
+        axis.grid(alpha=0.3)
+        axis.tick_params(labelsize=8)
+    for axis in axes.flat[len(shown) :]:
+        axis.set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel("step", fontsize=8)
+    if len(runs) > 1:
+        axes[0, 0].legend(fontsize=8)
+    save(figure, out)
+    return shown

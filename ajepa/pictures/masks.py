@@ -1,0 +1,143 @@
+"""What a masking configuration does on a grid: fractions as numbers, masks as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from ajepa.masking import MaskingConfig, Masks, context_tokens, hard_share, sample_masks
+from ajepa.masking.config import Kind
+from ajepa.nn.grid import PatchGrid
+
+from .files import save
+
+# Progress in 1/1000: the fractions depend on step / total alone.
+TOTAL = 1000
+QUANTILES = {"min": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "max": 1.0}
+COLOURS = {
+    "context": "#2a9d4a",
+    "visible, left out by the budget": "#b9e3c0",
+    "target": "#e07b39",
+    "hidden": "#d0d0d0",
+}
+
+
+@dataclass(frozen=True)
+class MaskCase:
+    """Something to look at: masks of one configuration at one place of the curriculum, 0 to 1."""
+
+    title: str
+    config: MaskingConfig
+    progress: float = 0.0
+
+
+def cases_of(config: MaskingConfig) -> list[MaskCase]:
+    """The configuration at five places of its curriculum, or once where it has none."""
+    if config.kind not in ("curriculum", "inverse"):
+        return [MaskCase(config.kind, config)]
+    places = (0.0, 0.1, 0.25, 0.5, 1.0)
+    shares = [hard_share(config, round(place * TOTAL), TOTAL) for place in places]
+    return [
+        MaskCase(f"{place:.0%} of the steps, f = {share:.2f}", config, place)
+        for place, share in zip(places, shares, strict=True)
+    ]
+
+
+def cases_by_kind(config: MaskingConfig) -> list[MaskCase]:
+    """Every kind that is not a mixture, with this configuration's other settings."""
+    kinds = [kind for kind in get_args(Kind) if kind not in ("curriculum", "inverse")]
+    return [MaskCase(kind, replace(config, kind=kind)) for kind in kinds]
+
+
+def sample_case(case: MaskCase, grid: PatchGrid, clips: int, seed: int) -> tuple[Masks, Tensor]:
+    """Masks of so many clips, and all that was visible before the budget took its share: [B, M, N] bool."""
+    step = round(case.progress * TOTAL)
+
+    def draw(config: MaskingConfig) -> Masks:
+        # Both draws start from the same state; the budget is the last thing that a mask depends on.
+        generator = torch.Generator().manual_seed(seed)
+        return sample_masks(config, grid, clips, step, TOTAL, generator)
+
+    whole = draw(replace(case.config, context_share=1.0))
+    return draw(case.config), _cells(whole)
+
+
+def _cells(masks: Masks) -> Tensor:
+    """The valid context as cells of the grid, [B, M, N] bool."""
+    cells_BMN = torch.zeros_like(masks.target_BMN, dtype=torch.int32)
+    return cells_BMN.scatter_add_(-1, masks.context_BMK, masks.valid_BMK.int()) > 0
+
+
+def mask_fractions(
+    case: MaskCase, grid: PatchGrid, clips: int = 4096, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Mean and quantiles over masks of four fractions.
+
+    "visible": tokens that a context could take, of the grid; "context": those that it takes, of the grid;
+    "targets": tokens to predict, of the grid; "budget used": context tokens, of the budget.
+    """
+    masks, visible_BMN = sample_case(case, grid, clips, seed)
+    taken = masks.valid_BMK.flatten(0, 1).sum(1)
+    fractions = {
+        "visible": visible_BMN.flatten(0, 1).sum(1) / grid.tokens,
+        "context": taken / grid.tokens,
+        "targets": masks.target_BMN.flatten(0, 1).sum(1) / grid.tokens,
+        "budget used": taken / context_tokens(case.config, grid),
+    }
+    return {
+        name: {"mean": values.mean().item()}
+        | {label: torch.quantile(values, level).item() for label, level in QUANTILES.items()}
+        for name, values in fractions.items()
+    }
+
+
+def fraction_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Fractions of several cases, by title, as a Markdown table in percent."""
+    labels = ["mean", *QUANTILES]
+    lines = [f"| masks | fraction, % | {' | '.join(labels)} |", "|---" * (2 + len(labels)) + "|"]
+    for title, fractions in results.items():
+        for name, values in fractions.items():
+            cells = " | ".join(f"{100 * values[label]:.1f}" for label in labels)
+            lines.append(f"| {title} | {name} | {cells} |")
+    return "\n".join(lines)
+
+
+def draw_masks(
+    cases: Sequence[MaskCase], grid: PatchGrid, out: Path, *, clips: int = 4, seed: int = 0
+) -> None:
+    """Draw masks of some clips, a column for each case; time runs to the right, frequency upwards."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    wide = grid.time > 4 * grid.freq
+    width = 4.5 if wide else 3.2
+    height = 0.8 if wide else 3.0 * grid.freq / grid.time
+    figure = Figure(figsize=(width * len(cases), 0.9 + height * clips), dpi=110, layout="constrained")
+    axes = figure.subplots(clips, len(cases), squeeze=False)
+    for column, case in enumerate(cases):
+        masks, visible_BMN = sample_case(case, grid, clips, seed)
+        # Indices into COLOURS; the first mask of each clip stands for the others.
+        picture_BN = torch.full((clips, grid.tokens), 3)
+        picture_BN[visible_BMN[:, 0]] = 1
+        picture_BN[_cells(masks)[:, 0]] = 0
+        picture_BN[masks.target_BMN[:, 0]] = 2
+        for row, panel in enumerate(axes[:, column]):
+            panel.pcolormesh(
+                picture_BN[row].view(*grid).T.numpy(),
+                cmap=ListedColormap(list(COLOURS.values())),
+                vmin=-0.5,
+                vmax=len(COLOURS) - 0.5,
+                edgecolors="white",
+                linewidth=0.2 if wide else 0.6,
+            )
+            panel.set(xticks=[], yticks=[], aspect="auto" if wide else "equal")
+        axes[0, column].set_title(case.title, fontsize=9)
+    handles = [Patch(color=colour, label=label) for label, colour in COLOURS.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
+    save(figure, out)

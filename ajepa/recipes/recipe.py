@@ -1,0 +1,179 @@
+"""A recipe: everything that decides a pre-training run, as a tree of frozen dataclasses.
+
+Recipes are YAML files filled into these classes by jsonargparse: an unknown or mistyped key is an error
+that names it. The same keys are options of the command line (`--optim.lr 1e-3` or `optim.lr=1e-3`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ajepa.features import LogMelConfig
+from ajepa.nn.encoder import EncoderConfig
+from ajepa.nn.grid import PatchGrid
+from ajepa.objectives.a_jepa import AJEPAConfig
+from ajepa.objectives.systems import OBJECTIVES, ObjectiveConfig
+
+from .parts import DataConfig, OptimConfig, RunConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole pre-training run; `objective.system` says which of the three objectives it holds."""
+
+    name: str = "unnamed"
+    front_end: LogMelConfig = field(default_factory=LogMelConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    objective: ObjectiveConfig = field(default_factory=AJEPAConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.front_end.mels != self.encoder.mels:
+            raise ValueError(
+                f"front_end.mels is {self.front_end.mels}, encoder.mels {self.encoder.mels}: they must agree"
+            )
+        if isinstance(self.objective, AJEPAConfig):
+            self.objective.check_encoder(self.encoder)
+
+    @property
+    def crop_grid(self) -> PatchGrid:
+        """The patches of a crop, which is lengthened until its frames fill the last of them."""
+        samples = round(self.data.crop_seconds * self.front_end.sample_rate)
+        time, freq = self.encoder.patch
+        return PatchGrid(-(-self.front_end.frames(samples) // time), self.encoder.mels // freq)
+
+    @property
+    def crop_samples(self) -> int:
+        """Samples of a crop that fills its patches: no step sees padding."""
+        frames = self.crop_grid.time * self.encoder.patch[0]
+        return (frames - 1) * self.front_end.hop + self.front_end.window
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries, for YAML and JSON."""
+        return asdict(self)
+
+
+class RecipeError(ValueError):
+    """A recipe or an option of it is wrong; the message names the key and the value."""
+
+
+def recipe_names() -> list[str]:
+    """Recipes that come with the package."""
+    folder = resources.files("ajepa.recipes")
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def recipe_path(recipe: str) -> Path:
+    """The YAML file of a packaged recipe's name or of a path.
+
+    Raises:
+        RecipeError: there is no such recipe; the message lists those that exist.
+    """
+    path = Path(recipe)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise RecipeError(f"{path}: no such recipe file")
+        return path
+    packaged = Path(str(resources.files("ajepa.recipes").joinpath(f"{recipe}.yaml")))
+    if not packaged.is_file():
+        raise RecipeError(
+            f"no recipe is called {recipe!r}; there are {', '.join(recipe_names())}, or give a .yaml file"
+        )
+    return packaged
+
+
+def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply overrides such as `optim.lr=1e-3` or `--optim.lr`, `1e-3`.
+
+    Raises:
+        RecipeError: an unknown key, a value of the wrong type, or no such recipe.
+    """
+    path, options = recipe_path(recipe), _as_options(overrides)
+    given = {option.partition("=")[0] for option in options}
+    for steps, epochs in (("steps", "epochs"), ("warmup_steps", "warmup_epochs")):
+        if f"--optim.{steps}" in given and f"--optim.{epochs}" not in given:
+            options.append(f"--optim.{epochs}=null")
+    parser = _parser(_chosen_system(path, options))
+    return _build(parser, lambda: parser.parse_args([f"--recipe={path}", *options]))
+
+
+def recipe_from_dict(values: dict[str, Any]) -> Recipe:
+    """A recipe from plain dictionaries, as a checkpoint stores it."""
+    parser = _parser(_system_of(values))
+    return _build(parser, lambda: parser.parse_object(values))
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """A recipe as YAML that `load_recipe` reads."""
+    return yaml.safe_dump(_plain(recipe.as_dict()), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _as_options(overrides: Sequence[str]) -> list[str]:
+    """Let `key=value` stand for `--key=value`."""
+    options = []
+    for position, item in enumerate(overrides):
+        bare = not item.startswith("-") and "=" in item
+        follows_option = (
+            position > 0 and overrides[position - 1].startswith("--") and "=" not in overrides[position - 1]
+        )
+        options.append(f"--{item}" if bare and not follows_option else item)
+    return options
+
+
+def _system_of(values: Any) -> str:
+    """`objective.system` of a recipe's plain dictionaries; without one it is A-JEPA's."""
+    objective = values.get("objective") if isinstance(values, dict) else None
+    system = objective.get("system", "a-jepa") if isinstance(objective, dict) else "a-jepa"
+    if system not in OBJECTIVES:
+        raise RecipeError(f"objective.system is {system!r}, must be one of {', '.join(OBJECTIVES)}")
+    return system
+
+
+def _chosen_system(path: Path, options: Sequence[str]) -> str:
+    """The system that a recipe and the options beside it ask for."""
+    for position, option in reversed(list(enumerate(options))):
+        key, _, value = option.partition("=")
+        if key == "--objective.system":
+            value = value or "".join(options[position + 1 : position + 2])
+            return _system_of({"objective": {"system": value}})
+    try:
+        return _system_of(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not YAML ({error})") from error
+
+
+def _parser(system: str) -> Any:
+    # Imported here: recipes built in Python need no command-line library.
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="ajepa pretrain RECIPE", exit_on_error=False)
+    parser.add_argument("--recipe", action="config")
+    # The parser knows one system's keys: a wrong one is named alone, and not in the words of three.
+    parser.add_class_arguments(Recipe, skip={"objective"})
+    config = OBJECTIVES[system]
+    parser.add_argument("--objective", type=config, default=config())
+    return parser
+
+
+def _build(parser: Any, parse: Any) -> Recipe:
+    from jsonargparse import ArgumentError
+
+    try:
+        config = parser.instantiate(parse())
+        return Recipe(**{key: value for key, value in vars(config).items() if key != "recipe"})
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise RecipeError(str(error)) from error

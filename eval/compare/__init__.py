@@ -1,0 +1,1 @@
+"""Comparisons: models by tasks by protocols, as cells that resume."""

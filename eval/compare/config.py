@@ -1,0 +1,158 @@
+"""The file of a comparison: models, tasks and protocols.
+
+    models:                       # name: what `ajepa evaluate --model` takes
+      log-mel: logmel
+      twin: ajepa-small-cpu
+      A-JEPA: runs/first
+    tasks:                        # name: the task's data and options; `task` where the name is another
+      esc10: {data: esc50, hear: tasks/esc10-v2.0.0-full}   # `hear`: its folder for the HEAR toolkit
+      words: {task: speech_commands_v2, data: speech_commands_v0.02, finetune: {set: {epochs: 12}}}
+    protocols: [linear, knn]      # or names with options, as below
+    baseline: log-mel             # optional: a model, or a protocol, that the others are compared with
+    layer: last                   # optional, as pool, time and precision; for protocols with frozen features
+
+Protocols with options are a mapping like that of the tasks, `protocol` where the name is another:
+
+    protocols:
+      linear: {}
+      layers: {protocol: linear, layer: weighted}
+      finetune: {set: {epochs: 20}, seeds: [0, 1, 2]}
+      no masking: {protocol: finetune, set: {epochs: 20, masked_share: 0}, seeds: [0, 1, 2]}
+      hear: {grid: fast}
+
+linear and knn take layer, pool, time and class_weight; finetune takes recipe, set and seeds; hear takes
+grid and grid_points. Paths start at the folder where the command runs. A task's `finetune` has recipe and
+set for that task; a protocol's own settings go first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from ajepa.model.precision import Precision
+
+from .pretraining import Pretraining, PretrainingError, Run
+from .protocols import PROTOCOLS, Probing, Protocol, TaskEntry
+
+OWN = {"task", "data", "hear", "finetune"}  # of a task's entry; the rest are options of the task itself
+
+
+class ComparisonError(ValueError):
+    """The file of a comparison cannot be used; the message names it and the entry."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison as its file has it; see this module's text.
+
+    Raises ComparisonError for a missing entry, or one of another kind.
+    """
+
+    models: dict[str, str | dict[str, Any]]
+    tasks: dict[str, dict[str, Any]]
+    protocols: list[str] | dict[str, dict[str, Any]] = field(default_factory=lambda: ["linear"])
+    baseline: str | None = None
+    layer: str = "last"
+    pool: str = "concat"
+    time: str = "mean"
+    precision: Precision = "float32"
+    pretrain: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Comparison:
+        """Raises ComparisonError: no such file, an unknown or missing entry, or one of another kind."""
+        path = Path(path)
+        if not path.is_file():
+            raise ComparisonError(f"{path}: no such file; expected YAML with models, tasks and protocols")
+        try:
+            content = yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            raise ComparisonError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+        known = [entry.name for entry in fields(cls)]
+        if not isinstance(content, dict) or (surplus := sorted(map(str, set(content) - set(known)))):
+            found = ", ".join(surplus) if isinstance(content, dict) else "no entries"
+            raise ComparisonError(f"{path}: {found}; a comparison has {', '.join(known)}")
+        try:
+            entries: dict[str, Any] = {"models": {}, "tasks": {}} | content
+            return cls(**entries)
+        except ComparisonError as error:
+            raise ComparisonError(f"{path}: {error}") from error
+
+    def __post_init__(self) -> None:
+        for name in ("models", "tasks"):
+            if not isinstance(getattr(self, name), dict) or not getattr(self, name):
+                raise ComparisonError(f"{name} must be names with values, at least one")
+        for name in ("models", "tasks", "protocols"):
+            given = getattr(self, name)
+            if isinstance(given, dict) and (wrong := [key for key in given if not isinstance(key, str)]):
+                raise ComparisonError(f"{name}: a name is text; put {wrong[0]} in quotes")
+        try:
+            self.pretrained_entries()
+        except PretrainingError as error:
+            raise ComparisonError(str(error)) from error
+        if self.precision not in get_args(Precision):
+            raise ComparisonError(f"precision must be {' or '.join(get_args(Precision))}")
+        if self.baseline in self.models and self.baseline in self.protocols:
+            raise ComparisonError(f"baseline {self.baseline} is a model and a protocol; rename one of them")
+        if self.baseline is not None and self.baseline not in {*self.models, *self.protocols}:
+            raise ComparisonError(f"baseline {self.baseline} is none of the models and protocols")
+        try:
+            for entry in self.task_entries():
+                for how in self.protocol_entries().values():
+                    how.check(entry)
+        except ValueError as error:
+            raise ComparisonError(str(error)) from error
+
+    def pretrained_entries(self) -> list[Pretraining]:
+        """The models that are pre-trained for it. Raises PretrainingError for an entry of another kind."""
+        return [
+            Pretraining.read(name, given, self.pretrain)
+            for name, given in self.models.items()
+            if isinstance(given, dict)
+        ]
+
+    def sources(self) -> dict[str, str]:
+        """What each model is opened from that is there already."""
+        return {name: str(given) for name, given in self.models.items() if not isinstance(given, dict)}
+
+    def runs(self, out: Path) -> dict[str, Run]:
+        """The pre-trainings, by the names of the models that they give; their folders below `out`."""
+        return {run.name: run for entry in self.pretrained_entries() for run in entry.runs(out)}
+
+    def task_entries(self) -> list[TaskEntry]:
+        """The tasks. Raises ComparisonError for an entry of another kind."""
+        entries = []
+        for name, given in self.tasks.items():
+            if not isinstance(given, dict) or not {"data", "hear"} & set(given):
+                raise ComparisonError(f"task {name} needs its data, such as {{data: FOLDER}}")
+            options = {key: value for key, value in given.items() if key not in OWN}
+            own = {key: given.get(key) for key in ("data", "hear")}
+            task, finetune = given.get("task", name), given.get("finetune", {})
+            entries.append(TaskEntry(name, task, own["data"], options, own["hear"], finetune))
+        return entries
+
+    def protocol_entries(self) -> dict[str, Protocol]:
+        """The protocols by name. Raises ComparisonError for an entry of another kind."""
+        given = self.protocols
+        if isinstance(given, list):
+            given = {str(name): {} for name in given}
+        if not isinstance(given, dict) or not given:
+            raise ComparisonError("protocols must be a list of names, or names with options")
+        return {name: self._protocol(name, options) for name, options in given.items()}
+
+    def _protocol(self, name: str, options: dict[str, Any] | None) -> Protocol:
+        options = dict(options or {})
+        kind = options.pop("protocol", name)
+        if kind not in PROTOCOLS:
+            raise ComparisonError(f"protocol is {kind!r}; choose {', '.join(PROTOCOLS)}")
+        maker = PROTOCOLS[kind]
+        taken = [entry.name for entry in fields(maker)][1:]
+        if surplus := [str(key) for key in options if key not in taken]:
+            raise ComparisonError(f"protocol {name}: {', '.join(surplus)}; {kind} takes {', '.join(taken)}")
+        if maker is Probing:
+            options = {"layer": self.layer, "pool": self.pool, "time": self.time} | options
+        return maker(kind, **options)

@@ -1,0 +1,250 @@
+"""Models of a comparison that are pre-trained for it: a recipe with settings, once for each seed.
+
+    pretrain: {data.source: data/pretrain, optim.steps: 2500}     # settings of all that follow
+    models:
+      block: {recipe: ajepa-small-cpu-block, seeds: [0, 1, 2]}
+      small steps: {recipe: ajepa-small-cpu, set: {optim.lr: 1.0e-4}, seeds: [0, 1, 2]}
+      small steps, random: {recipe: ajepa-small-cpu, weights: random}    # the twin: no step taken
+
+A run's folder is named by a hash of its whole recipe: a finished run is never run again, one that was stopped
+goes on. Where only its random weights are wanted it ends before its first step. The seeds of a model become
+one record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import zlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from filelock import FileLock
+
+from ajepa.eval.results.errors import EvaluationError
+from ajepa.eval.results.result import Result
+from ajepa.eval.results.scores import interval
+from ajepa.eval.toolkits.commands import run_module
+from ajepa.recipes import RecipeError, load_recipe
+from ajepa.training.state import checkpoint_path
+
+KEYS = {"recipe", "set", "seeds", "weights"}
+
+
+class Run(NamedTuple):
+    """One pre-training.
+
+    Attributes:
+        model, seed: of which entry, and its seed.
+        folder: of the run.
+        options: of `ajepa pretrain`.
+        source: what `load_model` takes once the run is done.
+        random: of this run only the weights before its first step are wanted.
+    """
+
+    model: str
+    seed: int
+    folder: Path
+    options: list[str]
+    source: str
+    random: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether its weights are there."""
+        made = Path(self.source) if self.random else self.folder / "encoder.safetensors"
+        return made.is_file()
+
+    @property
+    def name(self) -> str:
+        """Of the model that it gives."""
+        return f"{self.model}, seed {self.seed}"
+
+
+class PretrainingError(ValueError):
+    """An entry of a model that is to be pre-trained is wrong; the message names it."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """A model to pre-train.
+
+    Attributes:
+        name: the model's.
+        recipe: a packaged one's name, or a YAML file.
+        set: settings over the recipe's.
+        seeds: one run each.
+        random: the runs' own random weights, before the first step.
+    """
+
+    name: str
+    recipe: str
+    set: dict[str, Any]
+    seeds: tuple[int, ...]
+    random: bool
+
+    @classmethod
+    def read(cls, name: str, given: Mapping[str, Any], common: Mapping[str, Any]) -> Pretraining:
+        """Raises PretrainingError for an entry that does not say what to train."""
+        if surplus := sorted(map(str, set(given) - KEYS)):
+            raise PretrainingError(
+                f"model {name}: {', '.join(surplus)}; it takes {', '.join(sorted(KEYS))}, or a source's name"
+            )
+        seeds = given.get("seeds", [0])
+        seeds = seeds if isinstance(seeds, list) else [seeds]
+        if "recipe" not in given or not seeds or any(type(seed) is not int for seed in seeds):
+            raise PretrainingError(f"model {name} needs a recipe, and seeds that are numbers, such as [0, 1]")
+        if given.get("weights", "trained") not in {"trained", "random"}:
+            raise PretrainingError(f"model {name}: weights is {given['weights']!r}; choose trained or random")
+        own = given.get("set", {})
+        if not isinstance(own, dict):
+            raise PretrainingError(f"model {name}: set is {own!r}; give settings such as {{optim.lr: 1e-3}}")
+        found = cls(name, given["recipe"], {**common, **own}, tuple(seeds), given.get("weights") == "random")
+        try:
+            found.runs(Path())
+        except RecipeError as error:
+            raise PretrainingError(f"model {name}: {error}") from error
+        return found
+
+    def runs(self, out: Path) -> list[Run]:
+        """One for each seed, their folders below `out`. Raises RecipeError for settings that are wrong."""
+        found = []
+        for seed in self.seeds:
+            settings = [
+                f"{key}={_as_option(value)}" for key, value in (self.set | {"run.seed": seed}).items()
+            ]
+            recipe = load_recipe(self.recipe, settings)
+            content = json.dumps(recipe.as_dict(), sort_keys=True)
+            slug = re.sub(r"[^A-Za-z0-9]+", "-", recipe.name).strip("-")
+            digest = hashlib.sha256(content.encode()).hexdigest()[:10]
+            folder = out / f"{slug}-seed{seed}-{digest}"
+            source = checkpoint_path(folder, 0) if self.random else folder
+            options = [self.recipe, *settings, f"run.out={folder}", *["--untrained"] * self.random]
+            found.append(Run(self.name, seed, folder, options, str(source), self.random))
+        return found
+
+
+def _as_option(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int | None = None) -> dict[str, str]:
+    """Do the runs that are not done, `jobs` at a time; output goes to a log beside each run's folder.
+
+    Args:
+        threads: of each process; None leaves them as they are.
+
+    Returns:
+        Why models' weights are not there, by the models' names: empty where all went well.
+    """
+    # Trained and random weights of one recipe are of one run: training writes both.
+    wanted: dict[Path, Run] = {}
+    for run in sorted(runs, key=lambda run: run.random):
+        if not run.done:
+            wanted.setdefault(run.folder, run)
+    failed: dict[Path, str] = {}
+
+    def pretrain(run: Run) -> None:
+        try:
+            _pretrain(run, threads)
+        except EvaluationError as error:
+            failed[run.folder] = str(error)
+            _say(f"{run.folder.name} failed: {error}")
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(pretrain, wanted.values()))
+    return {run.name: failed[run.folder] for run in runs if run.folder in failed and not run.done}
+
+
+def _pretrain(run: Run, threads: int | None) -> None:
+    """Do or go on with one run. Raises EvaluationError if it fails."""
+    folder = run.folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.with_suffix(".log")
+    _say(f"pre-training {folder.name}; its output: {log}")
+    with FileLock(folder.with_suffix(".lock")):
+        seconds = run_module(
+            "ajepa.cli", ["pretrain", *run.options], Path.cwd(), log, threads=threads, append=True
+        )
+    _say(f"{folder.name}: done in {seconds:.0f} s")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def spent(folder: Path) -> dict[str, float]:
+    """What a run took: steps, clips, and seconds of training alone, from its metrics."""
+    clips = load_recipe(str(folder / "recipe.yaml")).optim.batch_size
+    seconds, before = 0.0, 0
+    for text in (folder / "metrics.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        if "clips_per_s" in line:
+            seconds += (line["step"] - before) * clips / line["clips_per_s"]
+            before = line["step"]
+    return {"steps": before, "clips": before * clips, "seconds": round(seconds, 1)}
+
+
+def joined(results: Sequence[Result], runs: Mapping[str, Run]) -> list[Result]:
+    """Results with those of one pre-trained model's seeds made one.
+
+    The score is the mean over the seeds. A draw of its interval draws seeds as well as clips, each with
+    replacement, so that it says how other runs of the recipe might do: one seed fewer than there are, whose
+    mean varies over the draws as much as the mean of all does over repetitions (Rao and Wu, 1988; as many
+    as there are would vary too little, half as much with two). `spread` is the standard deviation over the
+    seeds. Models with the same seeds draw the same ones, so that their difference is paired.
+
+    Args:
+        runs: by the name of a result's model.
+    """
+    groups: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
+    for result in results:
+        record = result.record
+        name = record["model"]
+        groups[runs[name].model if name in runs else name, record["task"], record["protocol"]].append(result)
+    return [
+        _join(members, [runs[member.record["model"]] for member in members])
+        if members[0].record["model"] in runs
+        else members[0]
+        for members in groups.values()
+    ]
+
+
+def _join(members: Sequence[Result], runs: Sequence[Run]) -> Result:
+    seeds = [run.seed for run in runs]
+    scores = [member.record["score"] for member in members]
+    folds = [member.record["folds"] for member in members]
+    draws_S = members[0].draws_S
+    if len(members) > 1 and all(len(member.draws_S) for member in members):
+        draws_RS = torch.stack([member.draws_S for member in members])
+        generator = torch.Generator().manual_seed(zlib.crc32(repr(seeds).encode()))
+        shape = (len(draws_RS) - 1, draws_RS.shape[1])
+        chosen_RS = torch.randint(len(draws_RS), shape, generator=generator)
+        draws_S = draws_RS.gather(0, chosen_RS).mean(0)
+    record = members[0].record | {
+        "model": runs[0].model,
+        "source": runs[0].options[0],  # the recipe; the runs' folders are named below
+        "score": sum(scores) / len(scores),
+        "interval": interval(draws_S) if len(draws_S) else None,
+        "folds": {split: sum(one[split] for one in folds) / len(folds) for split in folds[0]},
+        "pretraining": {
+            "seeds": seeds,
+            "scores": scores,
+            "runs": [run.folder.name for run in runs],
+            "spent": [spent(run.folder) for run in runs],  # of random weights: by the run they began
+        },
+    }
+    if len(members) > 1:
+        record["spread"] = float(torch.tensor(scores).std())
+        for key in {"weights", "chosen", "by_seed"} & set(record):
+            record[key] = [member.record[key] for member in members]
+        if record["interval"] is not None:
+            record["interval_method"] += f", and over {len(members)} pre-trainings"
+    return Result(record, draws_S)

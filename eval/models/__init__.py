@@ -1,0 +1,1 @@
+"""Models that can be evaluated: ours, baselines, and encoders of other libraries."""

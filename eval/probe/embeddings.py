@@ -1,0 +1,246 @@
+"""Embeddings of a task's clips, computed once and kept on disk.
+
+Clips are embedded at their native length, batched with clips of about the same length. A file of embeddings
+is named by a hash of all that they depend on: the weights and settings of the model, each clip's file (path,
+size, time of change) and stretch, layers, precision and the version of this package. It appears whole or not
+at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from ajepa import audio
+from ajepa.data.threads import in_order
+from ajepa.eval.models.open import Named
+from ajepa.eval.tasks import Clip, Task
+from ajepa.files import in_place_of, own_partial
+from ajepa.model.fingerprint import fingerprint
+from ajepa.model.precision import autocast
+
+DEFAULT_CACHE = "~/.cache/ajepa/embeddings"
+FORMAT = 2  # of the files; 1 had no axis of statistics
+BATCH_SECONDS = 80.0  # of audio, padding included
+MOST_CLIPS = 64
+POOLS = ("concat", "mean")
+TIMES = ("mean", "mean+std")
+
+
+class EmbeddingError(ValueError):
+    """A model's embeddings cannot be used; the message names the model and the clip."""
+
+
+class Embedded(NamedTuple):
+    """Embeddings of a task's clips.
+
+    Attributes:
+        values: [N, L, S, F, D] float32: clips, layers (the last one last), statistics over time, frequency
+            patches, features. Their memory is the file's: only what is used of it is read.
+        weights: fingerprint of the model.
+        seconds: how long embedding took, decoding included, when it was done.
+        cached: read from the disk.
+    """
+
+    values: Tensor
+    weights: str
+    seconds: float
+    cached: bool
+
+    def representations(self, layer: str, pool: str, time: str = "mean") -> dict[str, Callable[[], Tensor]]:
+        """The representations that the choices allow, by name, as functions that give [N, features].
+
+        Args:
+            layer: "last", "best" (all of them), a number from 1, or "weighted": all in one, [N, L, features].
+                A model of one layer, as baselines are, gives that one.
+            pool: of frequency patches, "concat" (side by side), "mean" (averaged) or "best" (both).
+            time: "mean", "mean+std" or "best" (both); a baseline's own statistics stay what they are.
+
+        Raises:
+            ValueError: no such layer or pooling.
+        """
+        _, layers, statistics, freq, _ = self.values.shape
+        pools = _choices("pool", pool, POOLS)[: None if freq > 1 else 1]
+        times = _choices("time", time, TIMES)[: None if statistics > 1 else 1]
+        chosen: dict[str, int | slice] = {}
+        if layer == "weighted":
+            chosen["weighted"] = slice(None)
+        elif layer == "best":
+            chosen.update({str(index + 1): index for index in range(layers - 1)}, last=layers - 1)
+        elif layer == "last" or (layers == 1 and layer.isdigit()):
+            chosen["last"] = layers - 1  # a baseline's statistics are its only layer
+        elif layer.isdigit() and 1 <= int(layer) < layers:
+            chosen[layer] = int(layer) - 1
+        else:
+            raise ValueError(f"layer is {layer!r}; choose last, best, each, weighted or 1 to {layers - 1}")
+        found = {}
+        for name, index in chosen.items():
+            for way in pools:
+                for over in times:
+                    parts = [name, *([way] if freq > 1 else []), *([over] if statistics > 1 else [])]
+                    found[" ".join(parts)] = self._pooled(index, way, over)
+        return found
+
+    def _pooled(self, layer: int | slice, pool: str, time: str) -> Callable[[], Tensor]:
+        def features() -> Tensor:
+            chosen = self.values[:, layer, : 1 if time == "mean" else 2]  # [N, (L,) S, F, D]
+            return chosen.flatten(-3) if pool == "concat" else chosen.mean(-2).flatten(-2)
+
+        return features
+
+
+def _choices(name: str, value: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    if value not in (*known, "best"):
+        raise ValueError(f"{name} is {value!r}; choose {', '.join(known)} or best")
+    return known if value == "best" else (value,)
+
+
+def embed_task(
+    model: Named,
+    task: Task,
+    *,
+    all_layers: bool = False,
+    cache: str | Path = DEFAULT_CACHE,
+) -> Embedded:
+    """The embeddings of the task's clips, from the cache or computed into it.
+
+    Args:
+        model: the model.
+        task: its clips in its order.
+        all_layers: all of them, not the last alone.
+        cache: folder of the cache.
+
+    Raises:
+        AudioError: a clip cannot be decoded.
+        EmbeddingError: an embedding is not finite; nothing is kept then.
+    """
+    weights = fingerprint(model.module)
+    folder = Path(cache).expanduser()
+    key = _key(model, weights, task)
+    last, every = (folder / f"{key}-{layers}.safetensors" for layers in ("last", "all"))
+    path = every if all_layers else last
+    found = _read(path, len(task.clips))
+    if found is None and not all_layers:  # a file of all layers has the last one too
+        found = _read(every, len(task.clips), last_layer=True)
+    if found is not None:
+        values, seconds = found
+        return Embedded(values, weights, seconds, True)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = own_partial(path, "rows")
+    started = time.perf_counter()
+    try:
+        computed = _compute(model, task, all_layers, rows)
+        seconds = time.perf_counter() - started
+        header = {"seconds": repr(seconds), "model": model.name, "source": model.source, "task": task.name}
+        with in_place_of(path) as partial:
+            save_file({"values": computed}, partial, metadata=header)
+    finally:
+        rows.unlink(missing_ok=True)
+    # From the file, so that their disk space is not taken twice.
+    values, _ = _read(path, len(task.clips)) or (computed, seconds)
+    return Embedded(values, weights, seconds, False)
+
+
+def _key(model: Named, weights: str, task: Task) -> str:
+    """Asks for each clip's file: of AudioSet's two million that alone takes 20 s."""
+    kind, rate = type(model.module).__name__, model.module.sample_rate
+    parts = (FORMAT, version("ajepa"), kind, weights, rate, model.precision)
+    digest = hashlib.sha256(f"{parts}\n".encode())
+    for clip in task.clips:
+        status = clip.path.stat()
+        entry = [str(clip.path.resolve()), status.st_size, status.st_mtime_ns, clip.start, clip.seconds]
+        digest.update(json.dumps(entry).encode())
+    return digest.hexdigest()[:32]
+
+
+def _read(path: Path, clips: int, last_layer: bool = False) -> tuple[Tensor, float] | None:
+    """None where there is no such file, or one that cannot be read: it is then written anew."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = file.get_slice("values")
+            values = stored[:, stored.get_shape()[1] - 1 :] if last_layer else stored[:]
+            seconds = float((file.metadata() or {}).get("seconds", "nan"))
+    except (OSError, SafetensorError):
+        return None
+    return (values, seconds) if len(values) == clips else None
+
+
+def _compute(model: Named, task: Task, all_layers: bool, path: Path) -> Tensor:
+    """The embeddings, mapped from a file into which each clip's are written as they come.
+
+    All layers of a large set fit into no memory: of ViT-B those of Speech Commands are 68 GB.
+    """
+    module = model.module
+    rate = int(module.sample_rate)
+    device = next(chain(module.parameters(), module.buffers())).device
+    shape: tuple[int, ...] = ()
+    with (
+        path.open("wb") as file,
+        closing(_batches(task.clips, rate, bool(module.ragged))) as batches,
+        tqdm(total=len(task.clips), desc=f"{model.name} on {task.name}", unit="clip", disable=None) as bar,
+        torch.no_grad(),
+        autocast(model.precision, device),
+    ):
+        for rows, waveforms in batches:
+            lengths = [len(waveform) for waveform in waveforms]
+            waveform_BS = pad_sequence(waveforms, batch_first=True).to(device)
+            part = module(waveform_BS, lengths, all_layers).float().cpu().contiguous().numpy()
+            for row, values in zip(rows, part, strict=True):
+                _check_finite(values, model, task.clips[row])
+                file.seek(row * values.nbytes)
+                file.write(values)
+            shape = (len(task.clips), *part.shape[1:])
+            bar.update(len(rows))
+    return torch.from_file(str(path), shared=False, size=math.prod(shape)).view(shape)
+
+
+def _check_finite(values: np.ndarray, model: Named, clip: Clip) -> None:
+    """A probe would give NaN an ordinary score: all neighbours are then equally near."""
+    if wrong := int((~np.isfinite(values)).sum()):
+        raise EmbeddingError(
+            f"{model.name}: {wrong:,} of {values.size:,} values of the embedding of {clip.path} are NaN or "
+            "infinite; its weights have diverged: take an earlier checkpoint"
+        )
+
+
+def _batches(
+    clips: tuple[Clip, ...], rate: int, ragged: bool
+) -> Generator[tuple[list[int], list[Tensor]], None, None]:
+    """Clips by falling length, decoded in threads: (their places in the task, waveforms)."""
+    seconds = [clip.seconds or audio.info(clip.path).seconds - clip.start for clip in clips]
+    order = sorted(range(len(clips)), key=lambda index: -seconds[index])
+
+    def decode(index: int) -> tuple[int, Tensor]:
+        clip = clips[index]
+        return index, audio.load(clip.path, start=clip.start, seconds=clip.seconds, sample_rate=rate)
+
+    workers = min(4, os.cpu_count() or 1)
+    rows: list[int] = []
+    waveforms: list[Tensor] = []
+    with closing(in_order(decode, order, workers)) as decoded:
+        for index, waveform in decoded:
+            padded = (len(rows) + 1) * (max(len(one) for one in waveforms) if waveforms else len(waveform))
+            full = padded > BATCH_SECONDS * rate or len(rows) == MOST_CLIPS
+            if rows and (full or (not ragged and len(waveform) != len(waveforms[0]))):
+                yield rows, waveforms
+                rows, waveforms = [], []
+            rows.append(index)
+            waveforms.append(waveform)
+    yield rows, waveforms

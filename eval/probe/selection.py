@@ -1,0 +1,171 @@
+"""From features to scores: what is chosen on validation alone, then one score for each test split.
+
+Features with an axis of layers are brought to one layer first, by weights that are learned on the clips that
+the probe is trained on.
+
+Shape suffixes: N clips of the task, M clips that are scored, L layers, D features, C classes, V values of a
+probe's hyper-parameter.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ajepa.eval.results.scores import Scored, score
+from ajepa.eval.tasks import Round, Task
+
+from .layer_weights import learn_mixes, nearest_penalty
+from .probes import Probe, class_weights
+
+
+class Choice(NamedTuple):
+    """What validation chose for a test split: a representation and a value, and its validation score."""
+
+    representation: str
+    value: float
+    validation: float
+
+
+class Outcome(NamedTuple):
+    """Test splits with their scores, and the choices made for them, in the order of `Task.rounds`.
+
+    Attributes:
+        layer_weights: for each test split those learned for the scored model; empty where none were.
+    """
+
+    splits: list[Scored]
+    choices: list[Choice]
+    layer_weights: list[list[float]]
+
+    @property
+    def score(self) -> float:
+        """Mean over test splits."""
+        return sum(split.score for split in self.splits) / len(self.splits)
+
+
+class _Data:
+    """A task's labels and split members as tensors."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.target = torch.from_numpy(task.target())
+        self.classes = len(task.classes)
+        self.members: dict[str, Tensor] = {
+            split: torch.tensor([i for i, clip in enumerate(task.clips) if clip.split == split])
+            for split in task.counts
+        }
+
+    def rows(self, splits: frozenset[str]) -> Tensor:
+        """Clips of several splits, in the task's order."""
+        return torch.cat([self.members[split] for split in sorted(splits)]).sort().values
+
+
+def run_probe(representations: Mapping[str, Callable[[], Tensor]], task: Task, probe: Probe) -> Outcome:
+    """Choose on validation and score each test split.
+
+    Args:
+        representations: by name, functions that give the features of the task's clips, [N, D], or [N, L, D]
+            for a learned sum of layers; each is called when it is needed: one lies in memory at a time.
+        task: the clips' labels and splits.
+        probe: the probe.
+    """
+    data, rounds = _Data(task), task.rounds()
+    tried: dict[Round, list[Choice]] = defaultdict(list)
+    for name, make in representations.items():
+        grids = _validate(make(), data, rounds, probe)
+        for one in rounds:
+            merit_V, tie_V = (torch.stack(parts).mean(0) for parts in zip(*grids[one], strict=True))
+            best_V = merit_V >= merit_V.max() - 1e-9
+            value = int(torch.where(best_V, tie_V, -torch.inf).argmax())
+            tried[one].append(Choice(name, probe.values[value], float(merit_V[value])))
+    choices = [max(tried[one], key=lambda choice: choice.validation) for one in rounds]
+
+    scored: dict[str, tuple[Scored, list[float]]] = {}
+    for name in dict.fromkeys(choice.representation for choice in choices):
+        features = representations[name]()
+        for one, choice in zip(rounds, choices, strict=True):
+            if choice.representation == name:
+                scored[one.test] = _test(features, data, one, choice.value, probe)
+    splits, layer_weights = zip(*(scored[one.test] for one in rounds), strict=True)
+    return Outcome(list(splits), choices, list(layer_weights))
+
+
+def _validate(
+    features: Tensor, data: _Data, rounds: list[Round], probe: Probe
+) -> dict[Round, list[tuple[Tensor, Tensor]]]:
+    """(score [V], mean log-probability of the truth [V]) of each round's inner splits.
+
+    Folds a and b validate each other's rounds with one and the same model, trained on all but a and b.
+    """
+    wanted: dict[frozenset[str], list[str]] = defaultdict(list)
+    for one in rounds:
+        for train, valid in one.inner:
+            if valid not in wanted[train]:
+                wanted[train].append(valid)
+    grid: dict[tuple[frozenset[str], str], tuple[Tensor, Tensor]] = {}
+    for train, valids in wanted.items():
+        rows = data.rows(train)
+        scored = torch.cat([data.members[valid] for valid in valids])
+        scores_VMC, _ = _scores(features, data, rows, scored, probe, probe.values, False)
+        sizes = [len(data.members[valid]) for valid in valids]
+        for valid, part_VMC in zip(valids, scores_VMC.split(sizes, dim=1), strict=True):
+            target = data.target[data.members[valid]]
+            merit_V = torch.stack([score(part_MC, target) for part_MC in part_VMC])
+            tie_V = torch.zeros_like(merit_V)
+            if target.ndim == 1:
+                tie_V = part_VMC.gather(2, target.expand(len(part_VMC), -1)[..., None]).double().mean((1, 2))
+            grid[train, valid] = merit_V, tie_V
+    return {one: [grid[pair] for pair in one.inner] for one in rounds}
+
+
+def _test(
+    features: Tensor, data: _Data, one: Round, value: float, probe: Probe
+) -> tuple[Scored, list[float]]:
+    rows, scored = data.rows(one.train), data.members[one.test]
+    scores_VMC, layer_weights = _scores(features, data, rows, scored, probe, [value], True)
+    groups = tuple(data.task.clips[index].group for index in scored.tolist())
+    return Scored(one.test, scores_VMC[0], data.target[scored], groups), layer_weights
+
+
+def _scores(
+    features: Tensor,
+    data: _Data,
+    rows: Tensor,
+    scored: Tensor,
+    probe: Probe,
+    values: Sequence[float],
+    final: bool,
+) -> tuple[Tensor, list[float]]:
+    """Scores [V, M, C] of the clips `scored` by a probe trained on `rows`; and layer weights, if learned."""
+    train, others, target = features[rows], features[scored], data.target[rows]
+    if train.ndim == 2:
+        return probe.scores(train, target, others, values, data.classes, final), []
+    by_penalty: dict[float, list[float]] = defaultdict(list)  # ascending, as the values are
+    for value in values:
+        by_penalty[nearest_penalty(value)].append(value)
+    weight_N = class_weights(target) if probe.balanced else None
+    mixes = learn_mixes(train, target, list(by_penalty), data.classes, weight_N)
+    parts = [
+        probe.scores(mixes[c](train), target, mixes[c](others), some, data.classes, final)
+        for c, some in by_penalty.items()
+    ]
+    return torch.cat(parts), mixes[nearest_penalty(values[-1])].weight_L.tolist()
+
+
+def describe(choices: list[Choice], rounds: list[Round], probe: Probe) -> dict[str, dict[str, Any]]:
+    """The choices as records have them, by test split; says where a value is the last of those tried."""
+    ends = {probe.values[0], probe.values[-1]}
+    return {
+        one.test: {
+            "representation": choice.representation,
+            probe.parameter: choice.value,
+            "validation": choice.validation,
+            "at_the_end_of_the_grid": choice.value in ends,
+        }
+        for one, choice in zip(rounds, choices, strict=True)
+    }

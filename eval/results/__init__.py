@@ -1,0 +1,1 @@
+"""Results: scores, intervals, records, and where they come from."""

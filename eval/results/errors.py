@@ -1,0 +1,19 @@
+"""Errors of evaluation that several protocols share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class EvaluationError(RuntimeError):
+    """A harness command failed; the message names it and where its output lies."""
+
+
+def check_distinct(
+    names: Sequence[str], baseline: str | None = None, error: type[Exception] = EvaluationError
+) -> None:
+    """Raises `error` unless models' names differ, and one is the baseline's if there is any."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise error(f"several models are called {', '.join(twice)}; tell them apart by NAME=SOURCE")
+    if baseline is not None and baseline not in names:
+        raise error(f"no model is called {baseline!r}, the baseline; there are {', '.join(names)}")

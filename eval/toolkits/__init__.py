@@ -1,0 +1,1 @@
+"""The stock toolkits of the field: HEAR, s3prl and X-ARES."""

@@ -1,0 +1,103 @@
+"""Commands of stock toolkits, each in a process of its own with the cures it needs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ajepa.eval.results.errors import EvaluationError, check_distinct
+
+
+def run_stock(
+    module: str, arguments: Sequence[str], cwd: Path, log: Path, device: str | None = None
+) -> float:
+    """Run a stock module in a process of its own with the cures it needs; see `run_module`."""
+    return run_module("ajepa.cli", ["harness", "run", module, *arguments], cwd, log, device)
+
+
+def run_module(
+    module: str,
+    arguments: Sequence[str],
+    cwd: Path,
+    log: Path,
+    device: str | None = None,
+    threads: int | None = None,
+    append: bool = False,
+) -> float:
+    """Run `python -m module arguments...` in a process of its own; returns its seconds.
+
+    Args:
+        log: gets all that it prints.
+        device: "cpu" hides GPUs from it: toolkits choose for themselves.
+        threads: that it may use; None leaves it to itself.
+        append: to what the log holds, for what goes on where an earlier process was stopped.
+
+    Raises:
+        EvaluationError: it failed; the message has the end of what it printed.
+    """
+    own = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    own |= {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    started = time.perf_counter()
+    with log.open("a" if append else "w") as file:
+        begun = file.tell()
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=cwd,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONWARNINGS": "ignore"} | own,
+        )
+    if done.returncode:
+        told = log.read_bytes()[begun:].decode(errors="replace")
+        tail = "\n  ".join(told.splitlines()[-8:])
+        raise EvaluationError(f"`python -m {module} {' '.join(arguments)}` failed; {log} ends with\n  {tail}")
+    return time.perf_counter() - started
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, which is made, while a toolkit works in it.
+
+    Raises:
+        EvaluationError: another one is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise EvaluationError(
+            f"{folder}: another process works there; wait for it, or choose another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_names(names: Sequence[str], baseline: str | None = None) -> None:
+    """As `check_distinct`; and each must do as a part of a folder's name. Raises EvaluationError."""
+    check_distinct(names, baseline)
+    if wrong := [name for name in names if not name.isprintable() or "/" in name or name.startswith(".")]:
+        raise EvaluationError(
+            f"a model is called {wrong[0]!r}, which cannot name its folder; give another by NAME=SOURCE"
+        )
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of this package and of others, "not installed" where one is not."""
+    found = {}
+    for package in ("ajepa", *packages):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

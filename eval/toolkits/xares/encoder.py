@@ -1,0 +1,150 @@
+"""Encoders for X-ARES 0.1.3 (arXiv 2505.16369): a class of its own for each checkpoint.
+
+    python -m ajepa.eval.xares runs/first            # writes ajepa_first_3f2a91c0.py
+    python -m xares.run --max-jobs 0 ajepa_first_3f2a91c0.py tasks/esc50_task.py
+
+X-ARES makes an encoder from a file with one class, without arguments, and keeps embeddings and scores under
+the class's name alone, so that two checkpoints under one name give one score. A file written here has the
+checkpoint's fingerprint in its name, and its class refuses other weights.
+
+X-ARES batches clips of different lengths with zeros behind the shorter ones and does not say where those
+begin. The frames of that silence are therefore encoded as audio and count in its mean over time, for every
+encoder alike: a clip's score depends on the clips beside it. Nothing is guessed here from trailing zeros,
+which recordings have too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ajepa import files
+from ajepa.model.fingerprint import fingerprint
+from ajepa.model.loading import load_model
+from ajepa.named_source import name_of
+
+FREQUENCIES = ("concatenate", "average")
+
+
+class XaresError(ValueError):
+    """An encoder for X-ARES cannot be made as asked; the message says what to change."""
+
+
+class XaresEncoder(nn.Module):
+    """An `AudioEncoder` as X-ARES calls it.
+
+    Args:
+        source: any source of `ajepa.load_model`.
+        frequency: the F frequency patches of a time step side by side ("concatenate", F * D features) or
+            averaged ("average", D).
+        weights: the fingerprint that the weights must have; None takes any.
+
+    Attributes:
+        sampling_rate: Hz.
+        output_dim: features of a frame.
+        hop_size_in_ms: between two frames.
+
+    Raises:
+        ajepa.model.loading.ModelError: the source cannot be read.
+        XaresError: the weights are others, or no such `frequency`.
+    """
+
+    def __init__(self, source: str, frequency: str = "concatenate", weights: str | None = None) -> None:
+        super().__init__()
+        if frequency not in FREQUENCIES:
+            raise XaresError(f"frequency is {frequency!r}; choose {' or '.join(FREQUENCIES)}")
+        self.model = load_model(source).eval()
+        if weights is not None and (found := fingerprint(self.model)) != weights:
+            raise XaresError(
+                f"{source}: its fingerprint is {found}, but {type(self).__name__} was written for {weights}; "
+                f"write its file anew with `python -m ajepa.eval.xares {source}`"
+            )
+        self.frequency = frequency
+        self.sampling_rate = self.model.sample_rate
+        self.hop_size_in_ms = 1000 * self.model.hop_seconds
+        average = frequency == "average"
+        self.output_dim = self.model.encoder.width if average else self.model.embedding_size
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Clips [B, S], or one [S], of 1 sample or more to frames [B, T, X], float32; all S samples count."""
+        audio_BS = audio.to(self.model.device)
+        audio_BS = audio_BS[None] if audio_BS.ndim == 1 else audio_BS
+        patches_BTFD = self.model(audio_BS).patches.float()
+        return patches_BTFD.mean(2) if self.frequency == "average" else patches_BTFD.flatten(2)
+
+
+def encoder_class(
+    name: str, source: str, frequency: str = "concatenate", weights: str | None = None
+) -> type[XaresEncoder]:
+    """A class of X-ARES: called `name`, which ends in `Encoder`, and made without arguments.
+
+    Args:
+        name: X-ARES keeps results under it.
+        source, frequency, weights: as of `XaresEncoder`.
+
+    Raises:
+        XaresError: another name.
+    """
+    if not (name.isidentifier() and name.endswith("Encoder")):
+        raise XaresError(f"{name!r}: X-ARES wants a Python name that ends in Encoder")
+
+    def __init__(self: XaresEncoder) -> None:  # noqa: N807
+        XaresEncoder.__init__(self, source, frequency, weights)
+
+    return type(name, (XaresEncoder,), {"__init__": __init__, "__doc__": f"{source}, for X-ARES."})
+
+
+def write_encoder(
+    source: str | Path, folder: str | Path, *, name: str | None = None, frequency: str = "concatenate"
+) -> Path:
+    """Write the file of an encoder that X-ARES takes; its name and its class's have the weights' fingerprint.
+
+    Args:
+        source: any source of `ajepa.load_model`.
+        folder: where the file goes.
+        name: what the file's name begins with; by default the source's.
+        frequency: as of `XaresEncoder`.
+
+    Returns the file. Raises as `XaresEncoder` does.
+    """
+    path = Path(source).resolve()
+    source = str(path) if path.exists() else str(source)
+    weights = fingerprint(XaresEncoder(source, frequency).model)
+    slug = re.sub(r"[^a-z0-9]+", "_", (name or name_of(source)).lower()).strip("_")
+    slug += f"_{weights[:8]}" + ("_average" if frequency == "average" else "")
+    class_name = "Ajepa" + "".join(part.capitalize() for part in slug.split("_")) + "Encoder"
+    given = ", ".join(repr(value) for value in (class_name, source, frequency, weights))
+    file = Path(folder) / f"ajepa_{slug}.py"
+    files.write(
+        file,
+        f"# {source!r} for X-ARES, written by `python -m ajepa.eval.xares`.\n"
+        "from ajepa.eval.xares import encoder_class\n\n"
+        f"{class_name} = encoder_class({given})\n",
+    )
+    return file
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write an encoder's file; returns the exit status, 2 for wrong use and bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ajepa.eval.xares", description="Write an X-ARES encoder."
+    )
+    parser.add_argument("source", help="what ajepa.load_model takes")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder of the file; default: here")
+    parser.add_argument("--name", help="what its name begins with; default: the source's name")
+    parser.add_argument("--frequency", choices=FREQUENCIES, default="concatenate")
+    options = parser.parse_args(arguments)
+    try:
+        file = write_encoder(options.source, options.out, name=options.name, frequency=options.frequency)
+    except (ValueError, RuntimeError) as error:
+        if not type(error).__module__.startswith("ajepa"):
+            raise
+        print(f"ajepa: {error}", file=sys.stderr)
+        return 2
+    print(file)
+    return 0
