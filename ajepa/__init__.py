@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ajepa.audio import AudioError
+    from ajepa.errors import AjepaError
     from ajepa.features import LogMel, LogMelConfig
     from ajepa.model import AudioEncoder, Embedding
     from ajepa.model.loading import load_model
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ajepa.training.loop import pretrain
 
 _HOMES = {
+    "AjepaError": "ajepa.errors",
     "AudioEncoder": "ajepa.model",
     "AudioError": "ajepa.audio",
     "Embedding": "ajepa.model",
@@ -30,6 +32,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AjepaError",
     "AudioEncoder",
     "AudioError",
     "Embedding",

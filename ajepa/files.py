@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ajepa.errors import AjepaError
 
-class PlaceError(ValueError):
+
+class PlaceError(AjepaError, ValueError):
     """A file cannot be written where it was asked for; the message names the option and the place."""
 
 

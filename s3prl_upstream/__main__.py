@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from ajepa import harness
+from ajepa.errors import AjepaError
 
 from .options import UpstreamError
 
@@ -40,9 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     del options.help
     try:
         harness.run(MODULE, _with_config(_with_options(rest, options)))
-    except (ValueError, RuntimeError) as error:
-        if not type(error).__module__.startswith("ajepa"):
-            raise
+    except AjepaError as error:
         print(f"ajepa: {error}", file=sys.stderr)
         return 2
     return 0

@@ -10,8 +10,10 @@ from typing import Any, Literal
 import jsonargparse
 import yaml
 
+from ajepa.errors import AjepaError
 
-class UpstreamError(ValueError):
+
+class UpstreamError(AjepaError, ValueError):
     """The upstream cannot be made as asked; the message says what to change."""
 
 

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from ajepa.audio import load
 from ajepa.data.copies import COPY_SUFFIXES, one_of_each
 from ajepa.data.synthetic.layouts import which_set
+from ajepa.errors import AjepaError
 
 SAMPLE_RATE = 16_000
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
@@ -38,7 +39,7 @@ SPEAKERS = range(10_001, 11_252)  # classes of s3prl's speaker identification: 1
 CONFIG = "config.yaml"
 
 
-class DataSetError(ValueError):
+class DataSetError(AjepaError, ValueError):
     """A data set cannot be brought into s3prl's form; the message says what is missing."""
 
 

@@ -21,6 +21,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from ajepa.errors import AjepaError
+
 from .containers import Rewrite, examine
 from .source import AudioBytes, AudioSource, byte_size, open_bytes
 
@@ -33,7 +35,7 @@ _MARGIN = 320
 _UNDECLARED = 2**63 - 1  # libsndfile's SF_COUNT_MAX: a FLAC encoder that wrote to a pipe
 
 
-class AudioError(ValueError):
+class AudioError(AjepaError, ValueError):
     """Audio that cannot be used. The message starts with the path, which is also in `path`.
 
     One positional argument only, so that a DataLoader worker can hand it on as what it is.

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ajepa.errors import AjepaError
+
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
@@ -23,7 +25,7 @@ WEIGHTS = "model.safetensors"  # the name by which the Hub knows a model's weigh
 ADDRESS = re.compile(r"hf://([\w.-]+)/([\w.-]+)(?:@([\w.-]+))?(?:/(.+))?")
 
 
-class HubError(RuntimeError):
+class HubError(AjepaError, RuntimeError):
     """The Hub does not have something, does not allow it, or cannot be reached; the message says which."""
 
 

@@ -12,12 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ajepa.errors import AjepaError
 from ajepa.files import in_place_of
 
 FORMAT = "ajepa-1"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(AjepaError, ValueError):
     """A file is not a checkpoint that this version reads; the message names the file and the remedy."""
 
 

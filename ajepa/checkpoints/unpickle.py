@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from ajepa.errors import AjepaError
+
 # Audio-MAE stores its options (a Namespace), and in them at times a path. Neither runs anything.
 ALLOWED = {"argparse.Namespace": Namespace, "pathlib.PosixPath": PurePosixPath}
 
 
-class UnpickleError(ValueError):
+class UnpickleError(AjepaError, ValueError):
     """A torch file cannot be read, or holds what is not read; the message names the file and the remedy."""
 
 

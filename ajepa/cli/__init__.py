@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from ajepa.errors import AjepaError
+
 from . import compare, curves, data, demo, embed, evaluate, export, harness, masks, pretrain
 
 
@@ -18,12 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not options.takes_rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest
-    # The project's own errors derive from these two; anything else is a defect and keeps its traceback.
+    # Any error that does not derive from AjepaError is a defect and keeps its traceback.
     try:
         return options.run(options) or 0
-    except (ValueError, RuntimeError) as error:
-        if not type(error).__module__.startswith("ajepa"):
-            raise
+    except AjepaError as error:
         print(f"ajepa: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder that may not be written: it names its path itself

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ajepa.errors import AjepaError
 
-class UsageError(ValueError):
+
+class UsageError(AjepaError, ValueError):
     """Options that are missing, cannot be used or do not go together; the message says which."""

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 
 from ajepa.audio import AudioBytes, find_audio
+from ajepa.errors import AjepaError
 
 
-class DataError(ValueError):
+class DataError(AjepaError, ValueError):
     """A manifest, a shard or its index cannot be used, or a server does not give it. The message says what
     to do. Never a reason to go on with other clips, unlike `AudioError`."""
 

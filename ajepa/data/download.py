@@ -22,6 +22,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 from urllib.parse import urlsplit
 
+from ajepa.errors import AjepaError
+
 ATTEMPTS = 6  # in a row that bring nothing
 TIMEOUT_SECONDS = 30  # without a byte
 BACKOFF_SECONDS = 1.0  # doubles with each attempt that brings nothing
@@ -42,7 +44,7 @@ _DAMAGED = (
 Report = Callable[[int, int | None], None]  # done so far, and in all where that is known
 
 
-class DownloadError(RuntimeError):
+class DownloadError(AjepaError, RuntimeError):
     """Something cannot be fetched, is not what it should be, or cannot be unpacked; the message says what
     to do."""
 

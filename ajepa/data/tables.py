@@ -9,13 +9,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ajepa.errors import AjepaError
+
 from .copies import COPY_SUFFIXES, one_of_each
 
 PATH_COLUMNS = ("filename", "path")  # of the files in a table, where none is named
 LABEL_SEPARATOR = ";"
 
 
-class TaskError(ValueError):
+class TaskError(AjepaError, ValueError):
     """The source cannot become a task; the message says what was expected and what to do."""
 
 

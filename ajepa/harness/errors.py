@@ -1,5 +1,7 @@
 """What goes wrong with a bridge."""
 
+from ajepa.errors import AjepaError
 
-class HarnessError(RuntimeError):
+
+class HarnessError(AjepaError, RuntimeError):
     """A bridge cannot be set up or used; the message says what to do."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from ajepa.errors import AjepaError
+
 Kind = Literal["curriculum", "inverse", "block", "time-frequency", "random", "time+frequency"]
 Progress = Literal[
     "sqrt", "linear", "root-3", "root-5", "root-10", "geometric", "step", "constant-0", "constant-1"
@@ -15,7 +17,7 @@ Geometry = Literal["per-axis", "literal"]
 MOST_TARGETS = 30
 
 
-class MaskingError(ValueError):
+class MaskingError(AjepaError, ValueError):
     """A masking setting is wrong, or a grid is too small; the message names the key and the value."""
 
 

@@ -13,6 +13,7 @@ from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.official import OfficialError, read_official
 from ajepa.checkpoints.official.contents import fill_module
 from ajepa.checkpoints.unpickle import UnpickleError, is_torch_file
+from ajepa.errors import AjepaError
 from ajepa.recipes import RecipeError, load_recipe, recipe_from_dict
 
 from .embedding import Pooling, Source
@@ -23,7 +24,7 @@ DEFAULT = "default"
 FINISHED = ("encoder.safetensors", hub.WEIGHTS)  # in a run's folder, in an exported one
 
 
-class ModelError(ValueError):
+class ModelError(AjepaError, ValueError):
     """A model source cannot be used; the message names it and says what can."""
 
 

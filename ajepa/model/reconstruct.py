@@ -11,13 +11,14 @@ from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.official import read_official
 from ajepa.checkpoints.official.contents import fill_module
 from ajepa.checkpoints.unpickle import is_torch_file
+from ajepa.errors import AjepaError
 from ajepa.features import LogMel, LogMelConfig, levelled
 from ajepa.nn.grid import PatchGrid
 from ajepa.objectives.audio_mae import AudioMAE
 from ajepa.recipes import recipe_from_dict
 
 
-class ReconstructError(ValueError):
+class ReconstructError(AjepaError, ValueError):
     """A source has no decoder that reconstructs; the message says what does."""
 
 

@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ajepa.errors import AjepaError
+
 from .files import save
 
 # Metric and title; a picture has a panel for each that a run logged.
@@ -30,7 +32,7 @@ PANELS = {
 POINTS = 200
 
 
-class CurvesError(ValueError):
+class CurvesError(AjepaError, ValueError):
     """A run has no curves that can be drawn; the message says why."""
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ajepa.errors import AjepaError
 from ajepa.files import check_place, in_place_of
 
 
-class PictureError(ValueError):
+class PictureError(AjepaError, ValueError):
     """A picture cannot be stored as asked for; the message says how it can."""
 
 

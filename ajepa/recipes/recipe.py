@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from ajepa.errors import AjepaError
 from ajepa.features import LogMelConfig
 from ajepa.nn.encoder import EncoderConfig
 from ajepa.nn.grid import PatchGrid
@@ -61,7 +62,7 @@ class Recipe:
         return asdict(self)
 
 
-class RecipeError(ValueError):
+class RecipeError(AjepaError, ValueError):
     """A recipe or an option of it is wrong; the message names the key and the value."""
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, distributed
 
 from ajepa.distributed import ranks
+from ajepa.errors import AjepaError
 
 
-class TrainingError(RuntimeError):
+class TrainingError(AjepaError, RuntimeError):
     """A run cannot go on; the message says at which step, on which files, and what to do."""
 
 

@@ -33,6 +33,7 @@ from typing import Any, get_args
 
 import yaml
 
+from ajepa.errors import AjepaError
 from ajepa.model.precision import Precision
 
 from .pretraining import Pretraining, PretrainingError, Run
@@ -41,7 +42,7 @@ from .protocols import PROTOCOLS, Probing, Protocol, TaskEntry
 OWN = {"task", "data", "hear", "finetune"}  # of a task's entry; the rest are options of the task itself
 
 
-class ComparisonError(ValueError):
+class ComparisonError(AjepaError, ValueError):
     """The file of a comparison cannot be used; the message names it and the entry."""
 
 

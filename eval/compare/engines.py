@@ -18,6 +18,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
+from ajepa.errors import AjepaError
+
 from .cells import Cell, Shelf, run_cells, run_each
 from .protocols import Conditions
 
@@ -35,7 +37,7 @@ SHARED_PARAMETERS = {
 }
 
 
-class EngineError(RuntimeError):
+class EngineError(AjepaError, RuntimeError):
     """An engine cannot be used here; the message says what is missing."""
 
 

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from filelock import FileLock
 
+from ajepa.errors import AjepaError
 from ajepa.eval.results.errors import EvaluationError
 from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import interval
@@ -68,7 +69,7 @@ class Run(NamedTuple):
         return f"{self.model}, seed {self.seed}"
 
 
-class PretrainingError(ValueError):
+class PretrainingError(AjepaError, ValueError):
     """An entry of a model that is to be pre-trained is wrong; the message names it."""
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from ajepa.errors import AjepaError
 from ajepa.eval.finetune.config import FinetuneConfig, config_for
 from ajepa.eval.models.open import EncoderModel, Named, open_source
 from ajepa.eval.probe.embeddings import DEFAULT_CACHE
@@ -26,7 +27,7 @@ from ajepa.model.fingerprint import fingerprint
 from ajepa.model.precision import Precision
 
 
-class ProtocolError(ValueError):
+class ProtocolError(AjepaError, ValueError):
     """A protocol cannot be run on a task as the comparison has them; the message says what is missing."""
 
 

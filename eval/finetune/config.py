@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, get_type_hints
 
+from ajepa.errors import AjepaError
 
-class FinetuneConfigError(ValueError):
+
+class FinetuneConfigError(AjepaError, ValueError):
     """Settings of fine-tuning that cannot be used; the message names them."""
 
 

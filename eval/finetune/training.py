@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ajepa.audio import load
 from ajepa.data.order import mix_seed
+from ajepa.errors import AjepaError
 from ajepa.eval.tasks.task import Clip, Round, Task
 from ajepa.model import AudioEncoder
 from ajepa.schedules import warmup_cosine
@@ -31,7 +32,7 @@ DIVERGED = "lower lr; if it is so from the first epoch on, take another checkpoi
 Score = Callable[[np.ndarray, np.ndarray], float]  # of clips' numbers and logits, the higher the better
 
 
-class FinetuneError(ValueError):
+class FinetuneError(AjepaError, ValueError):
     """A model cannot be fine-tuned as asked; the message says what can be done."""
 
 

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
+from ajepa.errors import AjepaError
+
 from .logmel import LogMelStatistics, get_scene_embeddings
 
 
-class BaselineError(ValueError):
+class BaselineError(AjepaError, ValueError):
     """A baseline cannot be used; the message says why."""
 
 

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from ajepa import audio
 from ajepa.data.threads import in_order
+from ajepa.errors import AjepaError
 from ajepa.eval.models.open import Named
 from ajepa.eval.tasks import Clip, Task
 from ajepa.files import in_place_of, own_partial
@@ -44,7 +45,7 @@ POOLS = ("concat", "mean")
 TIMES = ("mean", "mean+std")
 
 
-class EmbeddingError(ValueError):
+class EmbeddingError(AjepaError, ValueError):
     """A model's embeddings cannot be used; the message names the model and the clip."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ajepa.errors import AjepaError
 from ajepa.eval.models.open import Named
 from ajepa.eval.results.errors import check_distinct
 from ajepa.eval.results.provenance import about_task, interval_method, provenance
@@ -24,7 +25,7 @@ from .selection import describe, run_probe
 CLASS_WEIGHTS = ("none", "balanced")
 
 
-class ProbeError(ValueError):
+class ProbeError(AjepaError, ValueError):
     """An evaluation was asked for that cannot be done; the message says what can."""
 
 

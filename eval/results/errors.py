@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ajepa.errors import AjepaError
 
-class EvaluationError(RuntimeError):
+
+class EvaluationError(AjepaError, RuntimeError):
     """A harness command failed; the message names it and where its output lies."""
 
 

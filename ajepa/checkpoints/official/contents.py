@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from ajepa.errors import AjepaError
 from ajepa.features import LogMelConfig
 from ajepa.nn.encoder import Encoder, EncoderConfig
 from ajepa.objectives.audio_jepa import AudioJEPA, AudioJEPAConfig
@@ -16,7 +17,7 @@ from ajepa.objectives.audio_mae import AudioMAE, AudioMAEConfig
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class OfficialError(ValueError):
+class OfficialError(AjepaError, ValueError):
     """A file is not one of the known projects', or not whole; the message lists what is wrong."""
 
 

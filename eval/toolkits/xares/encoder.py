@@ -24,6 +24,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ajepa import files
+from ajepa.errors import AjepaError
 from ajepa.model.fingerprint import fingerprint
 from ajepa.model.loading import load_model
 from ajepa.named_source import name_of
@@ -31,7 +32,7 @@ from ajepa.named_source import name_of
 FREQUENCIES = ("concatenate", "average")
 
 
-class XaresError(ValueError):
+class XaresError(AjepaError, ValueError):
     """An encoder for X-ARES cannot be made as asked; the message says what to change."""
 
 
@@ -141,9 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         file = write_encoder(options.source, options.out, name=options.name, frequency=options.frequency)
-    except (ValueError, RuntimeError) as error:
-        if not type(error).__module__.startswith("ajepa"):
-            raise
+    except AjepaError as error:
         print(f"ajepa: {error}", file=sys.stderr)
         return 2
     print(file)

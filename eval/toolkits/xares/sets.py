@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from ajepa import audio
 from ajepa.data.tables import read_table
+from ajepa.errors import AjepaError
 from ajepa.eval.tasks import Clip, open_task
 
 READY = ".audio_tar_ready"
@@ -42,7 +43,7 @@ WORDS = (
 )
 
 
-class XaresSetError(ValueError):
+class XaresSetError(AjepaError, ValueError):
     """A data set cannot be brought into X-ARES's form; the message says what is missing."""
 
 

@@ -1,0 +1,9 @@
+"""The base of every error that this package raises on purpose."""
+
+
+class AjepaError(Exception):
+    """Something the user can correct; the message is one line that says what is wrong and what to do.
+
+    Each part of the package derives its own error from this class and from ValueError or RuntimeError, so
+    that `except ajepa.AjepaError` catches them all and `except ValueError` goes on working.
+    """
