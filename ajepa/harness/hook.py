@@ -20,7 +20,7 @@ class BridgeFinder:
         if fullname.partition(".")[0] not in self.bridged_packages:
             return None
         try:
-            from .bridges import cured_spec
+            from ajepa.harness.bridges import cured_spec
         except ModuleNotFoundError as error:
             if error.name not in ("ajepa", "ajepa.harness", "ajepa.harness.bridges"):
                 raise
