@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ajepa.features import LogMelConfig
 from ajepa.masking import MaskingConfig, Masks, sample_masks, target_budget
 from ajepa.nn.encoder import Encoder, EncoderConfig, gather_tokens
 from ajepa.nn.grid import PatchGrid
@@ -16,6 +17,7 @@ from ajepa.nn.predictor import Predictor, PredictorConfig
 from ajepa.schedules import linear
 
 from .base import Loss, Share
+from .corruption import Corruption, CorruptionConfig
 from .regularisers import variance_covariance
 from .targets import ERRORS, LossKind, TargetNorm, average_layers, batch_normed, layer_normed
 
@@ -42,6 +44,8 @@ class AJEPAConfig:
             normalised patch of the spectrogram itself, as in Audio-MAE, at the same places. It anchors the
             features in the signal, where a short run would let go of what is hard to predict
             (docs/LOG.md); 0 in the paper.
+        corruption: what is done to the clips that the context encoder gets, while the target encoder and the
+            reconstruction get them as they are; nothing in the paper.
     """
 
     system: Literal["a-jepa"] = "a-jepa"
@@ -54,6 +58,7 @@ class AJEPAConfig:
     variance_weight: float = 0.0
     covariance_weight: float = 0.0
     reconstruction_weight: float = 0.0
+    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
 
     def __post_init__(self) -> None:
         if self.target_layers < 1:
@@ -76,7 +81,8 @@ class AJEPAConfig:
     @property
     def couples_clips(self) -> bool:
         """Whether a clip's loss depends on the other clips of its micro-batch, by statistics over them."""
-        return self.target_norm == "batch" or self.variance_weight > 0 or self.covariance_weight > 0
+        statistics = self.target_norm == "batch" or self.variance_weight > 0 or self.covariance_weight > 0
+        return statistics or self.corruption.mixes_clips
 
 
 class AJEPA(nn.Module):
@@ -92,7 +98,13 @@ class AJEPA(nn.Module):
     evaluated = "target_encoder"
     to_patch: nn.Linear | None
 
-    def __init__(self, config: AJEPAConfig, encoder: EncoderConfig, total_steps: int) -> None:
+    def __init__(
+        self,
+        config: AJEPAConfig,
+        encoder: EncoderConfig,
+        total_steps: int,
+        front_end: LogMelConfig | None = None,
+    ) -> None:
         super().__init__()
         config.check_encoder(encoder)
         self.config = config
@@ -102,6 +114,7 @@ class AJEPA(nn.Module):
         self.predictor = Predictor(config.predictor, self.encoder.width)
         values = encoder.patch[0] * encoder.patch[1]
         self.to_patch = nn.Linear(self.encoder.width, values) if config.reconstruction_weight else None
+        self.corruption = Corruption(config.corruption, front_end or LogMelConfig())
 
     def forward(
         self, spectrogram_BLM: Tensor, step: int, generator: torch.Generator, share: Share | None = None
@@ -124,7 +137,8 @@ class AJEPA(nn.Module):
         target_BND = batch_normed(features_BND) if self.config.target_norm == "batch" else features_BND
         if self.to_patch is not None:  # behind the features, so that both are taken at the same places
             target_BND = torch.cat([target_BND, layer_normed(patches_BNP)], -1)
-        context_RKD = self.encode_context(patches_BNP, masks, grid)
+        corrupted_BLC = self.corruption(spectrogram_BLM, generator, share)
+        context_RKD = self.encode_context(self.encoder.patchify(corrupted_BLC)[0], masks, grid)
         prediction_RXD, target_RXT, weight_RX = self._predict(context_RKD, masks, target_BND, grid)
         target_RXD = target_RXT[..., : self.encoder.width]
         error_RX = ERRORS[self.config.loss](prediction_RXD.float(), target_RXD) * weight_RX

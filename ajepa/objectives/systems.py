@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ajepa.features import LogMelConfig
 from ajepa.nn.encoder import EncoderConfig
 
 from .a_jepa import AJEPA, AJEPAConfig
@@ -17,10 +18,12 @@ OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
 }
 
 
-def make_objective(config: ObjectiveConfig, encoder: EncoderConfig, total_steps: int) -> AJEPA | AudioMAE:
+def make_objective(
+    config: ObjectiveConfig, encoder: EncoderConfig, total_steps: int, front_end: LogMelConfig | None = None
+) -> AJEPA | AudioMAE:
     """The system that a configuration is of, with new weights from the global generator."""
     if isinstance(config, AudioMAEConfig):
         return AudioMAE(config, encoder, total_steps)
     if isinstance(config, AudioJEPAConfig):
         return AudioJEPA(config, encoder, total_steps)
-    return AJEPA(config, encoder, total_steps)
+    return AJEPA(config, encoder, total_steps, front_end)

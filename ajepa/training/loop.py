@@ -107,7 +107,7 @@ def _run(
 
     torch.manual_seed(run.seed)  # the initial weights; every later draw has a generator of its own
     front_end = LogMel(recipe.front_end).to(device)
-    objective = make_objective(recipe.objective, recipe.encoder, optim.steps).to(device)
+    objective = make_objective(recipe.objective, recipe.encoder, optim.steps, recipe.front_end).to(device)
     start = restore_weights(last, objective) if last else 0
     compiled = lay_out(objective, run, device)
     probe = Probe(recipe, front_end, getattr(objective, objective.evaluated)) if run.probe.table else None
