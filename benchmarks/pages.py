@@ -1,4 +1,4 @@
-"""Pages of docs/ whose tables are made by a script: written anew, or checked against what it makes."""
+"""Pages of docs/ whose tables a script makes: written again, or checked against what it makes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parsed(description: str | None, arguments: list[str] | None, *, required: bo
 
 
 def settle(page: Path, text: str, made: str, source: str, *, write: bool) -> int:
-    """Write a page, now `text`, as `made`, or tell its first line that differs; returns the exit status."""
+    """Write `made` into a page, or print the first line in which its `text` differs; the exit status."""
     if write:
         page.write_text(made, encoding="utf-8")
         return 0

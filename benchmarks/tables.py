@@ -1,7 +1,7 @@
 """Write the tables of scores into the pages that have them, from the records in docs/results.
 
     python benchmarks/tables.py --write     # after records were added or run again
-    python benchmarks/tables.py --check     # tells the first line that is not as the records say
+    python benchmarks/tables.py --check     # prints the first line that differs from the records
 
 A table stands between two comments, the first of which says what it shows:
 
@@ -10,21 +10,21 @@ A table stands between two comments, the first of which says what it shows:
 
 Several files of records are joined in their order. `protocols` and `models`, all by default, choose and
 order; `name=title` renames. A row is a model, or with several protocols a model with a protocol. `cells`
-says what stands behind the score: `seeds` (in its place the score of each seed of pre-training), `spread`
+says what follows the score: `seeds` (instead of it, the score of each seed of pre-training), `spread`
 (their standard deviation), `interval`, `arrows` (does the interval of the paired difference to the baseline
-exclude zero?), `difference` (itself).
+exclude zero?), `difference` (that difference).
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pages import parsed, settle
+
+from ajepa.eval.results.record import Record, read_records
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -54,14 +54,14 @@ def table(spec: str) -> str:
     asked = dict(option.split(": ", 1) for option in options)
     if unknown := asked.keys() - {"protocols", "models", "cells"}:
         raise ValueError(f"{spec}: {', '.join(sorted(unknown))} are not known here")
-    records = [record for name in sources.split() for record in json.loads((RESULTS / name).read_text())]
-    protocols = _chosen(asked.get("protocols"), [record["protocol"] for record in records], PROTOCOLS)
-    models = _chosen(asked.get("models"), [record["model"] for record in records], {})
+    records = [record for name in sources.split() for record in read_records(RESULTS / name)]
+    protocols = _chosen(asked.get("protocols"), [record.protocol for record in records], PROTOCOLS)
+    models = _chosen(asked.get("models"), [record.model for record in records], {})
     cells = asked.get("cells", "").split()
-    found = {(record["model"], record["task"], record["protocol"]): record for record in records}
+    found = {(record.model, record.task, record.protocol): record for record in records}
     there = {task for _, task, protocol in found if protocol in protocols}
     tasks = [task for task in TASKS if task in there]
-    heads = [f"{TASKS[task]} ({_clips(next(r for r in records if r['task'] == task))})" for task in tasks]
+    heads = [f"{TASKS[task]} ({_clips(next(r for r in records if r.task == task))})" for task in tasks]
     lines = [f"| model | {' | '.join(heads)} |", "|---" * (len(tasks) + 1) + "|"]
     for model, title in models.items():
         for protocol, reading in protocols.items():
@@ -86,27 +86,26 @@ def _chosen(asked: str | None, there: list[str], titles: dict[str, str]) -> dict
     return chosen
 
 
-def _clips(record: dict[str, Any]) -> int:
+def _clips(record: Record) -> int:
     """Clips that are scored: those of the test split, or with folds all."""
-    by_split = record["clips_by_split"]
-    return by_split.get("test", sum(by_split.values()))
+    return record.clips_by_split.get("test", sum(record.clips_by_split.values()))
 
 
-def _cell(record: dict[str, Any], cells: Sequence[str]) -> str:
-    seeds = record.get("pretraining", {}).get("scores", [])
-    text = f"{record['score']:.3f}"
+def _cell(record: Record, cells: Sequence[str]) -> str:
+    seeds = [run.score for run in record.pretraining]
+    text = f"{record.score:.3f}"
     if "seeds" in cells and seeds:
         text = ", ".join(f"{score:.3f}" for score in seeds)
     if "spread" in cells and len(seeds) > 1:
-        text += f" ± {record['spread']:.3f}"
-    if "interval" in cells:
-        text += f" ({record['interval'][0]:.3f} to {record['interval'][1]:.3f})"
-    if "baseline" in record:
-        low, high = record["baseline"]["interval"]
+        text += f" ± {record.spread:.3f}"
+    if "interval" in cells and record.interval:
+        text += " ({:.3f} to {:.3f})".format(*record.interval)
+    if record.baseline:
+        low, high = record.baseline.interval
         if "arrows" in cells and not low <= 0 <= high:
             text += " ↑" if low > 0 else " ↓"
         if "difference" in cells:
-            text += f"; {record['baseline']['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+            text += f"; {record.baseline.difference:+.3f} ({low:+.3f} to {high:+.3f})"
     return text
 
 

@@ -1,0 +1,196 @@
+"""The record of a score: one type for every protocol, one writer, one reader.
+
+A file holds one record as a JSON object, or several as a list. `format` counts the changes of its keys: this
+version writes FORMAT, and reads every earlier one (`ajepa.eval.results.first_format`). A field that is added
+needs a default, so that older files can still be read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ajepa.errors import AjepaError
+from ajepa.files import write_json
+
+from .first_format import converted
+
+FORMAT = 2
+
+
+class RecordError(AjepaError, ValueError):
+    """A file does not hold records that this version can read; the message names it."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a score is above a baseline's.
+
+    Attributes:
+        by: what the baseline is, "model" or "protocol".
+        name: the baseline's.
+        difference: score minus the baseline's score.
+        interval: 95 % interval of the difference.
+        p: two-sided p-value of "no difference".
+        method: how both were drawn.
+    """
+
+    by: str
+    name: str
+    difference: float
+    interval: tuple[float, float]
+    p: float
+    method: str
+
+
+@dataclass(frozen=True)
+class PretrainingRun:
+    """One seed of a model that was pre-trained for a comparison, and its score.
+
+    Attributes:
+        seed: of the pre-training.
+        score: with this run's weights.
+        run: name of the run's folder.
+        steps, clips, seconds: what its training took.
+        weights: their fingerprint.
+        by_seed, chosen: as in `Record`, for this run alone.
+    """
+
+    seed: int
+    score: float
+    run: str
+    steps: int | None = None
+    clips: int | None = None
+    seconds: float | None = None
+    weights: str | None = None
+    by_seed: tuple[float, ...] = ()
+    chosen: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """The score of one model on one task by one protocol.
+
+    Attributes:
+        model: the model's name in tables.
+        source: what it was opened from; of models with `pretraining`, the recipe.
+        task: the task's name.
+        protocol: the protocol's name; a comparison chooses it.
+        protocol_kind: linear, knn, finetune, hear, s3prl, xares, or one of another package.
+        metric: such as accuracy or mAP.
+        score: from 0 to 1; the mean over seeds and test splits.
+        interval: 95 % interval of the score; None where the protocol gives no answers to draw from.
+        interval_method: how the interval was drawn; empty without one.
+        spread: standard deviation over pre-trainings, else over seeds, else over test splits; None for one.
+        folds: score of each test split.
+        seeds: of the head or of fine-tuning; empty where nothing is random.
+        by_seed: score of each seed.
+        chosen: what validation chose, for each test split or seed: `split`, `seed` and the choice.
+        layer: the layer whose features are scored: last, a number from 1, best, weighted, learned sum.
+        clips: number of clips; clips_by_split: of each split; classes: number of labels.
+        seconds: that the probe, training or toolkit took.
+        clips_per_s: clips embedded or trained on in a second.
+        weights: fingerprint of the model; None where there is none, or one for each run of `pretraining`.
+        task_hash: fingerprint of what was scored.
+        versions: of packages, and this package's git commit.
+        hardware, threads: where the score was computed.
+        notes: what differs from the published task or protocol.
+        pretraining: the runs, one for each seed, of a model that a comparison pre-trains.
+        baseline: the difference from the baseline, if there is one.
+        details: settings and findings of this protocol alone.
+    """
+
+    model: str
+    source: str
+    task: str
+    protocol: str
+    protocol_kind: str
+    metric: str
+    score: float
+    interval: tuple[float, float] | None = None
+    interval_method: str = ""
+    spread: float | None = None
+    folds: Mapping[str, float] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    by_seed: tuple[float, ...] = ()
+    chosen: tuple[Mapping[str, Any], ...] = ()
+    layer: str = "last"
+    clips: int | None = None
+    clips_by_split: Mapping[str, int] = field(default_factory=dict)
+    classes: int | None = None
+    seconds: float | None = None
+    clips_per_s: float | None = None
+    weights: str | None = None
+    task_hash: str | None = None
+    versions: Mapping[str, str | None] = field(default_factory=dict)
+    hardware: str | None = None
+    threads: int | None = None
+    notes: tuple[str, ...] = ()
+    pretraining: tuple[PretrainingRun, ...] = ()
+    baseline: Difference | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The record as it is written."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Record:
+        """A record that was written by this version or an earlier one.
+
+        Raises:
+            RecordError: a later format, a key that is unknown, or one that is missing.
+        """
+        found = content.get("format", 1)
+        if found not in range(1, FORMAT + 1):
+            raise RecordError(f"format is {found!r}; this version reads up to {FORMAT}: update ajepa")
+        given = _made(cls, converted(content) if found == 1 else content)
+        if given["baseline"] is not None:
+            given["baseline"] = Difference(**_made(Difference, given["baseline"]))
+        given["pretraining"] = tuple(
+            PretrainingRun(**_made(PretrainingRun, run)) for run in given["pretraining"]
+        )
+        return cls(**given)
+
+
+def _made(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a dataclass, complete, from JSON: its lists are tuples. Raises RecordError."""
+    known = {one.name: one for one in fields(kind)}
+    if surplus := sorted(set(content) - set(known) - {"format"}):
+        raise RecordError(f"{', '.join(surplus)}: not known; a {kind.__name__} has {', '.join(known)}")
+    if missing := [name for name, one in known.items() if name not in content and _default(one) is MISSING]:
+        raise RecordError(f"it lacks {', '.join(missing)}")
+    made = {name: content.get(name, _default(one)) for name, one in known.items()}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in made.items()}
+
+
+def _default(one: Any) -> Any:
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Write one record as an object, several as a list; the file appears whole or not at all."""
+    content = [record.as_json() for record in records]
+    write_json(path, content[0] if len(content) == 1 else content)
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """The records of a file.
+
+    Raises:
+        RecordError: no such file, no JSON, or no records.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: no file of records ({error})") from error
+    listed = content if isinstance(content, list) else [content]
+    if not all(isinstance(one, dict) for one in listed):
+        raise RecordError(f"{path}: expected a record, or a list of records")
+    try:
+        return [Record.from_json(one) for one in listed]
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from error
