@@ -1,0 +1,1 @@
+"""Scores of clean-trained probes on corrupted test clips."""

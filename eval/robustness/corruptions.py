@@ -1,0 +1,256 @@
+"""What can happen to a recording: noise, a room, the telephone, a codec, another level.
+
+A corruption acts on a clip at its file's own sample rate, before any model resamples it, and what it draws
+depends on the clip's name and the corruption alone. So every model hears the same corrupted clips, in every
+run and on every machine with the same libraries.
+
+Axes: S samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+from torchaudio import functional
+
+from ajepa.audio import find_audio, load, resample
+from ajepa.errors import AjepaError
+
+NOISE_DB = (20.0, 10.0, 5.0, 0.0)  # of the standard set, and of the area under its curve
+TELEPHONE_HZ = (300.0, 3400.0)
+OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
+OPUS_KBITS = (6.0, 256.0)  # what libsndfile's compression level goes from and to
+SILENT_RMS = 1e-5  # of full scale: such a noise cannot be brought to a level
+_DRAWS = 16  # excerpts of noise that are tried before a silent one is taken
+
+
+class CorruptionError(AjepaError, ValueError):
+    """A corruption is not known, or its noise cannot be used; the message says what can be."""
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One corruption, as `parse` reads it.
+
+    Attributes:
+        kind: noise, reverb, telephone, codec or level.
+        value: of noise the ratio of the clip's power to the noise's in dB; of reverb the seconds in which it
+            falls by 60 dB; of codec (Opus) kbit/s; of level dB; 0 for telephone.
+        noises: recordings that noise is cut from; without any it is synthetic.
+    """
+
+    kind: str
+    value: float = 0.0
+    noises: tuple[Path, ...] = field(default=(), repr=False)
+
+    def __str__(self) -> str:
+        form = FORMS[self.kind]
+        return form.format(f"{self.value:+g}" if self.kind == "level" else f"{self.value:g}")
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """All that its results depend on besides the clip: of noises their names, sizes and dates."""
+        states = [path.stat() for path in self.noises]
+        files = [
+            (path.name, state.st_size, state.st_mtime_ns)
+            for path, state in zip(self.noises, states, strict=True)
+        ]
+        return (str(self), *files)
+
+    def __call__(self, waveform_S: Tensor, sample_rate: int, clip: str) -> Tensor:
+        """The clip as it would be recorded, of the same length.
+
+        Args:
+            waveform_S: the clip, float32, at its own sample rate.
+            sample_rate: Hz.
+            clip: its name, which decides what is drawn.
+        """
+        seed = hashlib.sha256(f"{self.kind} {clip}".encode()).digest()[:7]
+        generator = torch.Generator().manual_seed(int.from_bytes(seed, "big"))
+        return KINDS[self.kind](self, waveform_S, sample_rate, generator)
+
+
+def parse(text: str, noises: Sequence[Path] = ()) -> list[Corruption]:
+    """The corruptions that a text names.
+
+    Args:
+        text: noise:10dB, reverb:0.6s, telephone, codec:8kbps, level:-20dB; or `standard`: noise at 20, 10, 5
+            and 0 dB, reverb:0.6s, telephone, codec:8kbps, level:-20dB and level:+20dB.
+        noises: recordings to take noise from; see `find_noises`.
+
+    Raises:
+        CorruptionError: it is none of these.
+    """
+    if text == "standard":
+        levels = [f"noise:{value:g}dB" for value in NOISE_DB]
+        others = ["reverb:0.6s", "telephone", "codec:8kbps", "level:-20dB", "level:+20dB"]
+        return [one for name in (*levels, *others) for one in parse(name, noises)]
+    for kind, form in FORMS.items():
+        if matched := re.fullmatch(form.replace("+", r"\+").format(r"([+-]?[0-9.]+)"), text):
+            try:
+                value = float(matched[1]) if matched.groups() else 0.0
+            except ValueError:
+                break
+            _check(kind, value, text)
+            return [Corruption(kind, value, tuple(noises) if kind == "noise" else ())]
+    examples = "noise:10dB, reverb:0.6s, telephone, codec:8kbps, level:-20dB or standard"
+    raise CorruptionError(f"no corruption is called {text!r}; give {examples}")
+
+
+def _check(kind: str, value: float, text: str) -> None:
+    low, high = RANGES[kind]
+    if not low <= value <= high:
+        unit = FORMS[kind].rpartition("}")[2]
+        raise CorruptionError(f"{text}: give {low:g} to {high:g} {unit}")
+
+
+def find_noises(folder: str | Path) -> tuple[Path, ...]:
+    """The recordings of a folder, sorted.
+
+    Raises:
+        CorruptionError: there is none.
+    """
+    try:
+        found = find_audio(folder)
+    except (OSError, ValueError) as error:
+        raise CorruptionError(f"{error}; give a folder of noise recordings") from error
+    return tuple(sorted(found))
+
+
+def _noise(corruption: Corruption, waveform_S: Tensor, rate: int, generator: torch.Generator) -> Tensor:
+    """Noise is added at a ratio of powers over the whole clip. A silent clip stays silent."""
+    level = _rms(waveform_S)
+    if level < SILENT_RMS:
+        return waveform_S
+    noise_S = torch.zeros(0)
+    for _ in range(_DRAWS):
+        if corruption.noises:
+            noise_S = _excerpt(corruption.noises, len(waveform_S), rate, generator)
+        else:
+            noise_S = coloured_noise(len(waveform_S), generator)
+        if _rms(noise_S) >= SILENT_RMS:
+            break
+    else:
+        raise CorruptionError(
+            f"{corruption.noises[0].parent}: {_DRAWS} excerpts in a row are silent; give other noises"
+        )
+    return waveform_S + noise_S * (level / _rms(noise_S) * 10 ** (-corruption.value / 20))
+
+
+def coloured_noise(samples: int, generator: torch.Generator) -> Tensor:
+    """Gaussian noise whose power falls with frequency by 0 (white) to 2 (brown) powers of it."""
+    slope = 2 * torch.rand((), generator=generator)
+    spectrum_K = torch.fft.rfft(torch.randn(samples, generator=generator))
+    place_K = torch.arange(1, len(spectrum_K) + 1, dtype=torch.float32)
+    return torch.fft.irfft(spectrum_K * place_K ** (-slope / 2), n=samples)
+
+
+def _excerpt(noises: Sequence[Path], samples: int, rate: int, generator: torch.Generator) -> Tensor:
+    """A stretch of one recording, which is repeated where it is short."""
+    index = int(torch.randint(len(noises), (), generator=generator))
+    noise_S = _recording(noises[index], rate)
+    start = int(torch.randint(len(noise_S), (), generator=generator))
+    return noise_S[(start + torch.arange(samples)) % len(noise_S)]
+
+
+@lru_cache(maxsize=512)
+def _recording(path: Path, rate: int) -> Tensor:
+    return load(path, sample_rate=rate)
+
+
+def _reverb(corruption: Corruption, waveform_S: Tensor, rate: int, generator: torch.Generator) -> Tensor:
+    """A synthetic room: the direct sound, then noise that decays; both of equal energy, from 5 ms on."""
+    length = max(1, min(len(waveform_S), math.ceil(corruption.value * rate)))
+    time_S = torch.arange(length) / rate
+    tail_S = torch.randn(length, generator=generator) * 10 ** (-3 * time_S / corruption.value)
+    tail_S = tail_S * (time_S >= 0.005)
+    energy = tail_S.square().sum()
+    response_S = tail_S / energy.sqrt() if energy > 0 else tail_S
+    response_S[0] += 1.0
+    return functional.fftconvolve(waveform_S, response_S)[: len(waveform_S)]
+
+
+def _telephone(corruption: Corruption, waveform_S: Tensor, rate: int, generator: torch.Generator) -> Tensor:
+    """300 to 3,400 Hz at 8 kHz in the 8 bits of G.711's mu-law."""
+    narrow_S = _resampled(waveform_S, rate, 8_000)
+    for _ in range(2):
+        narrow_S = functional.highpass_biquad(narrow_S, 8_000, TELEPHONE_HZ[0])
+        narrow_S = functional.lowpass_biquad(narrow_S, 8_000, TELEPHONE_HZ[1])
+    coded_S = functional.mu_law_encoding(narrow_S.clamp(-1.0, 1.0), 256)
+    return _fitted(_resampled(functional.mu_law_decoding(coded_S, 256), 8_000, rate), len(waveform_S))
+
+
+def _codec(corruption: Corruption, waveform_S: Tensor, rate: int, generator: torch.Generator) -> Tensor:
+    """Coded by Opus and decoded. Louder than full scale is limited to it, as a file would be."""
+    coded_rate = min((one for one in OPUS_RATES if one >= rate), default=OPUS_RATES[-1])
+    coded_S = _resampled(waveform_S, rate, coded_rate).clamp(-1.0, 1.0).numpy()
+    low, high = OPUS_KBITS
+    memory = io.BytesIO()
+    with soundfile.SoundFile(
+        memory,
+        "w",
+        coded_rate,
+        1,
+        subtype="OPUS",
+        format="OGG",
+        compression_level=1 - (corruption.value - low) / (high - low),
+    ) as file:
+        file.write(coded_S)
+    memory.seek(0)
+    decoded_S, _ = soundfile.read(memory, dtype="float32")
+    return _fitted(
+        _resampled(torch.from_numpy(np.ascontiguousarray(decoded_S)), coded_rate, rate), len(waveform_S)
+    )
+
+
+def _level(corruption: Corruption, waveform_S: Tensor, rate: int, generator: torch.Generator) -> Tensor:
+    """Louder or softer, in floating point: nothing is cut off."""
+    return waveform_S * 10 ** (corruption.value / 20)
+
+
+def _resampled(waveform_S: Tensor, source: int, target: int) -> Tensor:
+    return waveform_S if source == target else resample(waveform_S, source, target)
+
+
+def _fitted(waveform_S: Tensor, samples: int) -> Tensor:
+    """Cut, or followed by silence, to a length."""
+    return torch.nn.functional.pad(waveform_S[:samples], (0, max(0, samples - len(waveform_S))))
+
+
+def _rms(waveform_S: Tensor) -> float:
+    return float(waveform_S.double().square().mean().sqrt())
+
+
+# How each kind is written, the values it takes, and what it does.
+FORMS = {
+    "noise": "noise:{}dB",
+    "reverb": "reverb:{}s",
+    "telephone": "telephone",
+    "codec": "codec:{}kbps",
+    "level": "level:{}dB",
+}
+RANGES = {
+    "noise": (-30.0, 60.0),
+    "reverb": (0.05, 10.0),
+    "telephone": (0.0, 0.0),
+    "codec": OPUS_KBITS,
+    "level": (-60.0, 60.0),
+}
+KINDS: dict[str, Callable[[Corruption, Tensor, int, torch.Generator], Tensor]] = {
+    "noise": _noise,
+    "reverb": _reverb,
+    "telephone": _telephone,
+    "codec": _codec,
+    "level": _level,
+}
