@@ -27,7 +27,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ajepa.data.crops import Batch
 from ajepa.features import LogMel
-from ajepa.objectives.systems import make_objective
 from ajepa.recipes import Recipe, load_recipe
 from ajepa.training.devices import lay_out, make_fabric
 from ajepa.training.guard import FiniteGuard
@@ -47,7 +46,7 @@ class Step:
         self.device = self.fabric.device
         torch.manual_seed(0)
         self.front_end = LogMel(recipe.front_end).to(self.device)
-        objective = make_objective(recipe.objective, recipe.encoder, recipe.optim.steps)
+        objective = recipe.objective.build(recipe.encoder, recipe.optim.steps, recipe.front_end)
         self.objective = objective.to(self.device)
         self.compiled = lay_out(self.objective, run, self.device)
         self.model = self.fabric.setup_module(self.objective)

@@ -14,10 +14,11 @@ from ajepa.masking import MaskingConfig, Masks, sample_masks
 from ajepa.nn.predictor import PredictorConfig
 from ajepa.objectives.a_jepa import AJEPA, AJEPAConfig, token_spread
 from ajepa.objectives.base import Share
+from ajepa.objectives.moving_average import parameter_gap
 from ajepa.objectives.regularisers import variance_covariance
 from ajepa.objectives.targets import ERRORS, batch_normed
 from ajepa.training.devices import checkpoint_activations
-from ajepa.training.health import CollapseWatch, attention_entropy, parameter_gap, rankme
+from ajepa.training.health import CollapseWatch, attention_entropy, rankme
 from tests.conftest import TINY
 
 CONFIG = AJEPAConfig(predictor=PredictorConfig(kind="global", depth=1, width=32, heads=2))

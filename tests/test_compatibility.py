@@ -11,7 +11,6 @@ import torch
 from safetensors import safe_open
 
 from ajepa import load_model
-from ajepa.objectives.systems import make_objective
 from ajepa.recipes import load_recipe
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -58,7 +57,7 @@ def test_recipes_keep_their_keys_and_values(system: str) -> None:
 def test_state_dict_keys(system: str) -> None:
     """A training checkpoint of 0.3.0 holds exactly the objective's tensors, by name and shape."""
     recipe = load_recipe(str(FIXTURES / f"{system}.recipe.yaml"))
-    state = make_objective(recipe.objective, recipe.encoder, 2).state_dict()
+    state = recipe.objective.build(recipe.encoder, 2).state_dict()
     with safe_open(str(FIXTURES / f"{system}.checkpoint.safetensors"), "pt") as file:
         saved = {
             name.removeprefix("objective."): tuple(file.get_slice(name).get_shape())

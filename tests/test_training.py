@@ -14,6 +14,7 @@ import torch
 import ajepa
 from ajepa.audio import AudioError
 from ajepa.checkpoints import native as checkpoint
+from ajepa.objectives.a_jepa import AJEPA
 from ajepa.recipes import Recipe, RecipeError, load_recipe
 from ajepa.training import loop
 from ajepa.training.loop import TrainingError, pretrain
@@ -88,15 +89,15 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
     tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A finite loss can have a NaN gradient."""
-    original = loop.AJEPA.forward
+    original = AJEPA.forward
 
-    def poisoned(self: loop.AJEPA, spectrogram: torch.Tensor, step: int, *others: object) -> object:
+    def poisoned(self: AJEPA, spectrogram: torch.Tensor, step: int, *others: object) -> object:
         loss = original(self, spectrogram, step, *others)
         if step == 3:
             loss.value.register_hook(lambda gradient: gradient * float("nan"))
         return loss
 
-    monkeypatch.setattr(loop.AJEPA, "forward", poisoned)
+    monkeypatch.setattr(AJEPA, "forward", poisoned)
     with pytest.raises(TrainingError, match="step 3: the gradient's norm is nan"):
         pretrain(tiny_recipe)
     saved = checkpoint.load(max(Path(tiny_recipe.run.out, "checkpoints").iterdir()))
@@ -139,8 +140,6 @@ def test_crops_fill_whole_patches(tiny_recipe: Recipe) -> None:
 
 
 def test_weight_decay_spares_biases_and_norms(tiny_recipe: Recipe) -> None:
-    from ajepa.objectives.a_jepa import AJEPA
-
     system = AJEPA(tiny_recipe.objective, tiny_recipe.encoder, 10)
     optimizer = loop.make_optimizer(system, tiny_recipe.optim)
     loop.set_schedules(optimizer, tiny_recipe.optim, 3)

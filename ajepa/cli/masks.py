@@ -43,6 +43,10 @@ def run_masks(options: argparse.Namespace) -> None:
             raise UsageError(f"--{name} is {getattr(options, name)}, must be at least 1")
     recipe = load_recipe(options.recipe, options.rest)
     config = recipe.objective.masking
+    if config is None:
+        raise UsageError(
+            f"{options.recipe}: {recipe.objective.title} hides no patches; choose another recipe"
+        )
     grid = recipe.crop_grid
     cases = cases_by_kind(config) if options.kinds else cases_of(config)
     print(

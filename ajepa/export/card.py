@@ -12,12 +12,12 @@ import yaml
 from ajepa import files
 from ajepa.checkpoints.hub import SCHEME
 from ajepa.model import AudioEncoder
+from ajepa.objectives.systems import objective_config
 
 from .errors import ExportError
 from .weights import Origin
 
 NEEDED = ("model", "task", "metric", "score", "weights")
-SYSTEMS = {"a-jepa": "A-JEPA", "audio-mae": "Audio-MAE", "audio-jepa": "Audio-JEPA"}
 
 
 def read_records(path: Path, fingerprint: str) -> list[dict[str, Any]]:
@@ -100,7 +100,7 @@ def _front_matter(
 def _system(origin: Origin) -> str:
     if not origin.trained_here:
         return str(origin.recipe["name"]).split(",")[0]
-    return SYSTEMS[origin.recipe["objective"].get("system", "a-jepa")]
+    return objective_config(origin.recipe["objective"].get("system", "a-jepa")).title
 
 
 def _about(model: AudioEncoder, origin: Origin) -> str:

@@ -55,8 +55,8 @@ def load_model(
             None or "default": the small encoder that comes with the package (ajepa/weights/README.md is its
             card; a folder of that name is ./default). What a file is follows from its content.
         device: where to put it; None leaves it on the CPU.
-        weights: which encoder of a training checkpoint or an Audio-JEPA file, "target_encoder" (the default)
-            or "encoder" (the only one of Audio-MAE).
+        weights: which encoder of a training checkpoint or an Audio-JEPA file; for A-JEPA and Audio-JEPA
+            "target_encoder" (the default) or "encoder", which is the only one of Audio-MAE.
         chunk_seconds: longest stretch that is encoded at once; None takes the length of the crops that
             the encoder was trained on.
         seed: of the random weights.
@@ -143,15 +143,17 @@ def _from_file(path: Path, weights: str | None, chunk_seconds: float | None) -> 
             wanted = "" if weights else "encoder.safetensors or "
             raise ModelError(f"{path}: a folder without {wanted}checkpoints/step-*.safetensors")
         path = finished if finished.is_file() and weights is None else checkpoints[-1]
-    names = checkpoint.load(path, prefixes=()).names
-    exported = "encoder.norm.weight" in names
+    header = checkpoint.load(path, prefixes=())
+    exported = "encoder.norm.weight" in header.names
     if exported and weights:
         raise ModelError(f"{path}: one exported encoder; weights={weights!r} needs a training checkpoint")
-    teacher = "objective.target_encoder.norm.weight" in names  # Audio-MAE has none
-    found = "exported encoder" if exported else weights or ("target_encoder" if teacher else "encoder")
+    recipe = recipe_from_dict(header.recipe)
+    found = "exported encoder" if exported else weights or recipe.objective.encoders[0]
+    if weights and weights not in recipe.objective.encoders:
+        known = " or ".join(recipe.objective.encoders)
+        raise ModelError(f"{path}: {recipe.objective.title} has no encoder {weights!r}; choose {known}")
     prefix = "encoder." if exported else f"objective.{found}."
     saved = checkpoint.load(path, prefixes=(prefix, "features."))
-    recipe = recipe_from_dict(saved.recipe)
     state = {f"encoder.{k.removeprefix(prefix)}": v for k, v in saved.tensors.items() if k.startswith(prefix)}
     state |= {name: value for name, value in saved.tensors.items() if name.startswith("features.")}
     source = Source(str(path), recipe.name, saved.step, found)

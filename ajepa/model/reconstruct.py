@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,8 @@ from ajepa.checkpoints.official.contents import fill_module
 from ajepa.checkpoints.unpickle import is_torch_file
 from ajepa.errors import AjepaError
 from ajepa.features import LogMel, LogMelConfig, levelled
+from ajepa.nn.encoder import Encoder
 from ajepa.nn.grid import PatchGrid
-from ajepa.objectives.audio_mae import AudioMAE
 from ajepa.recipes import recipe_from_dict
 
 
@@ -22,10 +23,21 @@ class ReconstructError(AjepaError, ValueError):
     """A source has no decoder that reconstructs; the message says what does."""
 
 
-class Reconstructor(nn.Module):
-    """An Audio-MAE with its front end."""
+@runtime_checkable
+class Reconstructing(Protocol):
+    """An objective that can fill in the hidden patches of a spectrogram, such as Audio-MAE."""
 
-    def __init__(self, features: LogMelConfig, objective: AudioMAE) -> None:
+    encoder: Encoder
+
+    def reconstruct(self, spectrogram_BLC: Tensor, hidden_BN: Tensor) -> Tensor:
+        """The spectrogram [B, L, C] with the patches predicted where `hidden_BN` is True."""
+        ...
+
+
+class Reconstructor(nn.Module):
+    """A masked autoencoder with its front end."""
+
+    def __init__(self, features: LogMelConfig, objective: Reconstructing) -> None:
         super().__init__()
         self.features = LogMel(features)
         self.objective = objective
@@ -78,13 +90,13 @@ def load_reconstructor(source: str | Path, *, heads: int | None = None) -> Recon
     if path.is_file() and is_torch_file(path):
         found = read_official(path, heads=heads)
         objective = found.objective()
-        if not isinstance(objective, AudioMAE):
+        if not isinstance(objective, Reconstructing):
             raise ReconstructError(f"{path}: {found.system}; {remedy}")
         return Reconstructor(found.front_end, objective).eval()
     saved = checkpoint.load(path, prefixes=("objective.",))
     recipe = recipe_from_dict(saved.recipe)
-    if recipe.objective.system != "audio-mae" or not saved.tensors:
+    objective = recipe.objective.build(recipe.encoder, 1, recipe.front_end)
+    if not isinstance(objective, Reconstructing) or not saved.tensors:
         raise ReconstructError(f"{path}: {recipe.name}; {remedy}")
-    objective = AudioMAE(recipe.objective, recipe.encoder, total_steps=1)
     tensors = {name.removeprefix("objective."): tensor for name, tensor in saved.tensors.items()}
     return Reconstructor(recipe.front_end, fill_module(objective, tensors, path)).eval()

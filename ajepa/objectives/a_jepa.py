@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from types import MappingProxyType
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +18,24 @@ from ajepa.nn.grid import PatchGrid
 from ajepa.nn.predictor import Predictor, PredictorConfig
 from ajepa.schedules import linear
 
-from .base import Loss, Share
+from .base import Loss, Objective, Share
 from .corruption import Corruption, CorruptionConfig
+from .moving_average import follow, parameter_gap
 from .regularisers import variance_covariance
 from .targets import ERRORS, LossKind, TargetNorm, average_layers, batch_normed, layer_normed
+
+# What A-JEPA and Audio-JEPA add to a run's log; `momentum` has no curve, it is the recipe's.
+METRICS: Mapping[str, str] = MappingProxyType(
+    {
+        "prediction_error": "prediction error",
+        "reconstruction_error": "reconstruction error",
+        "target_std": "spread of the targets (0: collapse)",
+        "prediction_std": "spread of the predictions",
+        "ema_gap": "distance of encoder and target encoder",
+        "visible": "share of tokens in the context",
+        "targets": "share of tokens to predict",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,14 @@ class AJEPAConfig:
         corruption: what is done to the clips that the context encoder gets, while the target encoder and the
             reconstruction get them as they are; nothing in the paper.
     """
+
+    title: ClassVar[str] = "A-JEPA"
+    encoders: ClassVar[tuple[str, ...]] = ("target_encoder", "encoder")
+    metrics: ClassVar[Mapping[str, str]] = METRICS
+    advice: ClassVar[str] = (
+        "What has helped A-JEPA (docs/LOG.md): objective.variance_weight=1 with "
+        "objective.covariance_weight=0.04, a slower moving average (objective.momentum), a lower optim.lr."
+    )
 
     system: Literal["a-jepa"] = "a-jepa"
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -84,18 +108,21 @@ class AJEPAConfig:
         statistics = self.target_norm == "batch" or self.variance_weight > 0 or self.covariance_weight > 0
         return statistics or self.corruption.mixes_clips
 
+    def build(self, encoder: EncoderConfig, total_steps: int, front_end: LogMelConfig | None = None) -> AJEPA:
+        """The objective with new weights, drawn from torch's global generator."""
+        return AJEPA(self, encoder, total_steps, front_end)
 
-class AJEPA(nn.Module):
+
+class AJEPA(Objective):
     """The objective: a context encoder, its moving average as target encoder, and a predictor.
 
-    `objective(spectrogram, step, generator) -> Loss`; call `after_step(step)` once the optimiser has
-    stepped. `encoder` is trained by gradient, `target_encoder` is what evaluation uses by default.
+    Call `after_step(step)` once the optimiser has stepped. `encoder` is trained by gradient,
+    `target_encoder` is what evaluation uses by default.
 
     Attributes:
         to_patch: from the predictor's output to a patch; None without `reconstruction_weight`.
     """
 
-    evaluated = "target_encoder"
     to_patch: nn.Linear | None
 
     def __init__(
@@ -212,32 +239,15 @@ class AJEPA(nn.Module):
         """The moving average's coefficient at a step: linear, as in I-JEPA's code."""
         return linear(step, self.total_steps, *self.config.momentum)
 
-    @torch.no_grad()
     def after_step(self, step: int) -> dict[str, float]:
-        """Move the target encoder: theta' <- m theta' + (1 - m) theta, parameters only.
-
-        Raises:
-            RuntimeError: the two encoders' parameters do not bear the same names.
-        """
+        """Move the target encoder towards the encoder; returns the coefficient."""
         momentum = self.momentum(step)
-        targets, sources = (
-            dict(encoder.named_parameters()) for encoder in (self.target_encoder, self.encoder)
-        )
-        if targets.keys() != sources.keys():
-            raise RuntimeError(
-                f"target encoder and encoder differ in {sorted(targets.keys() ^ sources.keys())}"
-            )
-        torch._foreach_lerp_(
-            [local_part(p) for p in targets.values()],
-            [local_part(p) for p in sources.values()],
-            1.0 - momentum,
-        )
+        follow(self.target_encoder, self.encoder, momentum)
         return {"momentum": momentum}
 
-
-def local_part(parameter: Tensor) -> Tensor:
-    """This process's part of a parameter that FSDP shares out; else the parameter itself."""
-    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
+    def gauges(self) -> dict[str, float]:
+        """How far the two encoders are apart."""
+        return {"ema_gap": parameter_gap(self.encoder, self.target_encoder)}
 
 
 def _flat(chosen_BMX: Tensor) -> Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
+from ajepa.features import LogMelConfig
 from ajepa.masking import MaskingConfig
 from ajepa.nn.encoder import EncoderConfig
 from ajepa.nn.predictor import PredictorConfig
 from ajepa.schedules import cosine
 
-from .a_jepa import AJEPA, AJEPAConfig
+from .a_jepa import AJEPA, METRICS, AJEPAConfig
 
 
 def _masking() -> MaskingConfig:
@@ -31,6 +33,11 @@ class AudioJEPAConfig:
         momentum: the target encoder's EMA coefficient at the first and the last step.
     """
 
+    title: ClassVar[str] = "Audio-JEPA"
+    encoders: ClassVar[tuple[str, ...]] = ("target_encoder", "encoder")
+    metrics: ClassVar[Mapping[str, str]] = METRICS
+    advice: ClassVar[str] = "Try a slower moving average (objective.momentum) or a lower optim.lr."
+
     system: Literal["audio-jepa"] = "audio-jepa"
     masking: MaskingConfig = field(default_factory=_masking)
     predictor: PredictorConfig = field(default_factory=_predictor)
@@ -40,6 +47,15 @@ class AudioJEPAConfig:
     def couples_clips(self) -> bool:
         """No statistics over the clips of a micro-batch are in the loss."""
         return False
+
+    def check_encoder(self, encoder: EncoderConfig) -> None:
+        """Every encoder can be trained."""
+
+    def build(
+        self, encoder: EncoderConfig, total_steps: int, front_end: LogMelConfig | None = None
+    ) -> AudioJEPA:
+        """The objective with new weights, drawn from torch's global generator."""
+        return AudioJEPA(self, encoder, total_steps)
 
     def as_a_jepa(self) -> AJEPAConfig:
         """The same in A-JEPA's terms.

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from types import MappingProxyType
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ajepa.features import LogMelConfig
 from ajepa.masking import MaskingConfig, Masks, context_tokens, sample_masks, target_budget
 from ajepa.masking.masks import first_places
 from ajepa.nn.decoder import Decoder, DecoderConfig
 from ajepa.nn.encoder import Encoder, EncoderConfig, gather_tokens
 from ajepa.nn.grid import PatchGrid
 
-from .base import Loss, Share
+from .base import Loss, Objective, Share
 from .targets import layer_normed
 
 
@@ -32,6 +35,18 @@ class AudioMAEConfig:
         masking: "random", or "time+frequency" for whole time steps and bands (its 2-D masking).
         norm_pixels: predict each patch less its mean, over its standard deviation.
     """
+
+    title: ClassVar[str] = "Audio-MAE"
+    encoders: ClassVar[tuple[str, ...]] = ("encoder",)
+    metrics: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "prediction_error": "prediction error",
+            "prediction_std": "spread of the predictions",
+            "visible": "share of tokens in the context",
+            "targets": "share of tokens to predict",
+        }
+    )
+    advice: ClassVar[str] = "Try a lower optim.lr."
 
     system: Literal["audio-mae"] = "audio-mae"
     masking: MaskingConfig = field(default_factory=_masking)
@@ -59,14 +74,21 @@ class AudioMAEConfig:
         """No statistics over the clips of a micro-batch are in the loss."""
         return False
 
+    def check_encoder(self, encoder: EncoderConfig) -> None:
+        """Every encoder can be trained."""
 
-class AudioMAE(nn.Module):
+    def build(
+        self, encoder: EncoderConfig, total_steps: int, front_end: LogMelConfig | None = None
+    ) -> AudioMAE:
+        """The objective with new weights, drawn from torch's global generator."""
+        return AudioMAE(self, encoder, total_steps)
+
+
+class AudioMAE(Objective):
     """The objective: an encoder of the visible patches, and a decoder that predicts the hidden ones.
 
-    `objective(spectrogram, step, generator) -> Loss`. There is no second encoder: `after_step` does nothing.
+    There is no second encoder.
     """
-
-    evaluated = "encoder"
 
     def __init__(self, config: AudioMAEConfig, encoder: EncoderConfig, total_steps: int) -> None:
         super().__init__()
@@ -175,10 +197,6 @@ class AudioMAE(nn.Module):
             predicted_BNP = predicted_BNP * scale + mean
         patches_BNP = torch.where(hidden_BN[..., None], predicted_BNP, patches_BNP.float())
         return self.encoder.unpatchify(patches_BNP, grid)[:, :frames]
-
-    def after_step(self, step: int) -> dict[str, float]:
-        """Nothing follows the optimiser's step."""
-        return {}
 
 
 def _may_pad(masking: MaskingConfig, grid: PatchGrid) -> bool:

@@ -1,13 +1,21 @@
-"""What the training loop knows of an objective."""
+"""What the rest of the package asks of an objective: nothing else of it is known outside this folder.
+
+A system is two classes in one file: its configuration, which is a part of a recipe, and the module that the
+configuration builds. `systems` lists them; another package adds its own by an entry point.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ajepa.nn.encoder import Encoder
+from ajepa.features import LogMelConfig
+from ajepa.masking import MaskingConfig
+from ajepa.nn.encoder import Encoder, EncoderConfig
 
 
 class Share(NamedTuple):
@@ -27,7 +35,8 @@ class Loss(NamedTuple):
 
     Attributes:
         value: the scalar to differentiate. Summed over the calls that share a step it is the step's loss.
-        metrics: detached scalars of this call's clips to log, tensors that nothing waits for.
+        metrics: detached scalars of this call's clips to log, tensors that nothing waits for. One called
+            `target_std` is watched: a run whose value halves is reported to collapse.
         features: detached features [B, N, D] of the encoder that evaluation will use, for the gauges; of
             some patches alone where it saw no others.
     """
@@ -37,21 +46,87 @@ class Loss(NamedTuple):
     features: Tensor
 
 
-class Objective(Protocol):
-    """One of the systems: a module from a spectrogram to a loss.
+class ObjectiveConfig(Protocol):
+    """A frozen dataclass: the `objective` part of a recipe, and what can be said before anything is built.
 
-    A step is a pure function of (weights, batch, step, generator): no global random state.
+    Attributes:
+        system: the key `objective.system` of a recipe: a field whose type is one Literal.
+        masking: how patches are hidden, which `ajepa masks` draws; None where none are.
+        title: the system's name in model cards and messages.
+        encoders: the attributes of the objective that hold its encoders; evaluation uses the first.
+        metrics: titles of the metrics that this objective adds to a run's log, for `ajepa curves`.
+        advice: what to try when representations collapse.
+    """
+
+    title: ClassVar[str]
+    encoders: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[Mapping[str, str]]
+    advice: ClassVar[str]
+
+    @property
+    def system(self) -> str: ...
+
+    @property
+    def masking(self) -> MaskingConfig | None: ...
+
+    @property
+    def couples_clips(self) -> bool:
+        """Whether a clip's loss depends on the other clips of its micro-batch, by statistics over them."""
+        ...
+
+    def check_encoder(self, encoder: EncoderConfig) -> None:
+        """Raises ValueError, naming the keys, if this objective cannot train such an encoder."""
+        ...
+
+    def build(
+        self, encoder: EncoderConfig, total_steps: int, front_end: LogMelConfig | None = None
+    ) -> Objective:
+        """The objective with new weights, drawn from torch's global generator.
+
+        Args:
+            total_steps: of the whole run, over which schedules stretch.
+            front_end: what makes the spectrograms; None means the usual one.
+        """
+        ...
+
+
+class Objective(nn.Module):
+    """From a spectrogram to a loss.
+
+    A step is a pure function of (weights, batch, step, generator): no global random state. This is a class
+    and no Protocol because the loop also needs what every module has: parameters, a state, devices.
+
+    Attributes:
+        encoder: the encoder that is trained by gradient.
     """
 
     encoder: Encoder
-    evaluated: str  # name of the encoder that evaluation uses
 
-    def __call__(
-        self, spectrogram_BLM: Tensor, step: int, generator: torch.Generator, share: Share | None = None
+    @abstractmethod
+    def forward(
+        self, spectrogram_BLC: Tensor, step: int, generator: torch.Generator, share: Share | None = None
     ) -> Loss:
-        """Loss of a normalised log-mel batch [B, frames, mels]; without `share` it is the whole batch."""
-        ...
+        """One step's loss, or a share of it.
+
+        Args:
+            spectrogram_BLC: normalised log-mel [B, L, C], whole patches.
+            step: training step, from 0.
+            generator: decides every random choice for the whole batch; on the spectrogram's device.
+            share: which clips of the whole batch these are; None means all.
+        """
+
+    def networks(self) -> list[nn.Module]:
+        """The parts that have `blocks`, each compiled and, under FSDP, gathered one at a time.
+
+        A part may have the attribute `checkpoint_activations`; it is set where activations are not to be
+        kept.
+        """
+        return [module for module in self.children() if hasattr(module, "blocks")]
 
     def after_step(self, step: int) -> dict[str, float]:
-        """What follows the optimiser's step (such as a moving average); scalars to log."""
-        ...
+        """What follows the optimiser's step (such as a moving average); returns scalars to log."""
+        return {}
+
+    def gauges(self) -> dict[str, float]:
+        """Scalars that take time to compute, logged every `run.health_every` steps."""
+        return {}

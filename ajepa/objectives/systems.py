@@ -1,15 +1,25 @@
-"""The systems by name, and from a recipe's configuration to its objective."""
+"""The systems by name: ours, and those that other installed packages add.
+
+Another package adds an objective by an entry point of the group `ajepa.objectives`, whose name is the
+system's and whose value is the configuration class:
+
+    [project.entry-points."ajepa.objectives"]
+    my-system = "my_package.my_system:MySystemConfig"
+"""
 
 from __future__ import annotations
 
-from ajepa.features import LogMelConfig
-from ajepa.nn.encoder import EncoderConfig
+from importlib.metadata import EntryPoint, entry_points
 
-from .a_jepa import AJEPA, AJEPAConfig
-from .audio_jepa import AudioJEPA, AudioJEPAConfig
-from .audio_mae import AudioMAE, AudioMAEConfig
+from ajepa.errors import AjepaError
 
-ObjectiveConfig = AJEPAConfig | AudioMAEConfig | AudioJEPAConfig
+from .a_jepa import AJEPAConfig
+from .audio_jepa import AudioJEPAConfig
+from .audio_mae import AudioMAEConfig
+from .base import ObjectiveConfig
+
+GROUP = "ajepa.objectives"
+
 # By the key `objective.system` of a recipe.
 OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
     "a-jepa": AJEPAConfig,
@@ -18,12 +28,37 @@ OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
 }
 
 
-def make_objective(
-    config: ObjectiveConfig, encoder: EncoderConfig, total_steps: int, front_end: LogMelConfig | None = None
-) -> AJEPA | AudioMAE:
-    """The system that a configuration is of, with new weights from the global generator."""
-    if isinstance(config, AudioMAEConfig):
-        return AudioMAE(config, encoder, total_steps)
-    if isinstance(config, AudioJEPAConfig):
-        return AudioJEPA(config, encoder, total_steps)
-    return AJEPA(config, encoder, total_steps, front_end)
+class ObjectiveError(AjepaError, ValueError):
+    """No objective has this name, or a package's entry point does not lead to one."""
+
+
+def objective_names() -> list[str]:
+    """The systems that a recipe can name here."""
+    return [*OBJECTIVES, *(name for name in _added() if name not in OBJECTIVES)]
+
+
+def objective_config(system: str) -> type[ObjectiveConfig]:
+    """The configuration class of a system.
+
+    Raises:
+        ObjectiveError: no installed package has it, or the one that does cannot be imported.
+    """
+    if system in OBJECTIVES:
+        return OBJECTIVES[system]
+    entry = _added().get(system)
+    if entry is None:
+        raise ObjectiveError(
+            f"objective.system is {system!r}, must be one of {', '.join(objective_names())}; "
+            "another package's objective is known once that package is installed"
+        )
+    try:
+        return entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ObjectiveError(
+            f"objective.system is {system!r}: its entry point {entry.value} cannot be imported ({error}); "
+            "install that package again"
+        ) from error
+
+
+def _added() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,10 @@ from ajepa.errors import AjepaError
 
 from .files import save
 
-# Metric and title; a picture has a panel for each that a run logged.
-PANELS = {
-    "loss": "loss",
-    "prediction_error": "prediction error",
-    "target_std": "spread of the targets (0: collapse)",
-    "prediction_std": "spread of the predictions",
+# Metric and title of what every run logs; `panels` adds what the objectives log.
+LOOP_PANELS = {
     "rankme": "RankMe of the features (1: collapse)",
     "attention_entropy": "attention entropy",
-    "ema_gap": "distance of encoder and target encoder",
-    "visible": "share of tokens in the context",
-    "targets": "share of tokens to predict",
     "grad_norm": "gradient norm",
     "probe": "kNN probe",
     "clips_per_s": "clips/s",
@@ -34,6 +28,17 @@ POINTS = 200
 
 class CurvesError(AjepaError, ValueError):
     """A run has no curves that can be drawn; the message says why."""
+
+
+def panels() -> dict[str, str]:
+    """Metric and title; a picture has a panel for each that a run logged."""
+    from ajepa.objectives.systems import ObjectiveError, objective_config, objective_names
+
+    titles = {"loss": "loss"}
+    for system in objective_names():
+        with suppress(ObjectiveError):  # a package that is broken here is no reason to draw nothing
+            titles |= objective_config(system).metrics
+    return titles | LOOP_PANELS
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -80,10 +85,11 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> list[str]:
     from matplotlib.figure import Figure
 
     logs = {name: read_metrics(path) for name, path in runs.items()}
-    curves = {metric: {name: curve(rows, metric) for name, rows in logs.items()} for metric in PANELS}
+    titles = panels()
+    curves = {metric: {name: curve(rows, metric) for name, rows in logs.items()} for metric in titles}
     shown = [metric for metric, lines in curves.items() if any(steps for steps, _ in lines.values())]
     if not shown:
-        raise CurvesError(f"{', '.join(map(str, runs.values()))}: none of {', '.join(PANELS)} was logged")
+        raise CurvesError(f"{', '.join(map(str, runs.values()))}: none of {', '.join(titles)} was logged")
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(4.2 * columns, 2.6 * rows), dpi=110, layout="constrained")
@@ -91,7 +97,7 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> list[str]:
     for axis, metric in zip(axes.flat, shown, strict=False):
         for name, (steps, values) in curves[metric].items():
             axis.plot(steps, values, label=name, linewidth=1.2)
-        axis.set_title(PANELS[metric], fontsize=9)
+        axis.set_title(titles[metric], fontsize=9)
         axis.grid(alpha=0.3)
         axis.tick_params(labelsize=8)
     for axis in axes.flat[len(shown) :]:

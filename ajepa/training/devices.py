@@ -15,16 +15,13 @@ from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 
 from ajepa.nn.blocks import Attention
-from ajepa.nn.decoder import Decoder, WindowAttention
-from ajepa.nn.encoder import Encoder
-from ajepa.nn.predictor import Predictor
+from ajepa.nn.decoder import WindowAttention
+from ajepa.objectives.base import Objective
 from ajepa.recipes import RecipeError
 from ajepa.recipes.parts import RunConfig
 
 # How long a process waits for the others before it gives up. Longer than any checkpoint takes to write.
 PATIENCE = timedelta(minutes=15)
-
-NETWORKS = (Encoder, Predictor, Decoder)  # what an objective is made of; each has `blocks`
 
 # Parameters of glibc's mallopt(3), from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -65,20 +62,20 @@ def make_fabric(run: RunConfig) -> Fabric:
         ) from error
 
 
-def shard(objective: nn.Module, mesh: Any) -> nn.Module:
+def shard(objective: Objective, mesh: Any) -> Objective:
     """FSDP: every block is gathered when it is needed, and every network by itself, as the probe calls it."""
     from torch.distributed.fsdp import fully_shard
 
-    networks = [module for module in objective.children() if isinstance(module, NETWORKS)]
-    for network in networks:
-        for block in network.blocks:
+    for network in objective.networks():
+        blocks: Any = network.blocks
+        for block in blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(network, mesh=mesh)
     fully_shard(objective, mesh=mesh)
     return objective
 
 
-def lay_out(objective: nn.Module, run: RunConfig, device: torch.device) -> bool:
+def lay_out(objective: Objective, run: RunConfig, device: torch.device) -> bool:
     """Make ready what the recipe and the hardware ask of an objective's blocks, before Fabric wraps it.
 
     Returns:
@@ -117,14 +114,15 @@ def keep_freed_memory() -> None:
         mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
-def checkpoint_activations(objective: nn.Module) -> None:
+def checkpoint_activations(objective: Objective) -> None:
     """Let every network that is trained compute its blocks' activations again in the backward pass."""
-    for module in objective.modules():
-        if isinstance(module, NETWORKS) and any(p.requires_grad for p in module.parameters()):
-            module.checkpoint_activations = True
+    networks: list[Any] = objective.networks()
+    for network in networks:
+        if any(p.requires_grad for p in network.parameters()):
+            network.checkpoint_activations = True
 
 
-def compile_blocks(objective: nn.Module, choice: str, device: torch.device) -> bool:
+def compile_blocks(objective: Objective, choice: str, device: torch.device) -> bool:
     """torch.compile for each Transformer block; returns whether it is on.
 
     One block at a time: all blocks of a network share one compiled graph, so that it takes seconds and not
@@ -133,7 +131,8 @@ def compile_blocks(objective: nn.Module, choice: str, device: torch.device) -> b
     """
     if choice == "off" or (choice == "auto" and device.type != "cuda"):
         return False
-    blocks = [b for m in objective.modules() if isinstance(m, NETWORKS) for b in m.blocks]
+    networks: list[Any] = objective.networks()
+    blocks = [block for network in networks for block in network.blocks]
     if choice == "auto":
         try:
             _try_compiler(device)

@@ -7,11 +7,11 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ajepa.nn.blocks import Attention
 from ajepa.nn.encoder import Encoder
-from ajepa.objectives.a_jepa import AJEPAConfig
+from ajepa.objectives.base import ObjectiveConfig
 
 
 @torch.no_grad()
@@ -66,17 +66,6 @@ def attention_entropy(encoder: Encoder, spectrogram_BLM: Tensor, clips: int = 8)
     return float(torch.stack(entropies).mean()) / math.log(max(2, grid.tokens))
 
 
-@torch.no_grad()
-def parameter_gap(one: nn.Module, other: nn.Module) -> float:
-    """Distance of two models' parameters over the length of the first's: 0 for equal ones."""
-    ours, theirs = (
-        [p.full_tensor() if hasattr(p, "full_tensor") else p for p in module.parameters()]
-        for module in (one, other)
-    )
-    difference = torch.stack(torch._foreach_norm(torch._foreach_sub(ours, theirs)))
-    return float(difference.norm() / torch.stack(torch._foreach_norm(ours)).norm().clamp_min(1e-12))
-
-
 class CollapseWatch:
     """Says in words that representations collapse: once for each gauge, and again after a recovery.
 
@@ -85,15 +74,9 @@ class CollapseWatch:
     """
 
     FLOORS = MappingProxyType({"rankme": 0.5, "target_std": 0.5})  # of the highest value so far
-    ADVICE = (
-        "Look at a probe before you go on. What has helped A-JEPA (docs/LOG.md): "
-        "objective.variance_weight=1 with objective.covariance_weight=0.04, a slower moving average "
-        "(objective.momentum), a lower optim.lr."
-    )
-    OTHERS_ADVICE = "Look at a probe before you go on, and try a lower optim.lr."
 
-    def __init__(self, history: list[dict[str, Any]], objective: object) -> None:
-        self._advice = self.ADVICE if isinstance(objective, AJEPAConfig) else self.OTHERS_ADVICE
+    def __init__(self, history: list[dict[str, Any]], objective: ObjectiveConfig) -> None:
+        self._advice = f"Look at a probe before you go on. {objective.advice}"
         self._highest = dict.fromkeys(self.FLOORS, 0.0)
         self._told: set[str] = set()
         for record in history:

@@ -33,17 +33,14 @@ from ajepa.data.order import StepSampler, mix_seed
 from ajepa.data.remote import look_ahead
 from ajepa.distributed import sum_over_ranks
 from ajepa.features import LogMel, levelled
-from ajepa.nn.encoder import parameter_count
-from ajepa.objectives.a_jepa import AJEPA
-from ajepa.objectives.audio_mae import AudioMAE
-from ajepa.objectives.base import Loss, Share
-from ajepa.objectives.systems import make_objective
+from ajepa.nn.encoder import Encoder, parameter_count
+from ajepa.objectives.base import Loss, Objective, Share
 from ajepa.recipes import Recipe, RecipeError
 
 from .devices import lay_out, make_fabric
 from .folder import claimed
 from .guard import FiniteGuard, TrainingError, lost_peers, signals
-from .health import CollapseWatch, attention_entropy, parameter_gap, rankme
+from .health import CollapseWatch, attention_entropy, rankme
 from .metrics import MetricsLog
 from .optimiser import make_optimizer, set_schedules
 from .prepare import prepare, record_start
@@ -107,10 +104,11 @@ def _run(
 
     torch.manual_seed(run.seed)  # the initial weights; every later draw has a generator of its own
     front_end = LogMel(recipe.front_end).to(device)
-    objective = make_objective(recipe.objective, recipe.encoder, optim.steps, recipe.front_end).to(device)
+    objective = recipe.objective.build(recipe.encoder, optim.steps, recipe.front_end).to(device)
+    evaluated = getattr(objective, recipe.objective.encoders[0])
     start = restore_weights(last, objective) if last else 0
     compiled = lay_out(objective, run, device)
-    probe = Probe(recipe, front_end, getattr(objective, objective.evaluated)) if run.probe.table else None
+    probe = Probe(recipe, front_end, evaluated) if run.probe.table else None
     # Before FSDP shares the weights out, whose first pass has to be the whole objective's.
     at_start = {"probe": fabric.broadcast(probe.score())} if probe and not last else {}
     model = fabric.setup_module(objective)
@@ -169,7 +167,7 @@ def _run(
                 metrics: dict[str, Any] = {"loss": sum_over_ranks(value), "lr": rate, "grad_norm": norm}
                 metrics |= mean_metrics(losses, fabric.world_size) | momenta
                 if gauging:
-                    metrics |= gauges(objective, spectrogram_BLM, losses[-1])
+                    metrics |= gauges(objective, evaluated, spectrogram_BLM, losses[-1])
                 if probe and probing:
                     metrics["probe"] = fabric.broadcast(probe.score())
                 record = log.write(done, metrics)
@@ -276,13 +274,9 @@ def mean_metrics(losses: list[Loss], world_size: int) -> dict[str, Tensor]:
     return dict(zip(names, sum_over_ranks(values) / world_size, strict=True))
 
 
-def gauges(objective: AJEPA | AudioMAE, spectrogram_BLM: Tensor, loss: Loss) -> dict[str, float]:
+def gauges(objective: Objective, evaluated: Encoder, spectrogram_BLM: Tensor, loss: Loss) -> dict[str, float]:
     """What takes time to compute, on this process's last clips."""
-    evaluated = getattr(objective, objective.evaluated)
-    found = {
+    return {
         "rankme": rankme(loss.features),
         "attention_entropy": attention_entropy(evaluated, spectrogram_BLM),
-    }
-    if isinstance(objective, AJEPA):
-        found["ema_gap"] = parameter_gap(objective.encoder, objective.target_encoder)
-    return found
+    } | objective.gauges()

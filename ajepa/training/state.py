@@ -151,7 +151,7 @@ def export_encoder(
     name: str = ENCODER,
 ) -> Path:
     """The encoder that evaluation uses, with its front end, as one small file. All processes must call it."""
-    encoder: nn.Module = getattr(objective, objective.evaluated)
+    encoder: nn.Module = getattr(objective, recipe.objective.encoders[0])
     tensors = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     tensors |= {f"features.{name}": value for name, value in front_end.state_dict().items()}
     path = Path(recipe.run.out) / name

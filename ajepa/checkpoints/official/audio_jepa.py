@@ -96,7 +96,6 @@ def read_audio_jepa(
         AudioJEPAConfig(predictor=predictor),
         int(content.get("global_step", -1)),
         tensors.finish(),
-        evaluated="target_encoder",
     )
 
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from ajepa.errors import AjepaError
 from ajepa.features import LogMelConfig
 from ajepa.nn.encoder import Encoder, EncoderConfig
-from ajepa.objectives.audio_jepa import AudioJEPA, AudioJEPAConfig
-from ajepa.objectives.audio_mae import AudioMAE, AudioMAEConfig
+from ajepa.objectives.base import Objective, ObjectiveConfig
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -53,7 +52,6 @@ class Official:
         objective_config: None for a fine-tuned file, which has lost the rest of its objective.
         step: epochs (Audio-MAE) or steps (Audio-JEPA) that the file says it was trained for; -1 if silent.
         tensors: by the names of this project's modules, such as `encoder.blocks.0.norm1.weight`.
-        evaluated: which of its encoders embeds.
     """
 
     path: Path
@@ -61,30 +59,30 @@ class Official:
     front_end: LogMelConfig
     encoder: EncoderConfig
     seconds: float
-    objective_config: AudioMAEConfig | AudioJEPAConfig | None
+    objective_config: ObjectiveConfig | None
     step: int
     tensors: dict[str, Tensor]
-    evaluated: str = "encoder"
+
+    @property
+    def evaluated(self) -> str:
+        """Which of its encoders embeds."""
+        return self.objective_config.encoders[0] if self.objective_config else "encoder"
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names start with `prefix` and a dot, without it."""
         prefix += "."
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
 
-    def objective(self) -> AudioMAE | AudioJEPA:
+    def objective(self) -> Objective:
         """The whole system, in evaluation mode.
 
         Raises:
             OfficialError: the file is fine-tuned, or a tensor has another shape than the sizes ask for.
         """
-        system: AudioMAE | AudioJEPA
-        if isinstance(self.objective_config, AudioMAEConfig):
-            system = AudioMAE(self.objective_config, self.encoder, total_steps=1)
-        elif isinstance(self.objective_config, AudioJEPAConfig):
-            system = AudioJEPA(self.objective_config, self.encoder, total_steps=1)
-        else:
+        if self.objective_config is None:
             raise OfficialError(f"{self.path}: a fine-tuned file has no decoder; take the pre-trained one")
-        return fill_module(system, self.tensors, self.path)
+        objective = self.objective_config.build(self.encoder, 1, self.front_end)
+        return fill_module(objective, self.tensors, self.path)
 
     def classifier(self) -> Classifier:
         """The classifier of a fine-tuned file, in evaluation mode.
