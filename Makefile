@@ -4,12 +4,13 @@ BIN := $(VENV)/bin
 DATA ?=
 OUT ?= runs/demo
 
-.PHONY: help setup demo test lint bench bench-gpu clean
+.PHONY: help setup demo test lint bench bench-gpu docs clean
 
 help:
 	@echo "make demo              pre-train a small A-JEPA and score it, in minutes (DATA=folder: on your audio)"
 	@echo "make test              lint, types and tests"
 	@echo "make setup             only the environment, .venv"
+	@echo "make docs              the documentation site, into build/site"
 	@echo "make bench             the CPU's benchmarks"
 	@echo "make bench-gpu         the GPU's in 8 minutes, into gpu.json (DATA=folder: a short run on your audio)"
 
@@ -35,6 +36,9 @@ lint: setup
 
 test: lint
 	$(BIN)/pytest
+
+docs: setup
+	$(BIN)/python -m mkdocs build --strict
 
 bench: setup
 	$(BIN)/python benchmarks/features.py
