@@ -1,8 +1,8 @@
 """Draw the figures of the concept pages.
 
-    python docs/images/figures.py               # a_jepa.png, patches.png and intervals.svg, next to this file
+    python docs/images/figures.py    # a_jepa.png, patches.png, collapse.svg and intervals.svg
 
-`collapse.png` comes from two runs of 500 steps: see docs/concepts/collapse.md for the commands.
+`collapse.json` holds the metrics of two runs, whose commands are in docs/concepts/collapse.md.
 """
 
 from __future__ import annotations
@@ -226,6 +226,27 @@ def intervals() -> None:
     save(figure, "intervals.svg")
 
 
+def collapse() -> None:
+    """Error, spread and rank of two runs, with and without the terms that hold the rank."""
+    runs = json.loads((HERE / "collapse.json").read_text())
+    titles = {
+        "prediction_error": "prediction_error",
+        "target_std": "target_std",
+        "rankme": "rankme, of 192 dimensions",
+    }
+    figure, panels = plt.subplots(1, 3, figsize=(9.5, 2.6), facecolor="white")
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+        for (run, metrics), colour in zip(runs.items(), (CONTEXT, TARGET), strict=True):
+            steps, values = zip(*metrics[name], strict=True)
+            axes.plot(steps, values, color=colour, label=run, lw=1.6)
+        axes.set(title=title, xlabel="step", ylim=(0, None))
+        axes.grid(lw=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[1].legend(frameon=False, loc="lower left")
+    figure.tight_layout()
+    save(figure, "collapse.svg")
+
+
 def save(figure: Figure, name: str) -> None:
     """Write a figure."""
     figure.savefig(HERE / name, dpi=150, metadata={"Date": None} if name.endswith(".svg") else None)
@@ -238,4 +259,5 @@ if __name__ == "__main__":
     mpl.rcParams.update({"font.size": 9, "svg.hashsalt": "ajepa", "hatch.linewidth": 0.4})
     a_jepa()
     patches()
+    collapse()
     intervals()
