@@ -63,6 +63,9 @@ configs = st.builds(
     context_share=st.floats(0.01, 1.0),
     masks_per_clip=st.integers(1, 3),
     random_targets=ranges(0.01, 0.99),
+    draw=st.sampled_from(["mask", "step"]),
+    min_ratio=st.sampled_from([0.0, 0.35, 0.9]),
+    too_small=st.sampled_from(["redraw", "relax"]),
     hidden_time=st.floats(0.0, 0.99),
     hidden_freq=st.floats(0.01, 0.99),
 )
@@ -317,3 +320,51 @@ def test_recipes_take_masking_keys() -> None:
     assert load_recipe("ajepa-demo", overrides).objective.masking.random_targets == (0.4, 0.6)
     with pytest.raises(RecipeError, match=r"masking.context_share is 2.0"):
         load_recipe("ajepa-demo", ["objective.masking.context_share=2.0"])
+
+
+def hard_rows(masks: Masks, grid: PatchGrid) -> torch.Tensor:
+    """Which masks are time-frequency ones: no context shares a time step with a target [B * M]."""
+    context_RTF = context_of(masks, grid).unflatten(1, grid)
+    target_RTF = masks.target_BMN.flatten(0, 1).unflatten(1, grid)
+    return ~(context_RTF.any(2) & target_RTF.any(2)).any(1)
+
+
+def test_one_kind_for_a_step() -> None:
+    """With `draw: step` all masks of a step are of one kind, and as many steps are hard as f(s) says."""
+    kinds = [
+        hard_rows(draw("curriculum", PAPER_GRID, 8, seed, draw="step"), PAPER_GRID) for seed in range(200)
+    ]
+    assert all(len(hard_R.unique()) == 1 for hard_R in kinds)
+    share = torch.stack([hard_R[0] for hard_R in kinds]).float().mean()
+    assert abs(share - 0.707) < 0.1  # f at half of the steps is sqrt(0.5)
+    mixed_R = hard_rows(draw("curriculum", PAPER_GRID, 200), PAPER_GRID)
+    assert abs(mixed_R.float().mean() - 0.707) < 0.1 and len(mixed_R.unique()) == 2
+
+
+def kept_shares(masks: Masks) -> torch.Tensor:
+    """Visible share of each mask, with a context window of the whole grid."""
+    return masks.valid_BMK.float().mean(2).flatten()
+
+
+@pytest.mark.parametrize("kind", ["block", "time-frequency"])
+def test_contexts_that_are_too_small_are_relaxed(kind: str) -> None:
+    """The share that listing 1 asks for is reached, and the targets are what they were."""
+    window = {"context_scale": (1.0, 1.0), "context_share": 1.0}
+    plain = draw(kind, PAPER_GRID, 500, **window)
+    relaxed = draw(kind, PAPER_GRID, 500, min_ratio=0.35, too_small="relax", **window)
+    assert torch.equal(plain.target_BMN, relaxed.target_BMN)
+    possible = 1 - plain.target_BMN.float().mean(2).flatten()
+    share = kept_shares(relaxed)
+    assert (share[possible > 0.35] > 0.35).all()
+    large = kept_shares(plain) > 0.35
+    assert torch.equal(share[large], kept_shares(plain)[large])
+    assert kind == "block" or kept_shares(plain).mean() < 0.25 < share.mean()
+
+
+def test_contexts_that_are_too_small_are_drawn_again() -> None:
+    window = {"context_scale": (1.0, 1.0), "context_share": 1.0}
+    plain = kept_shares(draw("time-frequency", PAPER_GRID, 500, **window))
+    again = kept_shares(draw("time-frequency", PAPER_GRID, 500, min_ratio=0.2, **window))
+    assert torch.equal(again[plain > 0.2], plain[plain > 0.2]), "a mask that passes the test is kept"
+    assert (again[plain <= 0.2] > plain[plain <= 0.2]).float().mean() > 0.99
+    assert (again > 0.2).float().mean() > 0.95 > (plain > 0.2).float().mean()

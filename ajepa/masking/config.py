@@ -12,6 +12,8 @@ Progress = Literal[
     "sqrt", "linear", "root-3", "root-5", "root-10", "geometric", "step", "constant-0", "constant-1"
 ]
 Geometry = Literal["per-axis", "literal"]
+Draw = Literal["mask", "step"]
+TooSmall = Literal["redraw", "relax"]
 
 # The sampler gives every target of a mask its own bit of an int32.
 MOST_TARGETS = 30
@@ -40,6 +42,14 @@ class MaskingConfig:
             whole time steps and whole frequency bands are hidden, wherever they lie).
         progress: name of the curriculum's progress function f(s), see `PROGRESS`.
         c0: f(0), the share of time-frequency masks at the first step.
+        draw: the kind of a curriculum's masks is drawn for each "mask", or once a "step" for all of them, as
+            the paper's section 3.2 says ("at each training step"; algorithm 1 can be read either way).
+        min_ratio: a context that keeps at most this share of its rectangle is too small: the test of the
+            paper's listing 1, where it is 0.35. 0 is no test.
+        too_small: what follows then. "redraw" draws the mask again, targets and all, REDRAWS times at most,
+            and then takes the draw with the largest context. "relax" is what I-JEPA's code does with the
+            same test: the last targets no longer clear their time steps and bands, one after the other,
+            until the context is large enough; the targets themselves stay hidden.
         geometry: "per-axis" takes a rectangle's scale as a share of this grid whatever its shape;
             "literal" keeps the I-JEPA sampler's own extents in patches, with its bounds mended.
         block, time_frequency: the targets of the two kinds.
@@ -60,6 +70,9 @@ class MaskingConfig:
     kind: Kind = "curriculum"
     progress: Progress = "sqrt"
     c0: float = 0.01
+    draw: Draw = "mask"
+    min_ratio: float = 0.0
+    too_small: TooSmall = "redraw"
     geometry: Geometry = "per-axis"
     block: RegionConfig = field(default_factory=lambda: RegionConfig(4, (0.15, 0.2), (0.75, 1.5)))
     # The paper gives no aspect for time-frequency targets; algorithm 1 draws both kinds with one r_t.
@@ -72,7 +85,14 @@ class MaskingConfig:
     hidden_freq: float = 0.3
 
     def __post_init__(self) -> None:
-        for key, choices in (("kind", Kind), ("progress", Progress), ("geometry", Geometry)):
+        named = {
+            "kind": Kind,
+            "progress": Progress,
+            "geometry": Geometry,
+            "draw": Draw,
+            "too_small": TooSmall,
+        }
+        for key, choices in named.items():
             if getattr(self, key) not in get_args(choices):
                 allowed = ", ".join(get_args(choices))
                 raise MaskingError(f"masking.{key} is {getattr(self, key)!r}, must be one of {allowed}")
@@ -88,6 +108,8 @@ class MaskingConfig:
         _check_range("random_targets", self.random_targets, 1.0, below=True)
         if not 0 <= self.c0 <= 1:
             raise MaskingError(f"masking.c0 is {self.c0}, must be from 0 to 1")
+        if not 0 <= self.min_ratio < 1:
+            raise MaskingError(f"masking.min_ratio is {self.min_ratio}, must be at least 0 and below 1")
         if not 0 < self.context_share <= 1:
             raise MaskingError(
                 f"masking.context_share is {self.context_share}, must be above 0 and at most 1"

@@ -54,8 +54,8 @@ def hard_share(config: MaskingConfig, step: int, total: int) -> float:
 
     The paper prints s^((1 - c0^2) / S), a slip of typesetting: only s (1 - c0^2) / S starts at c0 and
     ends at 1, as in its source on competence-based curricula (Platanios et al., 2019, section 3).
-    The paper draws once a step (algorithm 1); here each mask draws for itself, so that the share of hard
-    masks in a batch is f(s) and not 0 or 1.
+    `MaskingConfig.draw` says whether each mask draws for itself, so that the share of hard masks in a batch
+    is f(s), or one draw decides for all masks of a step.
     """
     if config.kind not in ("curriculum", "inverse"):
         return 1.0 if config.kind == "time-frequency" else 0.0

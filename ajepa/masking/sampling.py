@@ -12,6 +12,8 @@ from .curriculum import hard_share
 from .geometry import context_tokens, kept_lines, largest_extents, random_counts, unit_sides
 from .masks import Masks, first_places
 
+REDRAWS = 16  # of masks whose context is too small, see `MaskingConfig.min_ratio`
+
 
 def sample_masks(
     config: MaskingConfig, grid: PatchGrid, batch: int, step: int, total: int, generator: torch.Generator
@@ -55,6 +57,27 @@ def _rectangles(
 ) -> tuple[Tensor, Tensor]:
     """Block masks, and with probability `share` time-frequency ones: targets and context cells, [R, N].
 
+    With `min_ratio` and "redraw" every row takes the first of its draws whose context is large enough, or
+    else the one whose context keeps most of its rectangle.
+    """
+    draws = 1 if config.draw == "step" else rows
+    hard_R = (_uniform((draws,), generator) < share).expand(rows)
+    target_RN, free_RN, kept_R = _draw_rectangles(config, grid, hard_R, generator)
+    if config.min_ratio and config.too_small == "redraw":
+        for _ in range(REDRAWS):
+            again_RN, again_free_RN, again_kept_R = _draw_rectangles(config, grid, hard_R, generator)
+            better_R = (kept_R <= config.min_ratio) & (again_kept_R > kept_R)
+            target_RN = torch.where(better_R[:, None], again_RN, target_RN)
+            free_RN = torch.where(better_R[:, None], again_free_RN, free_RN)
+            kept_R = torch.where(better_R, again_kept_R, kept_R)
+    return target_RN, free_RN
+
+
+def _draw_rectangles(
+    config: MaskingConfig, grid: PatchGrid, hard_R: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Targets [R, N], context cells [R, N], and the share of its rectangle that each context keeps [R].
+
     The context of a time-frequency mask also loses every time step and frequency band that a target
     touches (the paper's listing 1); an axis of one cell is exempt, there would be nothing left.
 
@@ -65,7 +88,6 @@ def _rectangles(
     device = generator.device
     # Without non_blocking the copy would wait for all that a GPU still has to do.
     settings_2QP = _settings(config, grid).to(device, non_blocking=True)
-    hard_R = _uniform((rows,), generator) < share
     settings_RQP = settings_2QP[hard_R.long()]
     scale, scale_range, aspect, aspect_range, most_time, most_freq, bit = settings_RQP.unbind(2)
     draw_4RQ = _uniform((4, *settings_RQP.shape[:2]), generator)
@@ -87,12 +109,42 @@ def _rectangles(
     longest_R1 = lost_RTF.flatten(1).amin(1, keepdim=True)
     power_Q = 2 ** torch.arange(1, settings_2QP.shape[1], device=device)
     limit_R11 = 2 ** (1 + (power_Q <= longest_R1).sum(1, dtype=torch.int32))[:, None, None]
-    free_RTF = lost_RTF < limit_R11
+    target_RTF = inside_RTF >= limit_R11
+    window_RTF = (inside_RTF & 1).bool()
+    if config.min_ratio and config.too_small == "relax":
+        free_RTF = _relaxed(config.min_ratio, lost_RTF, target_RTF, window_RTF, limit_R11, len(power_Q))
+    else:
+        free_RTF = lost_RTF < limit_R11
     # The window may miss the little that time-frequency targets leave: then all of it is context.
-    window_RTF = (inside_RTF & 1).bool().logical_and_(free_RTF)
-    missed_R11 = window_RTF.view(torch.uint8).amax((1, 2), keepdim=True) == 0
-    free_RTF.logical_and_(missed_R11).logical_or_(window_RTF)
-    return (inside_RTF >= limit_R11).flatten(1), free_RTF.flatten(1)
+    seen_RTF = window_RTF & free_RTF
+    missed_R11 = seen_RTF.view(torch.uint8).amax((1, 2), keepdim=True) == 0
+    free_RTF.logical_and_(missed_R11).logical_or_(seen_RTF)
+    kept_R = seen_RTF.sum((1, 2)) / window_RTF.sum((1, 2)).clamp_min(1)
+    return target_RTF.flatten(1), free_RTF.flatten(1), kept_R
+
+
+def _relaxed(
+    min_ratio: float,
+    lost_RTF: Tensor,
+    target_RTF: Tensor,
+    window_RTF: Tensor,
+    limit_R11: Tensor,
+    targets: int,
+) -> Tensor:
+    """Context cells [R, T, F] where as many targets as possible, in order, clear their steps and bands.
+
+    As many as leave more than `min_ratio` of the window; none where not even that does. No target is context.
+    """
+    least_R11 = min_ratio * window_RTF.sum((1, 2), keepdim=True)
+    hidden_RTF = ~target_RTF
+    free_RTF = hidden_RTF.clone()
+    for clearing in range(1, targets + 1):
+        # Numbers below this are spared by the first `clearing` targets; those that were dropped do nothing.
+        limit = torch.full_like(limit_R11, 2 ** (targets + 1 - clearing)).maximum(limit_R11)
+        some_RTF = (lost_RTF < limit) & hidden_RTF
+        enough_R11 = (some_RTF & window_RTF).sum((1, 2), keepdim=True) > least_R11
+        free_RTF = torch.where(enough_R11, some_RTF, free_RTF)
+    return free_RTF
 
 
 def _settings(config: MaskingConfig, grid: PatchGrid) -> Tensor:
