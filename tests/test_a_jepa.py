@@ -311,3 +311,30 @@ def test_schedules() -> None:
     assert max(rates) == rates[10] == 1.0
     assert rates[100] == pytest.approx(0.1)
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_mean_over_masks(generator: torch.Generator) -> None:
+    """Each mask weighs alike, however many targets it has; shares of a step add up to it."""
+    masking = MaskingConfig(kind="random", random_targets=(0.1, 0.8), masks_per_clip=3)
+    config = replace(CONFIG, masking=masking, mean="masks", reconstruction_weight=0.5)
+    system, batch = objective(config), spectrograms()
+    state = generator.get_state()
+    whole = system(batch, 10, generator.set_state(state))
+    parts = [
+        system(batch[first : first + 2], 10, generator.set_state(state), Share(first, 2, 4))
+        for first in (0, 2)
+    ]
+    torch.testing.assert_close(sum(part.value for part in parts), whole.value)
+    error_RX, weight_RX = (
+        torch.tensor([[8.0, 0, 0, 0], [1, 1, 1, 1]]),
+        torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 1]]),
+    )
+    assert system._mean(error_RX, weight_RX, weight_RX.sum(), 2) == (8 + 1) / 2
+    assert objective()._mean(error_RX, weight_RX, weight_RX.sum(), 2) == (8 + 4) / 5
+    # With one clip and one mask a step both are the same mean.
+    alone = replace(config, masking=replace(masking, masks_per_clip=1))
+    values = [
+        objective(one)(batch[:1], 10, generator.set_state(state)).value
+        for one in (alone, replace(alone, mean="tokens"))
+    ]
+    torch.testing.assert_close(*values)

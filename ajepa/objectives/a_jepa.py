@@ -53,6 +53,10 @@ class AJEPAConfig:
             over the clips taken off at each place of the grid and each feature scaled to unit variance.
         loss: "l2" (the paper's mean squared error), "smooth-l1" (I-JEPA's code), or "cosine",
             2 - 2 cos (Audio-JEPA).
+        mean: the loss is the mean over all target "tokens" of a step, or the mean over "masks" of the mean
+            over each mask's tokens. A time-frequency mask has fewer targets than a block mask: pooled, it
+            weighs less than its share of the masks. The paper averages "the L2 distance between the output
+            features" (section 3.2) and does not say over what first; I-JEPA's code pools masks of one size.
         variance_weight, covariance_weight: of VICReg's two terms on the context encoder's output, against
             a collapse of its dimensions; 0 in the paper. Where micro-batches share a step, each has terms
             of its own.
@@ -79,6 +83,7 @@ class AJEPAConfig:
     target_layers: int = 1
     target_norm: TargetNorm = "layer"
     loss: LossKind = "l2"
+    mean: Literal["tokens", "masks"] = "tokens"
     variance_weight: float = 0.0
     covariance_weight: float = 0.0
     reconstruction_weight: float = 0.0
@@ -157,7 +162,7 @@ class AJEPA(Objective):
         patches_BNP, grid = self.encoder.patchify(spectrogram_BLM)
         share = share or Share(0, len(patches_BNP), len(patches_BNP))
         masks = sample_masks(self.config.masking, grid, share.total, step, self.total_steps, generator)
-        targets_in_step = masks.target_BMN.sum()
+        in_step = masks.target_BMN.sum(), share.total * masks.target_BMN.shape[1]
         masks = masks.rows(share.first, share.clips)
 
         features_BND, output_BND = self.features(patches_BNP, grid)
@@ -169,13 +174,13 @@ class AJEPA(Objective):
         prediction_RXD, target_RXT, weight_RX = self._predict(context_RKD, masks, target_BND, grid)
         target_RXD = target_RXT[..., : self.encoder.width]
         error_RX = ERRORS[self.config.loss](prediction_RXD.float(), target_RXD) * weight_RX
-        value = error_RX.sum() / targets_in_step
+        value = self._mean(error_RX, weight_RX, *in_step)
         value = value + self._regulariser(context_RKD, masks) * (share.clips / share.total)
         metrics = {}
         if self.to_patch is not None:
             patch_RXP = self.to_patch(prediction_RXD).float()
             missed_RX = (patch_RXP - target_RXT[..., self.encoder.width :]).square().mean(-1) * weight_RX
-            value = value + self.config.reconstruction_weight * missed_RX.sum() / targets_in_step
+            value = value + self.config.reconstruction_weight * self._mean(missed_RX, weight_RX, *in_step)
             metrics["reconstruction_error"] = missed_RX.detach().sum() / weight_RX.sum()
         with torch.no_grad():
             metrics |= {
@@ -186,6 +191,12 @@ class AJEPA(Objective):
                 "targets": masks.target_BMN.float().mean(),
             }
         return Loss(value, metrics, output_BND)
+
+    def _mean(self, error_RX: Tensor, weight_RX: Tensor, targets: Tensor, masks: int) -> Tensor:
+        """This share's part of a mean over the step's `targets`, or over its `masks`."""
+        if self.config.mean == "tokens":
+            return error_RX.sum() / targets
+        return (error_RX.sum(1) / weight_RX.sum(1)).sum() / masks
 
     def _predict(
         self, context_RKD: Tensor, masks: Masks, target_BND: Tensor, grid: PatchGrid
