@@ -26,54 +26,46 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ajepa.data.crops import Batch
-from ajepa.features import LogMel
 from ajepa.recipes import Recipe, load_recipe
-from ajepa.training.devices import lay_out, make_fabric
+from ajepa.training.devices import make_fabric
 from ajepa.training.guard import FiniteGuard
-from ajepa.training.loop import clip_gradients, gradients
-from ajepa.training.optimiser import make_optimizer, set_schedules
+from ajepa.training.optimiser import set_schedules
 from ajepa.training.provenance import describe_run
+from ajepa.training.run import Run
+from ajepa.training.step import clip_gradients, gradients
 
 
 class Step:
     """Everything of a run but its data: calling it does one step on noise."""
 
     def __init__(self, recipe: Recipe, plain_optimizer: bool = False) -> None:
-        run = recipe.run
-        self.recipe, self.count = recipe, 0
-        self.fabric = make_fabric(run)
-        self.fabric.launch()
-        self.device = self.fabric.device
-        torch.manual_seed(0)
-        self.front_end = LogMel(recipe.front_end).to(self.device)
-        objective = recipe.objective.build(recipe.encoder, recipe.optim.steps, recipe.front_end)
-        self.objective = objective.to(self.device)
-        self.compiled = lay_out(self.objective, run, self.device)
-        self.model = self.fabric.setup_module(self.objective)
-        optimizer = make_optimizer(self.objective, recipe.optim)
+        self.count = 0
+        fabric = make_fabric(recipe.run)
+        fabric.launch()
+        self.run = run = Run.set_up(fabric, recipe)
         if plain_optimizer:
-            groups = [{**group, "fused": False, "foreach": False} for group in optimizer.param_groups]
-            optimizer = torch.optim.AdamW(groups, fused=False, foreach=False)
-        self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
+            groups = [{**group, "fused": False, "foreach": False} for group in run.optimizer.param_groups]
+            run.optimizer = torch.optim.AdamW(groups, fused=False, foreach=False)
+            run.stepper = fabric.setup_optimizers(run.optimizer)
         self.guard = FiniteGuard()
-        clips = recipe.optim.batch_size // self.fabric.world_size
+        clips = recipe.optim.batch_size // fabric.world_size
         waveform_BS = 0.1 * torch.randn(
             clips, recipe.crop_samples, generator=torch.Generator().manual_seed(0)
         )
         self.batch = Batch(waveform_BS, [""] * clips, [])
-        if self.device.type == "cuda":
+        if run.device.type == "cuda":
             self.batch = self.batch.pin_memory()
 
     def __call__(self) -> None:
-        optim = self.recipe.optim
-        set_schedules(self.optimizer, optim, self.count)
-        losses, _ = gradients(self.fabric, self.model, self.front_end, self.recipe, self.batch, self.count)
-        norm = clip_gradients(self.fabric, self.model, self.optimizer, optim.clip_norm)
+        run = self.run
+        set_schedules(run.stepper, run.recipe.optim, self.count)
+        losses, _ = gradients(run, self.batch, self.count)
+        norm = clip_gradients(run)
         value = torch.stack([loss.value.detach() for loss in losses]).sum()
         self.guard.note(self.count, value, norm, self.batch.files)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.objective.after_step(self.count)
+        run.stepper.step()
+        run.stepper.zero_grad(set_to_none=True)
+        run.objective.after_step(self.count)
         self.count += 1
 
     def flops(self) -> int:
@@ -82,8 +74,8 @@ class Step:
         Attention by plain products, since the counter does not know every fused kernel.
         """
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            gradients(self.fabric, self.model, self.front_end, self.recipe, self.batch, 0)
-        self.optimizer.zero_grad(set_to_none=True)
+            gradients(self.run, self.batch, 0)
+        self.run.stepper.zero_grad(set_to_none=True)
         return counter.get_total_flops()
 
 
@@ -124,8 +116,8 @@ def measure(recipe: Recipe, steps: int, against_float32: bool) -> dict[str, Any]
     """Median seconds of a step, and what follows from them."""
     clip_flops = flops_per_clip(recipe)
     step = Step(recipe)
-    if step.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(step.device)
+    if step.run.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(step.run.device)
     dtype = torch.bfloat16 if recipe.run.precision == "bf16-mixed" else torch.float32
     variants = {"step": step}
     if against_float32:
@@ -135,20 +127,20 @@ def measure(recipe: Recipe, steps: int, against_float32: bool) -> dict[str, Any]
     rates: list[float] = []
     for turn in range(steps + 2):
         for name, variant in variants.items():
-            seconds = seconds_of(variant, step.device)
+            seconds = seconds_of(variant, step.run.device)
             if turn >= 2:
                 times[name].append(seconds)
-        rates.append(product_rate(step.device, dtype, 3))
+        rates.append(product_rate(step.run.device, dtype, 3))
     seconds = statistics.median(times["step"])
     rate = statistics.median(rates)
-    clips = len(step.batch.files) * step.fabric.world_size
+    clips = len(step.batch.files) * step.run.fabric.world_size
     flops = clip_flops * len(step.batch.files)
     result: dict[str, Any] = {
         "recipe": recipe.name,
         "clips": clips,
         "crop_seconds": recipe.crop_samples / recipe.front_end.sample_rate,
         "precision": recipe.run.precision,
-        "compiled": step.compiled,
+        "compiled": step.run.compiled,
         "steps": steps,
         "step_seconds": seconds,
         "step_seconds_range": [min(times["step"]), max(times["step"])],
@@ -158,12 +150,12 @@ def measure(recipe: Recipe, steps: int, against_float32: bool) -> dict[str, Any]
         "product_flop_per_s": rate,
         "share_of_floor": flops / seconds / rate,
     }
-    if step.device.type == "cuda":
-        result["peak_memory_gib"] = torch.cuda.max_memory_allocated(step.device) / 2**30
+    if step.run.device.type == "cuda":
+        result["peak_memory_gib"] = torch.cuda.max_memory_allocated(step.run.device) / 2**30
     if against_float32:
         result["float32_step_seconds"] = statistics.median(times["float32"])
         result["times_float32"] = result["float32_step_seconds"] / seconds
-    return result | {"run": describe_run(step.device)}
+    return result | {"run": describe_run(step.run.device)}
 
 
 def show(result: dict[str, Any]) -> None:

@@ -166,6 +166,33 @@ def test_a_killed_process_ends_the_run_with_a_message(recipe: Recipe, tmp_path: 
     assert "another process of this run has ended" in text
 
 
+OWN_FAULT = """
+import sys
+from ajepa.cli import main
+from ajepa.training import loop
+
+original = loop.set_schedules
+def faulty(optimizer, optim, step):
+    if step == 2:
+        raise RuntimeError("a defect of the loop: gloo, NCCL")
+    return original(optimizer, optim, step)
+loop.set_schedules = faulty
+sys.exit(main())
+"""
+
+
+def test_an_error_of_all_processes_is_not_put_on_another(recipe: Recipe, tmp_path: Path) -> None:
+    """Nothing was lost: the error itself is shown, whatever words are in it."""
+    script = tmp_path / "faulty.py"
+    script.write_text(OWN_FAULT)
+    line = command(recipe, tmp_path, "faulty", "run.devices=2")
+    at = line.index("-m")
+    code, text = finish(start([*line[:at], str(script), *line[at + 2 :]]))
+    assert code not in {0, None}
+    assert "RuntimeError: a defect of the loop" in text
+    assert "raise TrainingError" not in text, text
+
+
 def test_ctrl_c_stops_all_processes_after_the_same_step(recipe: Recipe, tmp_path: Path) -> None:
     line = command(recipe, tmp_path, "stopped", "run.devices=2", "optim.steps=100000")
     process = start(line)
@@ -180,7 +207,7 @@ def test_ctrl_c_stops_all_processes_after_the_same_step(recipe: Recipe, tmp_path
 
 SLOW_DISK = """
 import sys, time
-from ajepa import checkpoint
+from ajepa.checkpoints import native as checkpoint
 
 save = checkpoint.save
 def slow(path, saved):

@@ -16,8 +16,9 @@ from ajepa.audio import AudioError
 from ajepa.checkpoints import native as checkpoint
 from ajepa.objectives.a_jepa import AJEPA
 from ajepa.recipes import Recipe, RecipeError, load_recipe
-from ajepa.training import loop
-from ajepa.training.loop import TrainingError, pretrain
+from ajepa.recipes.parts import ProbeConfig
+from ajepa.training.loop import TrainingError, due_after, pretrain
+from ajepa.training.optimiser import make_optimizer, set_schedules
 
 
 def losses(out: str | Path) -> list[float]:
@@ -141,8 +142,8 @@ def test_crops_fill_whole_patches(tiny_recipe: Recipe) -> None:
 
 def test_weight_decay_spares_biases_and_norms(tiny_recipe: Recipe) -> None:
     system = AJEPA(tiny_recipe.objective, tiny_recipe.encoder, 10)
-    optimizer = loop.make_optimizer(system, tiny_recipe.optim)
-    loop.set_schedules(optimizer, tiny_recipe.optim, 3)
+    optimizer = make_optimizer(system, tiny_recipe.optim)
+    set_schedules(optimizer, tiny_recipe.optim, 3)
     decayed, spared = optimizer.param_groups
     assert decayed["weight_decay"] > 0
     assert spared["weight_decay"] == 0
@@ -151,8 +152,32 @@ def test_weight_decay_spares_biases_and_norms(tiny_recipe: Recipe) -> None:
     assert len(decayed["params"]) + len(spared["params"]) == sum(p.requires_grad for p in system.parameters())
 
 
-def test_top_level_names_resolve() -> None:
+@pytest.mark.parametrize(
+    ("done", "due"),  # line, gauges, probe, checkpoint
+    [
+        (1, (False, False, False, False)),
+        (5, (True, False, False, False)),
+        (6, (True, True, False, False)),
+        (7, (True, False, True, True)),
+        (12, (True, True, False, False)),
+        (13, (True, True, True, True)),
+    ],
+)
+def test_what_is_due_after_a_step(tiny_recipe: Recipe, done: int, due: tuple[bool, ...]) -> None:
+    """Gauges and the probe bring a line of metrics; after the last step all of it is due."""
+    probe = ProbeConfig(table="clips.csv", every=7)
+    run = replace(tiny_recipe.run, log_every=5, health_every=6, checkpoint_every=7, probe=probe)
+    recipe = replace(tiny_recipe, run=run, optim=replace(tiny_recipe.optim, steps=13))
+    assert due_after(done, recipe) == due
+    without = replace(recipe, run=replace(run, probe=ProbeConfig(every=7)))
+    assert not due_after(done, without).probe
+
+
+def test_top_level_names_are_those_of_their_modules() -> None:
+    """Each name leads to what bears it; what is not there is an AttributeError."""
     for name in ajepa.__all__:
-        assert getattr(ajepa, name) is not None
+        assert getattr(ajepa, name).__name__ == name
+        assert getattr(ajepa, name).__module__.startswith("ajepa.")
+    assert ajepa.pretrain is pretrain
     with pytest.raises(AttributeError, match="nothing"):
         ajepa.nothing  # noqa: B018

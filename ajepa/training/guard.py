@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+import os
+import select
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
 from ajepa.distributed import ranks
 from ajepa.errors import AjepaError
+
+# How long a process that failed waits to see whether another has ended, and all wait for each other at first.
+PATIENCE_SECONDS = 10.0
 
 
 class TrainingError(AjepaError, RuntimeError):
@@ -111,21 +119,75 @@ def signals() -> Iterator[Stop]:
             signal.signal(number, previous[number])
 
 
+class Lifelines:
+    """Connections between the first process of a run and every other, over which nothing is ever sent.
+
+    The system closes them when a process ends, however it ends. The error of a collective operation does not
+    say as much: Gloo reports a lost process as a plain RuntimeError, as a tensor operation reports a wrong
+    shape. All processes must make one together. Where no connection can be made, none is ever cut.
+    """
+
+    def __init__(self) -> None:
+        self._lines: list[socket.socket] = []
+        if ranks() == 1:
+            return
+        first = distributed.get_rank() == 0
+        server = _server() if first else None
+        port: list[Any] = [server.getsockname()[1] if server else None]
+        distributed.broadcast_object_list(port)
+        try:
+            if server is None:
+                address = (os.environ["MASTER_ADDR"], port[0])
+                self._lines.append(socket.create_connection(address, PATIENCE_SECONDS))
+            else:
+                with server:
+                    for _ in range(ranks() - 1):
+                        self._lines.append(server.accept()[0])
+        except OSError as error:
+            print(f"a process that is lost will not be noticed as such: {error}", file=sys.stderr)
+
+    def cut(self) -> bool:
+        """Whether a process at the other end has ended; waits some seconds for it.
+
+        Loader processes hold their parent's end open until they notice that it is gone, for up to 5 s.
+        """
+        return bool(self._lines) and bool(select.select(self._lines, [], [], PATIENCE_SECONDS)[0])
+
+    def close(self) -> None:
+        """Close all ends here."""
+        for line in self._lines:
+            line.close()
+
+
+def _server() -> socket.socket:
+    """A server on a free port of this machine, for IPv6 and IPv4 where both can be had."""
+    both = socket.has_dualstack_ipv6()
+    server = socket.create_server(
+        ("", 0), family=socket.AF_INET6 if both else socket.AF_INET, backlog=ranks(), dualstack_ipv6=both
+    )
+    server.settimeout(PATIENCE_SECONDS)
+    return server
+
+
 @contextmanager
 def lost_peers() -> Iterator[None]:
     """Say in words that another process of the run is gone.
 
     Raises:
-        TrainingError: a collective operation failed.
+        TrainingError: an operation failed because it is.
     """
+    lifelines = Lifelines()
     try:
         yield
+    except AjepaError:
+        raise
     except RuntimeError as error:
-        told_by = (distributed.DistError,) if distributed.is_available() else ()
-        if ranks() > 1 and (isinstance(error, told_by) or "gloo" in str(error) or "NCCL" in str(error)):
+        if lifelines.cut():
             raise TrainingError(
                 "another process of this run has ended or cannot be reached; its own message says why. The "
                 "last checkpoint is whole: start all processes again with the same command to go on from "
                 f"it. ({str(error).splitlines()[0]})"
             ) from error
         raise
+    finally:
+        lifelines.close()

@@ -13,38 +13,28 @@ A run's folder holds
 
 from __future__ import annotations
 
-import math
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from lightning_fabric import Fabric
-from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ajepa.audio import AudioError
 from ajepa.data.clips import Clips
-from ajepa.data.crops import Batch, CropDataset, collate
-from ajepa.data.order import StepSampler, mix_seed
-from ajepa.data.remote import look_ahead
 from ajepa.distributed import sum_over_ranks
-from ajepa.features import LogMel, levelled
-from ajepa.nn.encoder import Encoder, parameter_count
-from ajepa.objectives.base import Loss, Objective, Share
-from ajepa.recipes import Recipe, RecipeError
+from ajepa.nn.encoder import parameter_count
+from ajepa.recipes import Recipe
 
-from .devices import lay_out, make_fabric
+from .devices import make_fabric
 from .folder import claimed
 from .guard import FiniteGuard, TrainingError, lost_peers, signals
-from .health import CollapseWatch, attention_entropy, rankme
+from .health import CollapseWatch
 from .metrics import MetricsLog
-from .optimiser import make_optimizer, set_schedules
+from .optimiser import set_schedules
 from .prepare import prepare, record_start
-from .probe import Probe
+from .run import Run
 from .state import (
     BestEncoder,
     check_space,
@@ -53,10 +43,9 @@ from .state import (
     finished_encoder,
     first_checkpoint,
     prune_checkpoints,
-    restore_optimizer,
-    restore_weights,
     write_checkpoint,
 )
+from .step import clip_gradients, crop_loader, gauges, gradients, mean_metrics
 
 __all__ = ["TrainingError", "pretrain"]
 
@@ -88,195 +77,123 @@ def pretrain(recipe: Recipe, untrained: bool = False) -> Path:
     with lost_peers(), claimed(fabric, recipe, info) as last:
         if untrained and (last or finished):
             return first_checkpoint(out)
-        return _run(fabric, recipe, clips, info, last, untrained)
+        run = Run.set_up(fabric, recipe, info, last)
+        log, best = _begin(run, clips, begins=last is None)
+        if untrained:
+            log.close()
+            fabric.barrier()
+            return checkpoint_path(out, 0)
+        return _train(run, clips, log, best)
 
 
-def _run(
-    fabric: Fabric, recipe: Recipe, clips: Clips, info: dict[str, Any], last: Path | None, untrained: bool
-) -> Path:
-    out, optim, run = Path(recipe.run.out), recipe.optim, recipe.run
-    first_process, device = fabric.is_global_zero, fabric.device
-    if optim.batch_size % (fabric.world_size * optim.accumulate):
-        raise RecipeError(
-            f"optim.batch_size {optim.batch_size} cannot be shared by {fabric.world_size} processes in "
-            f"{optim.accumulate} micro-batches each (optim.accumulate)"
-        )
-
-    torch.manual_seed(run.seed)  # the initial weights; every later draw has a generator of its own
-    front_end = LogMel(recipe.front_end).to(device)
-    objective = recipe.objective.build(recipe.encoder, optim.steps, recipe.front_end).to(device)
-    evaluated = getattr(objective, recipe.objective.encoders[0])
-    start = restore_weights(last, objective) if last else 0
-    compiled = lay_out(objective, run, device)
-    probe = Probe(recipe, front_end, evaluated) if run.probe.table else None
-    # Before FSDP shares the weights out, whose first pass has to be the whole objective's.
-    at_start = {"probe": fabric.broadcast(probe.score())} if probe and not last else {}
-    model = fabric.setup_module(objective)
-    plain_optimizer = make_optimizer(objective, optim)
-    if last:
-        restore_optimizer(last, objective, plain_optimizer)
-    optimizer: Any = fabric.setup_optimizers(plain_optimizer)
-
-    if first_process:
-        check_space(objective, recipe)
-        record_start(recipe, info, device, start, begins=last is None)
+def _begin(run: Run, clips: Clips, *, begins: bool) -> tuple[MetricsLog, BestEncoder]:
+    """Record this start; where a run begins, also its random weights and what they score."""
+    recipe, optim = run.recipe, run.recipe.optim
+    if run.first_process:
+        check_space(run.objective, recipe)
+        record_start(recipe, run.info, run.device, run.start, begins=begins)
         print(
-            f"{recipe.name}: {parameter_count(objective.encoder) / 1e6:.1f} M encoder parameters, "
-            f"{len(clips)} clips, steps {start} to {optim.steps} of {optim.batch_size} clips, "
-            f"on {fabric.world_size} x {device.type}{', compiled' if compiled else ''}",
+            f"{recipe.name}: {parameter_count(run.objective.encoder) / 1e6:.1f} M encoder parameters, "
+            f"{len(clips)} clips, steps {run.start} to {optim.steps} of {optim.batch_size} clips, "
+            f"on {run.fabric.world_size} x {run.device.type}{', compiled' if run.compiled else ''}",
             file=sys.stderr,
         )
-    log, best = MetricsLog(run, start, first_process, recipe.as_dict()), BestEncoder(out, run.probe)
-    if not last:
-        if at_start:
-            log.write(0, at_start)
-            best.offer(at_start["probe"], recipe, objective, front_end, 0, info, first_process)
-        # Behind the probe: a start that ends before this is not gone on with but made again.
-        write_checkpoint(recipe, objective, plain_optimizer, front_end, 0, info, first_process)
-    if untrained:
-        log.close()
-        fabric.barrier()
-        return checkpoint_path(out, 0)
+    log = MetricsLog(recipe.run, run.start, run.first_process, recipe.as_dict())
+    best = BestEncoder(run.out, recipe.run.probe)
+    if begins:
+        if run.first_score is not None:
+            log.write(0, {"probe": run.first_score})
+            best.offer(run.first_score, run, 0)
+        # Last: a start that is interrupted before this leaves no checkpoint, and the run begins again.
+        write_checkpoint(run, 0)
+    return log, best
 
-    loader = crop_loader(fabric, recipe, clips, start)
-    watch, guard = CollapseWatch(log.history, recipe.objective), FiniteGuard()
-    bar = tqdm(total=optim.steps, initial=start, unit="step", disable=None if first_process else True)
+
+def _train(run: Run, clips: Clips, log: MetricsLog, best: BestEncoder) -> Path:
+    """All steps from `run.start` on; returns the finished encoder's file."""
+    fabric, optim = run.fabric, run.recipe.optim
+    watch, guard = CollapseWatch(log.history, run.recipe.objective), FiniteGuard()
+    quiet = None if run.first_process else True  # None: a bar on a terminal alone
+    bar = tqdm(total=optim.steps, initial=run.start, unit="step", disable=quiet)
     waiting_since = time.perf_counter()
     with signals() as stop:
-        for step, batch in enumerate(loader, start=start):
+        for step, batch in enumerate(crop_loader(run, clips), start=run.start):
             waited = time.perf_counter() - waiting_since
             if batch.failure:
                 raise AudioError(batch.failure)
-            rate = set_schedules(optimizer, optim, step)
-            losses, spectrogram_BLM = gradients(fabric, model, front_end, recipe, batch, step)
-            norm = clip_gradients(fabric, model, optimizer, optim.clip_norm)
+            rate = set_schedules(run.stepper, optim, step)
+            losses, spectrogram_BLC = gradients(run, batch, step)
+            norm = clip_gradients(run)
             value = torch.stack([loss.value.detach() for loss in losses]).sum()
             # Before the optimiser's step: once in the weights, a NaN would be in every later checkpoint.
             guard.note(step, value, norm, batch.files)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            momenta = objective.after_step(step)
+            run.stepper.step()
+            run.stepper.zero_grad(set_to_none=True)
+            followed = run.objective.after_step(step)
 
             done = step + 1
-            at_end = done == optim.steps
-            gauging = done % run.health_every == 0 or at_end
-            probing = probe is not None and (done % run.probe.every == 0 or at_end)
-            look = done % run.log_every == 0 or gauging or probing
+            due = due_after(done, run.recipe)
             log.count(len(batch.files) * fabric.world_size, waited, batch.broken)
-            if look:
+            if due.line:
                 metrics: dict[str, Any] = {"loss": sum_over_ranks(value), "lr": rate, "grad_norm": norm}
-                metrics |= mean_metrics(losses, fabric.world_size) | momenta
-                if gauging:
-                    metrics |= gauges(objective, evaluated, spectrogram_BLM, losses[-1])
-                if probe and probing:
-                    metrics["probe"] = fabric.broadcast(probe.score())
+                metrics |= mean_metrics(losses, fabric.world_size) | followed
+                if due.gauges:
+                    metrics |= gauges(run, spectrogram_BLC, losses[-1])
+                if due.probe:
+                    metrics["probe"] = run.score()
                 record = log.write(done, metrics)
-                for warning in watch.look(record) if first_process else ():
+                for warning in watch.look(record) if run.first_process else ():
                     bar.write(warning, file=sys.stderr)
                 bar.set_postfix_str(f"loss {record['loss']:.3f}, {record['clips_per_s']:.0f} clips/s")
-                if "probe" in record:
+                if due.probe:
                     guard.settle()
-                    best.offer(record["probe"], recipe, objective, front_end, done, info, first_process)
+                    best.offer(record["probe"], run, done)
             bar.update()
-            stopping = stop.agreed(device, look) and not at_end
-            if done % run.checkpoint_every == 0 or at_end or stopping:
+            stopping = stop.agreed(run.device, due.line) and done < optim.steps
+            if due.checkpoint or stopping:
                 guard.settle()
-                path = write_checkpoint(
-                    recipe, objective, plain_optimizer, front_end, done, info, first_process
-                )
-                if first_process:
-                    prune_checkpoints(out, run.keep, run.keep_every)
-                if first_process and bar.disable:  # not on a terminal: a line for each checkpoint
-                    print(f"step {done} of {optim.steps}: {path}", file=sys.stderr)
+                path = write_checkpoint(run, done)
+                if run.first_process:
+                    prune_checkpoints(run.out, run.recipe.run.keep, run.recipe.run.keep_every)
+                    if bar.disable:  # not on a terminal: a line for each checkpoint
+                        print(f"step {done} of {optim.steps}: {path}", file=sys.stderr)
             if stopping:
                 bar.close()
                 log.close()
                 fabric.barrier()  # a process that ends takes the others along: the checkpoint first
-                raise KeyboardInterrupt(
-                    f"stopped after step {done}; the same command goes on from {checkpoint_path(out, done)}"
-                )
+                raise KeyboardInterrupt(f"stopped after step {done}; the same command goes on from {path}")
             waiting_since = time.perf_counter()
     bar.close()
     log.close()
-    finished = export_encoder(recipe, objective, front_end, optim.steps, info, first_process)
+    finished = export_encoder(run, optim.steps)
     fabric.barrier()
     return finished
 
 
-def crop_loader(fabric: Fabric, recipe: Recipe, clips: Clips, start: int) -> Iterable[Batch]:
-    """This process's batches, from step `start` on."""
-    dataset = CropDataset(
-        clips,
-        recipe.crop_samples / recipe.front_end.sample_rate,
-        recipe.front_end.sample_rate,
-        recipe.data.gain_db,
-        recipe.data.cache_megabytes,
-        recipe.data.skip_broken,
-    )
-    sampler = StepSampler(
-        len(clips),
-        recipe.optim.batch_size,
-        start,
-        recipe.optim.steps,
-        recipe.run.seed,
-        fabric.global_rank,
-        fabric.world_size,
-        shard_sizes=clips.shard_sizes,
-        window=recipe.data.shard_window,
-        ahead=look_ahead(clips),
-    )
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=recipe.data.workers,
-        collate_fn=collate,
-        pin_memory=fabric.device.type == "cuda",
-    )
+class Due(NamedTuple):
+    """What follows a step.
 
-
-def gradients(
-    fabric: Fabric, model: Any, front_end: LogMel, recipe: Recipe, batch: Batch, step: int
-) -> tuple[list[Loss], Tensor]:
-    """This process's gradients of a step, micro-batch by micro-batch; the losses, and the last spectrogram.
-
-    Every process draws the masks of the whole batch and takes its own: a step is the same however many
-    processes share it.
+    Attributes:
+        line: a line of metrics.jsonl; there is one wherever there are gauges or a score.
+        gauges: those that take time.
+        probe: a score of the online probe.
+        checkpoint: a checkpoint.
     """
-    optim = recipe.optim
-    micro = len(batch.files) // optim.accumulate
-    first = fabric.global_rank * len(batch.files)
-    waveform_BS = batch.waveform_BS.to(fabric.device, non_blocking=True)
-    losses = []
-    for part, part_BS in enumerate(waveform_BS.split(micro)):
-        generator = torch.Generator(fabric.device).manual_seed(mix_seed(recipe.run.seed, step))
-        with torch.no_grad():
-            spectrogram_BLM = front_end(levelled(part_BS, recipe.encoder.inputs))
-        more = part < optim.accumulate - 1
-        with fabric.no_backward_sync(model, enabled=more and fabric.world_size > 1):
-            share = Share(first + part * micro, micro, optim.batch_size)
-            loss = model(spectrogram_BLM, step, generator, share)
-            # The shares' losses add up to the step's; DDP and FSDP take the mean of gradients.
-            fabric.backward(loss.value * fabric.world_size)
-        losses.append(loss)
-    return losses, spectrogram_BLM
+
+    line: bool
+    gauges: bool
+    probe: bool
+    checkpoint: bool
 
 
-def clip_gradients(fabric: Fabric, model: Any, optimizer: Any, most: float) -> Tensor:
-    """Scale the gradients down to a norm of `most` (0: leave them); returns the norm that they had."""
-    norm: Any = fabric.clip_gradients(model, optimizer, max_norm=most or math.inf, error_if_nonfinite=False)
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-
-
-def mean_metrics(losses: list[Loss], world_size: int) -> dict[str, Tensor]:
-    """Each metric's mean over micro-batches and processes."""
-    names = list(losses[0].metrics)
-    values = torch.stack([torch.stack([loss.metrics[name] for name in names]) for loss in losses]).mean(0)
-    return dict(zip(names, sum_over_ranks(values) / world_size, strict=True))
-
-
-def gauges(objective: Objective, evaluated: Encoder, spectrogram_BLM: Tensor, loss: Loss) -> dict[str, float]:
-    """What takes time to compute, on this process's last clips."""
-    return {
-        "rankme": rankme(loss.features),
-        "attention_entropy": attention_entropy(evaluated, spectrogram_BLM),
-    } | objective.gauges()
+def due_after(done: int, recipe: Recipe) -> Due:
+    """What is due after so many steps; all of it after the last."""
+    run, at_end = recipe.run, done == recipe.optim.steps
+    gauges_due = at_end or done % run.health_every == 0
+    probe_due = bool(run.probe.table) and (at_end or done % run.probe.every == 0)
+    return Due(
+        line=gauges_due or probe_due or done % run.log_every == 0,
+        gauges=gauges_due,
+        probe=probe_due,
+        checkpoint=at_end or done % run.checkpoint_every == 0,
+    )

@@ -6,7 +6,7 @@ import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.native import Checkpoint
-from ajepa.features import LogMel
 from ajepa.recipes import Recipe, RecipeError
 from ajepa.recipes.parts import ProbeConfig
+
+if TYPE_CHECKING:
+    from .run import Run
 
 ENCODER = "encoder.safetensors"
 CHECKPOINTS = "step-*.safetensors"
@@ -74,39 +76,29 @@ def check_space(objective: nn.Module, recipe: Recipe) -> None:
         )
 
 
-def write_checkpoint(
-    recipe: Recipe,
-    objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    front_end: LogMel,
-    step: int,
-    info: dict[str, Any],
-    write: bool = True,
-) -> Path:
+def write_checkpoint(run: Run, step: int) -> Path:
     """Weights of the objective, front end and optimiser state, under names that a test pins.
 
-    All processes must call it, since FSDP's parts are gathered; the one with `write` writes.
+    All processes must call it, since FSDP's parts are gathered; the first one writes.
     """
-    tensors = {f"objective.{name}": value for name, value in objective.state_dict().items()}
-    tensors |= {f"features.{name}": value for name, value in front_end.state_dict().items()}
-    for name, parameter in objective.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
+    tensors = {f"objective.{name}": value for name, value in run.objective.state_dict().items()}
+    tensors |= {f"features.{name}": value for name, value in run.front_end.state_dict().items()}
+    for name, parameter in run.objective.named_parameters():
+        for key, value in run.optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
-    path = checkpoint_path(Path(recipe.run.out), step)
-    _save(path, tensors, recipe, step, info, write)
+    path = checkpoint_path(run.out, step)
+    _save(run, path, tensors, step, run.info)
     return path
 
 
-def _save(
-    path: Path, tensors: dict[str, Tensor], recipe: Recipe, step: int, info: dict[str, Any], write: bool
-) -> None:
+def _save(run: Run, path: Path, tensors: dict[str, Tensor], step: int, info: dict[str, Any]) -> None:
     whole = {}
     for name, value in tensors.items():
         gathered = value.full_tensor() if isinstance(value, DTensor) else value
-        if write:
+        if run.first_process:
             whole[name] = gathered.detach().cpu()  # one by one: the device never holds all of them whole
-    if write:
-        checkpoint.save(path, Checkpoint(whole, recipe.as_dict(), step, info))
+    if run.first_process:
+        checkpoint.save(path, Checkpoint(whole, run.recipe.as_dict(), step, info))
 
 
 def restore_weights(path: Path, objective: nn.Module) -> int:
@@ -141,21 +133,16 @@ def prune_checkpoints(out: Path, keep: int, keep_every: int) -> None:
             path.unlink()
 
 
-def export_encoder(
-    recipe: Recipe,
-    objective: Any,
-    front_end: LogMel,
-    step: int,
-    info: dict[str, Any],
-    write: bool = True,
-    name: str = ENCODER,
-) -> Path:
-    """The encoder that evaluation uses, with its front end, as one small file. All processes must call it."""
-    encoder: nn.Module = getattr(objective, recipe.objective.encoders[0])
-    tensors = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
-    tensors |= {f"features.{name}": value for name, value in front_end.state_dict().items()}
-    path = Path(recipe.run.out) / name
-    _save(path, tensors, recipe, step, info, write)
+def export_encoder(run: Run, step: int, file: str = ENCODER, **more: Any) -> Path:
+    """The encoder that evaluation uses, with its front end, as one small file. All processes must call it.
+
+    Args:
+        more: what the file says beside the run's `info`.
+    """
+    tensors = {f"encoder.{name}": value for name, value in run.evaluated.state_dict().items()}
+    tensors |= {f"features.{name}": value for name, value in run.front_end.state_dict().items()}
+    path = run.out / file
+    _save(run, path, tensors, step, run.info | more)
     return path
 
 
@@ -176,18 +163,8 @@ class BestEncoder:
             if info.get("probe_of", self.probe) == self.probe:
                 self.score = info["probe"]
 
-    def offer(
-        self,
-        score: float,
-        recipe: Recipe,
-        objective: Any,
-        front_end: LogMel,
-        step: int,
-        info: dict[str, Any],
-        write: bool,
-    ) -> None:
+    def offer(self, score: float, run: Run, step: int) -> None:
         """Keep this step's encoder if none was better."""
         if score > self.score:
             self.score = score
-            info = info | {"probe": score, "probe_of": self.probe}
-            export_encoder(recipe, objective, front_end, step, info, write, self.NAME)
+            export_encoder(run, step, self.NAME, probe=score, probe_of=self.probe)
