@@ -20,6 +20,7 @@ from ajepa.masking import PROGRESS, MaskingConfig, hard_share, sample_masks
 from ajepa.masking.config import Kind, Progress
 from ajepa.nn.grid import PatchGrid
 from ajepa.pictures.masks import MaskCase, cases_by_kind, mask_fractions
+from ajepa.recipes import load_recipe
 
 KINDS = get_args(Kind)
 PURE_KINDS: list[Any] = ["block", "time-frequency", "random", "time+frequency"]
@@ -59,14 +60,31 @@ def test_progress_functions_are_their_formulas() -> None:
         "sqrt": math.sqrt(place * (1 - c0**2) + c0**2),
         "geometric": c0 * (1 / c0) ** place,
         "step": c0,
-        "constant-0": 0.0,
-        "constant-1": 1.0,
     }
     assert {name: function(place, c0) for name, function in PROGRESS.items()} == pytest.approx(expected)
     for name, function in PROGRESS.items():
-        if not name.startswith("constant"):
-            assert (function(0.0, c0), function(1.0, c0)) == pytest.approx((c0, 1.0)), name
+        assert (function(0.0, c0), function(1.0, c0)) == pytest.approx((c0, 1.0)), name
     assert PROGRESS["step"](0.5, c0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("progress", "kind", "now"),
+    [
+        ("constant-0", "curriculum", "block"),
+        ("constant-1", "curriculum", "time-frequency"),
+        ("constant-0", "inverse", "time-frequency"),
+        ("constant-1", "inverse", "block"),
+        ("constant-1", "random", "random"),
+    ],
+)
+def test_constant_curricula_of_old_recipes_are_read_as_kinds(progress: str, kind: str, now: str) -> None:
+    """Version 0.3.0 had two progress functions that never change: 0 or 1 throughout."""
+    overrides = [f"objective.masking.progress={progress}", f"objective.masking.kind={kind}"]
+    masking = load_recipe("ajepa-demo", overrides).objective.masking
+    assert (masking.kind, masking.progress) == (now, "sqrt")
+    if kind != "random":
+        share = float(progress[-1]) if kind == "curriculum" else 1 - float(progress[-1])
+        assert {hard_share(masking, step, 100) for step in (0, 40, 100)} == {share}
 
 
 def test_curriculum_draws_its_share() -> None:

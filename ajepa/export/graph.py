@@ -60,7 +60,7 @@ class EmbeddingGraph(nn.Module):
         Returns what `Outputs` names; a plain tuple, since a saved program knows no class of ours.
         """
         batch, samples = waveform_BS.shape
-        front_end, (patch_time, patch_freq) = self.features.config, self.patch
+        front_end, patch_time = self.features.config, self.patch[0]
         frames = 1 + cast(int, torch.sym_max(samples - front_end.window, 0)) // front_end.hop
         steps = self._seen((frames + patch_time - 1) // patch_time)
         # So many samples have the frames of whole patches, and are never fewer than came in.
@@ -77,8 +77,7 @@ class EmbeddingGraph(nn.Module):
             (frame_L >= frames_B[:, None])[..., None], self.fill_value
         )
         freq = self.encoder.freq_patches
-        patches = spectrogram_BLM.reshape(batch, steps, patch_time, freq, patch_freq).transpose(2, 3)
-        patches_BNP = patches.reshape(batch, steps * freq, patch_time * patch_freq)
+        patches_BNP = self.encoder.cut(spectrogram_BLM, PatchGrid(steps, freq))
 
         token_N = torch.arange(steps * freq, device=waveform_BS.device)
         seen_B = self._seen(steps_B)

@@ -8,9 +8,12 @@ from typing import Literal, get_args
 from ajepa.errors import AjepaError
 
 Kind = Literal["curriculum", "inverse", "block", "time-frequency", "random", "time+frequency"]
-Progress = Literal[
-    "sqrt", "linear", "root-3", "root-5", "root-10", "geometric", "step", "constant-0", "constant-1"
-]
+Progress = Literal["sqrt", "linear", "root-3", "root-5", "root-10", "geometric", "step"]
+# Curricula that never change, as recipes of version 0.3.0 could name them, and the kinds that they are.
+CONSTANT: dict[str, dict[str, Kind]] = {
+    "constant-0": {"curriculum": "block", "inverse": "time-frequency"},
+    "constant-1": {"curriculum": "time-frequency", "inverse": "block"},
+}
 Geometry = Literal["per-axis", "literal"]
 Draw = Literal["mask", "step"]
 TooSmall = Literal["redraw", "relax"]
@@ -40,7 +43,7 @@ class MaskingConfig:
         kind: "curriculum" (block to time-frequency), "inverse" (the other way, table 3), "block",
             "time-frequency", "random" (unstructured single patches), or "time+frequency" (Audio-MAE's:
             whole time steps and whole frequency bands are hidden, wherever they lie).
-        progress: name of the curriculum's progress function f(s), see `PROGRESS`.
+        progress: name of the curriculum's progress function f(s), one of `PROGRESS`.
         c0: f(0), the share of time-frequency masks at the first step.
         draw: the kind of a curriculum's masks is drawn for each "mask", or once a "step" for all of them, as
             the paper's section 3.2 says ("at each training step"; algorithm 1 can be read either way).
@@ -68,7 +71,7 @@ class MaskingConfig:
     """
 
     kind: Kind = "curriculum"
-    progress: Progress = "sqrt"
+    progress: str = "sqrt"
     c0: float = 0.01
     draw: Draw = "mask"
     min_ratio: float = 0.0
@@ -85,6 +88,9 @@ class MaskingConfig:
     hidden_freq: float = 0.3
 
     def __post_init__(self) -> None:
+        if self.progress in CONSTANT:
+            object.__setattr__(self, "kind", CONSTANT[self.progress].get(self.kind, self.kind))
+            object.__setattr__(self, "progress", "sqrt")
         named = {
             "kind": Kind,
             "progress": Progress,

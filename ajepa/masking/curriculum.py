@@ -3,8 +3,8 @@
 The paper names only the square root in its text; figure 3 draws others without formulas. The roots, the
 linear function among them, are those of competence-based curricula (Platanios et al., 2019, section 3,
 arXiv 1903.09848), which the paper cites for f: c(s) = (s (1 - c0^p) / S + c0^p)^(1/p), with p = 1 linear and
-p = 2 the paper's. The others are the usual forms: geometric growth from c0 to 1, one jump from c0 to 1 at
-half of the steps, and no curriculum at all.
+p = 2 the paper's. The others are the usual forms: geometric growth from c0 to 1, and one jump from c0 to 1 at
+half of the steps.
 """
 
 from __future__ import annotations
@@ -31,10 +31,6 @@ def _step(progress: float, c0: float) -> float:
     return c0 if progress < 0.5 else 1.0
 
 
-def _constant(value: float) -> ProgressFunction:
-    return lambda progress, c0: value
-
-
 # f(s / S, c0) in [0, 1], never falling.
 PROGRESS: dict[str, ProgressFunction] = {
     "linear": _root(1),
@@ -44,8 +40,6 @@ PROGRESS: dict[str, ProgressFunction] = {
     "root-10": _root(10),
     "geometric": _geometric,
     "step": _step,
-    "constant-0": _constant(0.0),
-    "constant-1": _constant(1.0),
 }
 
 

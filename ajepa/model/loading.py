@@ -8,7 +8,7 @@ from typing import get_args
 
 import torch
 
-from ajepa.checkpoints import hub
+from ajepa.checkpoints import hub, layout
 from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.official import OfficialError, read_official
 from ajepa.checkpoints.official.contents import fill_module
@@ -21,7 +21,7 @@ from .encoder import AudioEncoder
 from .precision import Precision, check_precision
 
 DEFAULT = "default"
-FINISHED = ("encoder.safetensors", hub.WEIGHTS)  # in a run's folder, in an exported one
+FINISHED = (layout.ENCODER, hub.WEIGHTS)  # in a run's folder, in an exported one
 
 
 class ModelError(AjepaError, ValueError):
@@ -138,10 +138,10 @@ def _from_recipe(name: str, chunk_seconds: float | None, seed: int) -> AudioEnco
 def _from_file(path: Path, weights: str | None, chunk_seconds: float | None) -> AudioEncoder:
     if path.is_dir():
         finished = next(filter(Path.is_file, (path / name for name in FINISHED)), path / FINISHED[0])
-        checkpoints = sorted((path / "checkpoints").glob("step-*.safetensors"))
+        checkpoints = layout.checkpoint_paths(path)
         if not checkpoints and (weights or not finished.is_file()):
-            wanted = "" if weights else "encoder.safetensors or "
-            raise ModelError(f"{path}: a folder without {wanted}checkpoints/step-*.safetensors")
+            wanted = "" if weights else f"{layout.ENCODER} or "
+            raise ModelError(f"{path}: a folder without {wanted}checkpoints/{layout.CHECKPOINTS}")
         path = finished if finished.is_file() and weights is None else checkpoints[-1]
     header = checkpoint.load(path, prefixes=())
     exported = "encoder.norm.weight" in header.names

@@ -214,16 +214,20 @@ class Encoder(nn.Module):
         Raises:
             ValueError: the number of mel bands is not the encoder's.
         """
-        batch, frames, mels = spectrogram_BLM.shape
+        _, frames, mels = spectrogram_BLM.shape
         if mels != self.config.mels:
             raise ValueError(f"spectrogram has {mels} mel bands, this encoder takes {self.config.mels}")
-        patch_time, patch_freq = self.config.patch
         grid = self.grid(frames)
-        missing = grid.time * patch_time - frames
+        missing = grid.time * self.config.patch[0] - frames
         if missing:
             spectrogram_BLM = nn.functional.pad(spectrogram_BLM, (0, 0, 0, missing), value=pad_value)
-        patches = spectrogram_BLM.reshape(batch, grid.time, patch_time, grid.freq, patch_freq)
-        return patches.transpose(2, 3).reshape(batch, grid.tokens, patch_time * patch_freq), grid
+        return self.cut(spectrogram_BLM, grid), grid
+
+    def cut(self, spectrogram_BLC: Tensor, grid: PatchGrid) -> Tensor:
+        """Spectrogram [B, L, C] of whole patches to flat patches [B, N, P]."""
+        patch_time, patch_freq = self.config.patch
+        patches = spectrogram_BLC.reshape(-1, grid.time, patch_time, grid.freq, patch_freq)
+        return patches.transpose(2, 3).reshape(-1, grid.tokens, patch_time * patch_freq)
 
     def unpatchify(self, patches_BNP: Tensor, grid: PatchGrid) -> Tensor:
         """Flat patches [B, N, P] back to a spectrogram [B, frames, mels] of whole patches."""

@@ -22,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from ajepa.audio import AudioError
+from ajepa.checkpoints.layout import checkpoint_path, finished_encoder
 from ajepa.data.clips import Clips
 from ajepa.distributed import sum_over_ranks
 from ajepa.nn.encoder import parameter_count
@@ -38,9 +39,7 @@ from .run import Run
 from .state import (
     BestEncoder,
     check_space,
-    checkpoint_path,
     export_encoder,
-    finished_encoder,
     first_checkpoint,
     prune_checkpoints,
     write_checkpoint,

@@ -13,25 +13,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ajepa.checkpoints import native as checkpoint
+from ajepa.checkpoints.layout import ENCODER, checkpoint_path, checkpoint_paths
 from ajepa.checkpoints.native import Checkpoint
 from ajepa.recipes import Recipe, RecipeError
 from ajepa.recipes.parts import ProbeConfig
 
 if TYPE_CHECKING:
     from .run import Run
-
-ENCODER = "encoder.safetensors"
-CHECKPOINTS = "step-*.safetensors"
-
-
-def checkpoint_path(out: Path, step: int) -> Path:
-    """Where the checkpoint of a step stands."""
-    return out / "checkpoints" / f"step-{step:08d}.safetensors"
-
-
-def latest_checkpoint(out: Path) -> Path | None:
-    """The checkpoint of the highest step in a run's folder."""
-    return max((out / "checkpoints").glob(CHECKPOINTS), default=None)
 
 
 def first_checkpoint(out: Path) -> Path:
@@ -44,12 +32,6 @@ def first_checkpoint(out: Path) -> Path:
     if not path.is_file():
         raise RecipeError(f"{path}: no such file; the same with another --run.out makes these weights again")
     return path
-
-
-def finished_encoder(out: Path) -> Path | None:
-    """What a run leaves at its end; None before."""
-    path = out / ENCODER
-    return path if path.is_file() else None
 
 
 def check_space(objective: nn.Module, recipe: Recipe) -> None:
@@ -66,7 +48,7 @@ def check_space(objective: nn.Module, recipe: Recipe) -> None:
     moments = sum(2 * p.numel() * p.element_size() for p in objective.parameters() if p.requires_grad)
     kept = math.lcm(run.keep_every, run.checkpoint_every)
     count = min(math.ceil(steps / run.checkpoint_every), run.keep + 1 + (steps // kept if kept else 0))
-    there = sum(path.stat().st_size for path in (out / "checkpoints").glob(CHECKPOINTS))
+    there = sum(path.stat().st_size for path in checkpoint_paths(out))
     needed, free = weights + count * (weights + moments) - there, shutil.disk_usage(out).free
     if free < needed:
         raise RecipeError(
@@ -127,7 +109,7 @@ def restore_optimizer(path: Path, objective: nn.Module, optimizer: torch.optim.O
 
 def prune_checkpoints(out: Path, keep: int, keep_every: int) -> None:
     """Delete all but the first checkpoint (the random twin), the last `keep`, multiples of `keep_every`."""
-    for path in sorted((out / "checkpoints").glob(CHECKPOINTS))[1:-keep]:
+    for path in checkpoint_paths(out)[1:-keep]:
         step = int(path.stem.removeprefix("step-"))
         if not (keep_every and step % keep_every == 0):
             path.unlink()

@@ -28,13 +28,13 @@ from typing import Any, NamedTuple
 import torch
 from filelock import FileLock
 
+from ajepa.checkpoints.layout import ENCODER, checkpoint_path
 from ajepa.errors import AjepaError
 from ajepa.eval.results.errors import EvaluationError
 from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import interval
 from ajepa.eval.toolkits.commands import run_module
 from ajepa.recipes import RecipeError, load_recipe
-from ajepa.training.state import checkpoint_path
 
 KEYS = {"recipe", "set", "seeds", "weights"}
 
@@ -60,7 +60,7 @@ class Run(NamedTuple):
     @property
     def done(self) -> bool:
         """Whether its weights are there."""
-        made = Path(self.source) if self.random else self.folder / "encoder.safetensors"
+        made = Path(self.source) if self.random else self.folder / ENCODER
         return made.is_file()
 
     @property

@@ -21,16 +21,12 @@ def read_official(
     path: str | Path,
     *,
     heads: int | None = None,
-    predictor_heads: int | None = None,
-    input_size: tuple[int, int] | None = None,
     sample_rate: int | None = None,
 ) -> Official:
     """Read an official checkpoint; which one it is follows from its content.
 
     Args:
         heads: attention heads of the encoder, which the file does not say; width / 64 by default.
-        predictor_heads: the same of Audio-JEPA's predictor; 12 by default, as published.
-        input_size: frames and mel bands of Audio-JEPA's input; by default read off its position table.
         sample_rate: of Audio-JEPA's front end, Hz; 32,000 by default, as published.
 
     Raises:
@@ -41,13 +37,13 @@ def read_official(
     content = load_torch(path)
     keys = sorted(map(str, content)) if isinstance(content, dict) else [type(content).__name__]
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        if any(choice is not None for choice in (predictor_heads, input_size, sample_rate)):
+        if sample_rate is not None:
             raise OfficialError(f"{path}: only `heads` can be chosen for Audio-MAE")
         return read_audio_mae(path, content, heads)
     if isinstance(content, dict) and any(
         str(key).startswith("target_encoder.") for key in (content.get("state_dict") or ())
     ):
-        return read_audio_jepa(path, content, heads, predictor_heads, input_size, sample_rate)
+        return read_audio_jepa(path, content, heads, sample_rate)
     raise OfficialError(
         f"{path}: neither Audio-MAE's ('model' with its tensors) nor Audio-JEPA's ('state_dict' with "
         f"target_encoder.*): it holds {', '.join(keys[:12])}"

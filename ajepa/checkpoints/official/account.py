@@ -104,18 +104,18 @@ def fast_axis(codes_ND: Tensor) -> int | None:
     return period if period and len(inner) % period == 0 else None
 
 
-def attention_heads(path: Path, width: int, heads: int | None, usual: int | None = None) -> int:
-    """Heads of a network of `width`, which no file says: as given, else `usual`, else width / 64.
+def attention_heads(path: Path, width: int, heads: int | None) -> int:
+    """Heads of an encoder of `width`, which no file says: as given, else width / 64.
 
     Raises:
         OfficialError: they do not divide the width.
     """
-    if heads is None and usual is None and width % HEAD_WIDTH:
+    if heads is None and width % HEAD_WIDTH:
         raise OfficialError(
             f"{path}: the file does not say how many heads its attention has, and {width} is not a multiple "
             f"of the usual {HEAD_WIDTH} features a head; give heads=..."
         )
-    heads = heads or usual or width // HEAD_WIDTH
+    heads = heads or width // HEAD_WIDTH
     if heads < 1 or width % heads:
         raise OfficialError(f"{path}: {heads} heads do not divide the width {width}; give another number")
     return heads

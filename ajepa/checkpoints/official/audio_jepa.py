@@ -32,8 +32,6 @@ def read_audio_jepa(
     path: Path,
     content: dict[str, Any],
     heads: int | None,
-    predictor_heads: int | None,
-    input_size: tuple[int, int] | None,
     sample_rate: int | None,
 ) -> Official:
     """The content of an Audio-JEPA file.
@@ -44,7 +42,7 @@ def read_audio_jepa(
     tensors = TensorAccount(path, content["state_dict"])
     width, _, *patch = tensors.shape("target_encoder.patch_embed.proj.weight", 4)
     tensors.shape("target_encoder.pos_embed", 3)
-    table = _audio_jepa_table(path, tensors.left["target_encoder.pos_embed"][0], patch, input_size)
+    table = _audio_jepa_table(path, tensors.left["target_encoder.pos_embed"][0])
     hidden = tensors.shape("target_encoder.blocks.0.mlp.fc1.weight", 2)[0]
     predictor_width = tensors.shape("predictor.predictor_embed.weight", 2)[0]
     predictor_hidden = tensors.shape("predictor.predictor_blocks.0.mlp.fc1.weight", 2)[0]
@@ -83,7 +81,8 @@ def read_audio_jepa(
         kind="targets",
         depth=predictor_depth,
         width=predictor_width,
-        heads=attention_heads(path, predictor_width, predictor_heads, PREDICTOR_HEADS),
+        # Of no account to embeddings: a predictor of another width is read all the same.
+        heads=PREDICTOR_HEADS if predictor_width % PREDICTOR_HEADS == 0 else 1,
         mlp_ratio=mlp_ratio(predictor_hidden, predictor_width),
         table=table,
     )
@@ -99,23 +98,12 @@ def read_audio_jepa(
     )
 
 
-def _audio_jepa_table(
-    path: Path, codes_ND: Tensor, patch: list[int], input_size: tuple[int, int] | None
-) -> TableConfig:
+def _audio_jepa_table(path: Path, codes_ND: Tensor) -> TableConfig:
     """The grid of a table that runs time step by time step."""
-    tokens = len(codes_ND)
-    if input_size is not None:
-        table = TableConfig(input_size[0] // patch[0], input_size[1] // patch[1])
-        if table.time * table.freq != tokens:
-            raise OfficialError(
-                f"{path}: input_size {input_size} makes {table.time} x {table.freq} patches, "
-                f"pos_embed has {tokens}"
-            )
-        return table
     freq = fast_axis(codes_ND)
     if freq is None:
         raise OfficialError(
-            f"{path}: the grid cannot be read off pos_embed ({tokens} patches); "
-            "give input_size=(frames, mels)"
+            f"{path}: target_encoder.pos_embed has {len(codes_ND)} patches and shows no grid; it must be the "
+            "sine-cosine table of Audio-JEPA's code, time step by time step"
         )
-    return TableConfig(tokens // freq, freq)
+    return TableConfig(len(codes_ND) // freq, freq)

@@ -1,0 +1,29 @@
+"""Where a run's folder keeps its weights: names that training writes, and loading and comparisons read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ENCODER = "encoder.safetensors"  # the finished encoder with its front end
+CHECKPOINTS = "step-*.safetensors"
+
+
+def checkpoint_path(out: Path, step: int) -> Path:
+    """The file of a step's checkpoint."""
+    return out / "checkpoints" / f"step-{step:08d}.safetensors"
+
+
+def checkpoint_paths(out: Path) -> list[Path]:
+    """All checkpoints in a run's folder, the first step first."""
+    return sorted((out / "checkpoints").glob(CHECKPOINTS))
+
+
+def latest_checkpoint(out: Path) -> Path | None:
+    """The checkpoint of the highest step; None where there is none."""
+    return max(checkpoint_paths(out), default=None)
+
+
+def finished_encoder(out: Path) -> Path | None:
+    """What a run leaves at its end; None before."""
+    path = out / ENCODER
+    return path if path.is_file() else None
