@@ -4,11 +4,12 @@ BIN := $(VENV)/bin
 DATA ?=
 OUT ?= runs/demo
 
-.PHONY: help setup demo test lint bench bench-gpu docs clean
+.PHONY: help setup demo test test-fast lint bench bench-gpu docs clean
 
 help:
 	@echo "make demo              pre-train a small A-JEPA and score it, in minutes (DATA=folder: on your audio)"
 	@echo "make test              lint, types and tests"
+	@echo "make test-fast         the tests that start no processes, while you write"
 	@echo "make setup             only the environment, .venv"
 	@echo "make docs              the documentation site, into build/site"
 	@echo "make bench             the CPU's benchmarks"
@@ -35,7 +36,10 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadscope
+
+test-fast: setup
+	$(BIN)/pytest -n auto --dist loadscope -m "not slow"
 
 docs: setup
 	$(BIN)/python -m mkdocs build --strict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.native import Checkpoint
-from ajepa.cli import main
+from ajepa.cli import GROUPS, build_parser, let_threads_sleep, main
 from ajepa.model.loading import load_model
 from ajepa.recipes import Recipe, dump_recipe, load_recipe
 
@@ -50,6 +51,8 @@ def test_pretrain_embed_and_go_on(
         (["pretrain", "nonsense"], ["no recipe", "ajepa-small-cpu"]),
         (["pretrain", "ajepa-small-cpu"], ["data.source is empty"]),
         (["pretrain", "ajepa-small-cpu", "--optim.speed", "3"], ["speed"]),
+        (["pretrain", "ajepa-small-cpu", "optim.stepz=3"], ["optim.stepz", "did you mean optim.steps?"]),
+        (["pretrain", "ajepa-smal-cpu"], ["did you mean ajepa-small-cpu?"]),
         (
             ["pretrain", "ajepa-small-cpu", "--data.source", "absent", "--run.out", "x"],
             ["absent", "no such folder"],
@@ -101,10 +104,63 @@ def test_embeddings_that_are_not_finite_are_refused(
     assert not list(tmp_path.glob("*.npz*"))
 
 
-def test_unknown_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["embed", "a.wav", "--out", "e.npz", "--modl", "x"], "--modl x (did you mean --model?)"),
+        (["data", "shard", "a", "b", "--formt=wav"], "--formt=wav (did you mean --format?)"),
+        (["pretrain", "ajepa-demo", "--untraind"], "--untraind (did you mean --untrained?)"),
+        (["pretrian", "ajepa-demo"], "'pretrian' is unknown (did you mean pretrain?)"),
+        (["data", "synthetic", "esc5", "--out", "x"], "'esc5' is unknown (did you mean esc50?)"),
+        (["embed", "a.wav", "--out", "e.npz", "--zzz"], "unrecognized arguments: --zzz\n"),
+    ],
+)
+def test_misspelt_words_are_refused_with_the_nearest(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["embed", "a.wav", "--out", "e.npz", "--modle", "x"])
-    assert "--modle" in capsys.readouterr().err
+        main(arguments)
+    assert words in capsys.readouterr().err
+
+
+def test_help_shows_every_command_in_one_group(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    text = capsys.readouterr().out
+    commands = list(build_parser().commands.choices)
+    assert sorted(commands) == sorted(name for group in GROUPS.values() for name in group)
+    places = [text.index(f"\n{group}:\n") for group in GROUPS]
+    assert places == sorted(places)
+    assert all(text.count(f"\n  {name} ") == 1 for name in commands)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_shells_complete_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--print-completion", shell])
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("pretrain", "--skip-broken", "hear-task"))
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_line(
+    device: str, audio_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["embed", str(audio_folder), "--out", str(tmp_path / "e.npz"), "--device", device]) == 2
+    said = capsys.readouterr().err
+    assert f"ajepa: --device {device}: " in said and "or choose cpu" in said
+
+
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    for given in ("", *names):
+        with monkeypatch.context() as patch:
+            for name in names:
+                patch.delenv(name, raising=False)
+            if given:
+                patch.setenv(given, "5")
+            let_threads_sleep()
+            assert os.environ.pop("OMP_WAIT_POLICY", None) == {"": "PASSIVE", names[0]: "5"}.get(given)
 
 
 def test_recipes_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import tempfile
 from importlib import import_module
+from pathlib import Path
 
 import pytest
+import torch
 
 import ajepa
 from ajepa import cli
@@ -42,10 +45,47 @@ def test_the_command_line_reports_them_in_one_line(capsys: pytest.CaptureFixture
     assert message.startswith("ajepa: ") and message.count("\n") == 1
 
 
-def test_the_command_line_leaves_defects_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("debug", [False, True])
+def test_the_command_line_keeps_the_traceback_of_a_defect(
+    debug: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """In a file, or with --debug on stderr; the last line says in both cases that it is a defect."""
+
     def broken(options: object) -> int:
-        raise ValueError("a defect, not wrong use")
+        raise ValueError("not wrong use")
 
     monkeypatch.setattr("ajepa.cli.curves.run_curves", broken)
-    with pytest.raises(ValueError, match="a defect"):
-        cli.main(["curves", "somewhere", "--out", "curves.png"])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    line = ["curves", "somewhere", "--out", "curves.png", *(["--debug"] if debug else [])]
+    assert cli.main(line) == 70
+    said = capsys.readouterr().err
+    last = said.splitlines()[-1]
+    assert last.startswith("ajepa: ValueError: not wrong use. This is a defect of ajepa; please report it")
+    if debug:
+        traceback = said
+        assert not list(tmp_path.iterdir())
+    else:
+        (kept,) = tmp_path.iterdir()
+        assert said.count("\n") == 1 and str(kept) in last
+        traceback = kept.read_text()
+    assert "in broken" in traceback
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ModuleNotFoundError("No module named 'onnx'", name="onnx"), "pip install onnx"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n2 GiB"), "use smaller batches"),
+        (PermissionError(13, "Permission denied", "/place"), "/place"),
+    ],
+)
+def test_what_a_user_can_correct_is_no_defect(
+    error: Exception, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(options: object) -> int:
+        raise error
+
+    monkeypatch.setattr("ajepa.cli.curves.run_curves", failing)
+    assert cli.main(["curves", "somewhere", "--out", "curves.png"]) == 2
+    said = capsys.readouterr().err
+    assert words in said and "defect" not in said and said.count("\n") == 1

@@ -3,45 +3,100 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from ajepa.errors import AjepaError
-
 from . import compare, curves, data, demo, embed, evaluate, export, harness, masks, pretrain
+from .defects import reported
+from .parser import Parser, PrintCompletion
+
+# The commands as `ajepa --help` groups them.
+GROUPS = {
+    "train": ("pretrain", "recipes", "masks", "curves"),
+    "use": ("embed", "export"),
+    "evaluate": ("evaluate", "compare"),
+    "data": ("data",),
+    "tools": ("demo", "harness"),
+}
+EPILOG = """\
+`ajepa COMMAND --help` describes a command; with --debug a command that fails shows its traceback.
+Completion of commands, options and files in the shell:
+  ajepa --print-completion bash > ~/.local/share/bash-completion/completions/ajepa
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status, 2 for wrong use and bad input."""
+    """Run one command; returns the exit status: 2 for wrong use and bad input, 70 for a defect of ajepa."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
+    let_threads_sleep()
+    options, rest = build_parser().parse_known_args(arguments)
     if rest and not options.takes_rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.parser.refuse(rest)
+    for (
+        word
+    ) in rest:  # a key of a recipe has a dot; what is close to an option of the command is that, misspelt
+        if word.startswith("--") and "." not in word.partition("=")[0] and options.parser.nearest(word):
+            options.parser.refuse([word])
     options.rest = rest
-    # Any error that does not derive from AjepaError is a defect and keeps its traceback.
     try:
         return options.run(options) or 0
-    except AjepaError as error:
-        print(f"ajepa: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a full disk, a folder that may not be written: it names its path itself
-        print(f"ajepa: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stopped:
-        print(f"ajepa: {str(stopped) or 'interrupted'}", file=sys.stderr)
-        return 130
+    except (Exception, KeyboardInterrupt) as error:
+        return reported(error, options.debug)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def let_threads_sleep() -> None:
+    """Let OpenMP's threads sleep while they wait for each other, in the processes that a command starts too.
+
+    By default they spin, and where other programs use the cores they burn what those would have used
+    (docs/performance.md). OpenMP reads this when torch is imported. What the user has set stays.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+class _TopParser(Parser):
+    """The parser of `ajepa` itself, whose help shows the commands by what people do with them."""
+
+    commands: argparse._SubParsersAction[Parser]
+
+    def format_help(self) -> str:
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, [*self._option_actions(), self.commands], [])
+        formatter.add_text(self.description)
+        entries = {action.dest: action for action in self.commands._choices_actions}
+        for group, names in GROUPS.items():
+            formatter.start_section(group)
+            formatter.add_arguments([entries[name] for name in names])
+            formatter.end_section()
+        formatter.start_section("options")
+        formatter.add_arguments(self._option_actions())
+        formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
+    def _option_actions(self) -> list[argparse.Action]:
+        return [action for action in self._actions if action.option_strings]
+
+
+def build_parser() -> Parser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="ajepa", description="Pre-train audio encoders in latent space and evaluate them."
+    parser = _TopParser(
+        prog="ajepa",
+        description="Pre-train audio encoders in latent space, use them and evaluate them.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version("ajepa"))
-    parser.set_defaults(takes_rest=False)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        choices=["bash", "zsh", "tcsh"],
+        help="print a script that completes commands in this shell",
+    )
+    parser.set_defaults(takes_rest=False, debug=False)
+    parser.commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for command in (pretrain, curves, embed, export, data, masks, harness, evaluate, compare, demo):
-        command.add(commands)
+        command.add(parser.commands)
     return parser

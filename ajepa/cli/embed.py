@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import device
+from .usage import UsageError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -23,7 +26,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     embed.add_argument("audio", nargs="+", type=Path, help="audio files, or folders that are searched")
     embed.add_argument("--model", default=None, help="what ajepa.load_model takes; default: its default")
     embed.add_argument("--out", type=Path, required=True, help="embeddings.npz: arrays `files` and `clip`")
-    embed.add_argument("--device", default=None)
+    device.add(embed)
     embed.add_argument(
         "--precision",
         choices=["float32", "bf16"],
@@ -43,12 +46,11 @@ def run_embed(options: argparse.Namespace) -> None:
     from ajepa.files import check_place, in_place_of
     from ajepa.model.loading import load_model
 
-    from .usage import UsageError
-
     check_place(options.out, "--out")
     files = [f for item in options.audio for f in (find_audio(item) if item.is_dir() else [item])]
     if options.batch < 1:
         raise UsageError(f"--batch is {options.batch}, must be at least 1")
+    device.check_device(options.device)
     model = load_model(options.model, device=options.device, precision=options.precision)
     names, clip_BE = embed_files(model, files, options)
     with in_place_of(options.out, "npz") as partial:

@@ -6,7 +6,7 @@ that names it. The same keys are options of the command line (`--optim.lr 1e-3` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -21,7 +21,9 @@ from ajepa.nn.grid import PatchGrid
 from ajepa.objectives.a_jepa import AJEPAConfig
 from ajepa.objectives.base import ObjectiveConfig
 from ajepa.objectives.systems import ObjectiveError, objective_config
+from ajepa.suggest import did_you_mean
 
+from .keys import explained, leaves
 from .parts import DataConfig, OptimConfig, RunConfig
 
 
@@ -86,7 +88,8 @@ def recipe_path(recipe: str) -> Path:
     packaged = Path(str(resources.files("ajepa.recipes").joinpath(f"{recipe}.yaml")))
     if not packaged.is_file():
         raise RecipeError(
-            f"no recipe is called {recipe!r}; there are {', '.join(recipe_names())}, or give a .yaml file"
+            f"no recipe is called {recipe!r}{did_you_mean(recipe, recipe_names())}; there are "
+            f"{', '.join(recipe_names())}, or give a .yaml file"
         )
     return packaged
 
@@ -102,14 +105,14 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     for steps, epochs in (("steps", "epochs"), ("warmup_steps", "warmup_epochs")):
         if f"--optim.{steps}" in given and f"--optim.{epochs}" not in given:
             options.append(f"--optim.{epochs}=null")
-    parser = _parser(_chosen_system(path, options))
-    return _build(parser, lambda: parser.parse_args([f"--recipe={path}", *options]))
+    return _build(
+        _chosen_system(path, options), lambda parser: parser.parse_args([f"--recipe={path}", *options])
+    )
 
 
 def recipe_from_dict(values: dict[str, Any]) -> Recipe:
     """A recipe from plain dictionaries, as a checkpoint stores it."""
-    parser = _parser(_system_of(values))
-    return _build(parser, lambda: parser.parse_object(values))
+    return _build(_system_of(values), lambda parser: parser.parse_object(values))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -169,11 +172,14 @@ def _parser(system: str) -> Any:
     return parser
 
 
-def _build(parser: Any, parse: Any) -> Recipe:
+def _build(system: str, parse: Callable[[Any], Any]) -> Recipe:
     from jsonargparse import ArgumentError
 
+    parser = _parser(system)
     try:
-        config = parser.instantiate(parse())
+        config = parser.instantiate(parse(parser))
         return Recipe(**{key: value for key, value in vars(config).items() if key != "recipe"})
     except (ArgumentError, TypeError, ValueError) as error:
-        raise RecipeError(str(error)) from error
+        objective: Any = objective_config(system)()
+        known = leaves(Recipe().as_dict() | {"objective": asdict(objective)})
+        raise RecipeError(explained(str(error), list(known))) from error

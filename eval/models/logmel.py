@@ -54,9 +54,14 @@ def get_timestamp_embeddings(audio: Tensor, model: LogMelStatistics) -> tuple[Te
     config = model.features.config
     centres = 1000 * (torch.arange(frames_BLM.shape[1], device=stamps.device) * config.hop_seconds)
     centres = centres + 500 * config.window_seconds
-    near = (centres - stamps[:, None]).abs() <= TIMESTAMP_MS / 2
+    first = torch.searchsorted(centres, stamps - TIMESTAMP_MS / 2)
+    count = torch.searchsorted(centres, stamps + TIMESTAMP_MS / 2, right=True) - first
     # Short or final stretches may hold no frame's centre: they take the nearest frame.
-    nearest = (centres - stamps[:, None]).abs().argmin(1, keepdim=True)
-    weight = near.float().scatter(1, nearest, 1.0)
-    embeddings = (weight / weight.sum(1, keepdim=True)) @ frames_BLM
+    midpoints = (centres[1:] + centres[:-1]) / 2
+    first = torch.where(count > 0, first, torch.searchsorted(midpoints, stamps))
+    count = count.clamp_min(1)
+    place = torch.arange(int(count.max()), device=stamps.device)
+    frames = (first[:, None] + place).clamp_max(frames_BLM.shape[1] - 1)
+    weight = (place < count[:, None]) / count[:, None]
+    embeddings = (frames_BLM[:, frames] * weight[..., None]).sum(2)
     return embeddings, stamps.expand(len(audio), -1)

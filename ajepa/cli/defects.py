@@ -1,0 +1,65 @@
+"""What the command line says when something fails: one line, and where the traceback of a defect is."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+from importlib.metadata import metadata
+
+from ajepa.errors import AjepaError
+
+WRONG_USE, DEFECT, INTERRUPTED = 2, 70, 130  # 70: EX_SOFTWARE of sysexits.h
+
+
+def reported(error: BaseException, debug: bool) -> int:
+    """Say on stderr what failed, with --debug under its traceback; returns the exit status."""
+    if debug:
+        traceback.print_exception(error)
+    status, line = _described(error)
+    if status == DEFECT:
+        line += f". This is a defect of ajepa; please report it{_address()} with its traceback"
+        line += " above" if debug else f", {_kept(error)} (--debug shows it)"
+    print(f"ajepa: {line}", file=sys.stderr)
+    return status
+
+
+def _described(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, str(error) or "interrupted"
+    if isinstance(error, AjepaError):
+        return WRONG_USE, str(error)
+    if isinstance(error, OSError):  # a full disk, a folder that may not be written: it names its path itself
+        return WRONG_USE, str(error)
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "ajepa").startswith("ajepa"):
+        return (
+            WRONG_USE,
+            f"the package {error.name} is not installed; this needs it: pip install {error.name}",
+        )
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+        return WRONG_USE, f"out of memory: {_first_line(error)}; use smaller batches or shorter clips"
+    return DEFECT, f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or "no message").splitlines()[0].rstrip(".")
+
+
+def _kept(error: BaseException) -> str:
+    """Write the traceback into a file: what ran for hours need not fail again to be understood."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="ajepa-defect-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return "which --debug shows"
+    return file.name
+
+
+def _address() -> str:
+    for line in metadata("ajepa").get_all("Project-URL") or []:
+        name, _, address = line.partition(", ")
+        if name.lower() in ("issues", "bug tracker"):
+            return f" at {address}"
+    return ""

@@ -1,0 +1,29 @@
+"""`--device`: where models run, in every command that has the option."""
+
+from __future__ import annotations
+
+import argparse
+
+from .usage import UsageError
+
+
+def add(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the option to a parser or to a group of one."""
+    parser.add_argument("--device", metavar="DEVICE", help="where models run, such as cuda:1; default: cpu")
+
+
+def check_device(device: str | None) -> None:
+    """Try the device that --device names.
+
+    Raises:
+        UsageError: there is no such kind of device, no such number of it, or not on this machine.
+    """
+    if device is None:
+        return
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {device}: {reason}; leave it out, or choose cpu") from error

@@ -1,0 +1,66 @@
+"""The argument parser of all commands: it suggests the nearest word for a misspelt one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ajepa.suggest import did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser with suggestions. Its namespace also holds `parser`, that of the command given."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # In each command, so that it can also stand at the end of the line that failed.
+        self.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, rest = super().parse_known_args(args, namespace)
+        if not hasattr(options, "parser"):  # a sub-command's parser comes first
+            options.parser = self
+        return options, rest
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            raise argparse.ArgumentError(
+                action,
+                f"{value!r} is unknown{did_you_mean(str(value), choices)}; choose {', '.join(choices)}",
+            )
+
+    def refuse(self, rest: Sequence[str]) -> NoReturn:
+        """End with the options in `rest`, which no command has, and the nearest that this one has."""
+        hints = [self.nearest(word) for word in rest if word.startswith("-")]
+        self.error(f"unrecognized arguments: {' '.join(rest)}{''.join(hints)}")
+
+    def nearest(self, flag: str) -> str:
+        """` (did you mean --model?)` for a misspelt option, or nothing."""
+        known = [text for text in self._option_string_actions if text.startswith("--")]
+        return did_you_mean(flag.partition("=")[0], known)
+
+
+class PrintCompletion(argparse.Action):
+    """Print a shell's completion script and end."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None
+    ) -> None:
+        import shtab
+
+        _complete_files(parser, shtab.FILE)
+        print(shtab.complete(parser, values))
+        parser.exit()
+
+
+def _complete_files(parser: argparse.ArgumentParser, what: object) -> None:
+    """Let file names complete each argument that is a path, in the commands of a parser too."""
+    for action in parser._actions:
+        if action.type is Path:
+            action.complete = what  # type: ignore[attr-defined]  # what shtab looks for
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                _complete_files(command, what)
