@@ -134,8 +134,8 @@ def test_test_clips_have_no_part_where_there_are_validation_clips(
         tiny_recipe, run=replace(tiny_recipe.run, probe=ProbeConfig(table=str(path), split="split"))
     )
     probe = Probe(recipe, LogMel(recipe.front_end), Encoder(recipe.encoder))
-    assert int(probe.reference_C.sum()) == 6
-    assert int((~probe.reference_C).sum()) == 3 * scored
+    assert int(probe.reference_B.sum()) == 6
+    assert int((~probe.reference_B).sum()) == 3 * scored
     assert len(probe.waveforms) == 6 + 3 * scored
     assert 0 <= probe.score() <= 1
 

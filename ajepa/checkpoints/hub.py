@@ -75,7 +75,7 @@ def upload(folder: Path, repo: str, files: list[str], *, private: bool, message:
 
     Args:
         repo: owner/name.
-        files: names in the folder; what else lies in it stays there.
+        files: names in the folder; other files in it are not uploaded.
         private: of a new repository; one that exists stays what it is.
         message: of the commit.
 

@@ -31,7 +31,7 @@ def load_torch(path: Path) -> Any:
     """The object in a torch file, on the CPU, its tensors mapped from the file.
 
     Raises:
-        UnpickleError: the file holds a pickled class beside tensors, plain containers and `ALLOWED`, or is
+        UnpickleError: the file holds a pickled class other than tensors, containers and `ALLOWED`, or is
             damaged.
     """
     remedy = "load it where you trust it and save its state dict alone"

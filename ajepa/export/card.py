@@ -55,10 +55,10 @@ def write_card(
 
     Args:
         name: title of the card.
-        records: of `read_records`; every model in them becomes a row, so that scores stand beside baselines.
+        records: of `read_records`; every model in them becomes a row, baselines included.
         licence: its identifier on the Hub; None says that it is not stated.
         repo: owner/name on the Hub, if it goes there.
-        programs: names of the exported graphs that lie beside the weights.
+        programs: names of the exported graphs in the same folder.
     """
     front = yaml.safe_dump(_front_matter(name, origin, records, licence), sort_keys=False, allow_unicode=True)
     parts = [

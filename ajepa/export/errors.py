@@ -4,4 +4,4 @@ from ajepa.errors import AjepaError
 
 
 class ExportError(AjepaError, ValueError):
-    """A model cannot be exported as asked; the message says what stands in the way."""
+    """A model cannot be exported as asked; the message says why."""

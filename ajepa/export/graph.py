@@ -1,9 +1,9 @@
 """The encoder with its front end as one graph of fixed steps, for torch.export and ONNX.
 
-`AudioEncoder` plans in Python how clips are cut into chunks; a graph cannot. Here stands the same computation
-for one chunk, in tensors alone: a clip of any length up to the one that the encoder was trained on.
+`AudioEncoder` plans in Python how clips are cut into chunks; a graph cannot. This is the same computation for
+one chunk, in tensors alone: a clip of any length up to the one that the encoder was trained on.
 
-Axes: B clips, S samples, L spectrogram frames, M mel bands, T time patches, F frequency patches, N tokens,
+Axes: B clips, S samples, L spectrogram frames, C mel bands, T time patches, F frequency patches, N tokens,
 P values of a patch, D features.
 """
 
@@ -68,16 +68,16 @@ class EmbeddingGraph(nn.Module):
         waveform_BS = pad(waveform_BS, (0, whole - samples))
         ended_BS = torch.arange(whole, device=waveform_BS.device) >= lengths_B[:, None]
         waveform_BS = levelled(waveform_BS.masked_fill(ended_BS, 0.0), self.inputs, lengths_B)
-        spectrogram_BLM = self.features(waveform_BS, lengths_B)
+        spectrogram_BLC = self.features(waveform_BS, lengths_B)
 
         frames_B = self.features.config.frames(lengths_B)
         steps_B = (frames_B + patch_time - 1) // patch_time
         frame_L = torch.arange(steps * patch_time, device=waveform_BS.device)
-        spectrogram_BLM = spectrogram_BLM.masked_fill(
+        spectrogram_BLC = spectrogram_BLC.masked_fill(
             (frame_L >= frames_B[:, None])[..., None], self.fill_value
         )
         freq = self.encoder.freq_patches
-        patches_BNP = self.encoder.cut(spectrogram_BLM, PatchGrid(steps, freq))
+        patches_BNP = self.encoder.cut(spectrogram_BLC, PatchGrid(steps, freq))
 
         token_N = torch.arange(steps * freq, device=waveform_BS.device)
         seen_B = self._seen(steps_B)
@@ -95,7 +95,7 @@ class EmbeddingGraph(nn.Module):
     @overload
     def _seen(self, steps: Tensor) -> Tensor: ...
     def _seen(self, steps: int | Tensor) -> int | Tensor:
-        """Time patches that a clip of so many is filled up to (`InputConfig.steps`)."""
+        """Time patches to which a clip of `steps` is padded (`InputConfig.steps`)."""
         multiple = self.inputs.steps
         if multiple == 1:
             return steps

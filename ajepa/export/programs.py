@@ -33,7 +33,7 @@ def capture(model: AudioEncoder) -> torch.export.ExportedProgram:
     Raises:
         ExportError: the model is not in single precision.
     """
-    # Private, but what torch.onnx.export itself sets: else a clip of one time step is a case of its own.
+    # Private, but torch.onnx.export sets it too: without it a clip of one time step would be a special case.
     from torch.fx.experimental import _config
 
     if model.precision != "float32":

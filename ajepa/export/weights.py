@@ -1,4 +1,4 @@
-"""The weights of any model as one file of ours, and what is known of their making."""
+"""The weights of any model as one file of ours, and what is known about their training."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def origin_of(model: AudioEncoder) -> Origin:
     """
     source = model.source
     if source is None or not source.path:
-        raise ExportError("random weights are not worth a file: load_model(RECIPE, seed=...) makes them anew")
+        raise ExportError("random weights need no file: load_model(RECIPE, seed=...) makes them again")
     if not is_torch_file(Path(source.path)):
         saved = checkpoint.load(source.path, prefixes=())
         return Origin(_without_places(saved.recipe), "optim" in saved.recipe, saved.step, saved.info)
@@ -55,7 +55,7 @@ def origin_of(model: AudioEncoder) -> Origin:
 
 
 def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe whose paths have lost all but their last part: a file for others tells of no home folder."""
+    """A recipe whose paths keep only their last part, so that a published file names no home folder."""
     recipe = copy.deepcopy(recipe)
     for place, key in (("data", "source"), ("data", "shard_cache"), ("run", "out")):
         if recipe.get(place, {}).get(key):

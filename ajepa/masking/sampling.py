@@ -191,7 +191,7 @@ def _random_tokens(
     target_RN = torch.zeros((rows, grid.tokens), dtype=torch.bool, device=generator.device)
     target_RN.scatter_(1, index_RQ, True)
     if spare := most - least:
-        # Each row gives back its lowest so many. Only these are sorted: it takes a third of sorting all.
+        # Each row gives back its lowest ones. Only these are sorted: it takes a third of sorting all.
         place_RX = score_RQ.topk(spare, largest=False, sorted=True).indices
         back_R1 = (_uniform((rows, 1), generator) * (spare + 1)).long().clamp(max=spare)
         kept_RX = torch.arange(spare, device=generator.device) >= back_R1
@@ -204,7 +204,7 @@ def _steps_and_bands(
 ) -> tuple[Tensor, Tensor]:
     """Audio-MAE's masks in both axes (arXiv 2207.06405, section 3; `random_masking_2d` in its code).
 
-    Random time steps and random bands are hidden; what lies in neither is visible, all else a target.
+    Random time steps and random bands are hidden; what is in neither is visible, all else a target.
     """
 
     def kept(size: int, count: int) -> Tensor:

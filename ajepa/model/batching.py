@@ -1,4 +1,4 @@
-"""What an encoder is given of a batch of clips: patches, their position codes, and what may be attended to.
+"""The encoder's inputs for a batch of clips: patches, their position codes, and which are valid.
 
 Shape suffixes: B clips, L frames, T time patches, F frequency patches, N = T F tokens, P values of a patch,
 D features.
@@ -33,20 +33,20 @@ class Prepared(NamedTuple):
 
 
 def cut_into_patches(
-    encoder: Encoder, spectrogram_BLM: Tensor, frames_B: Tensor, fill: float
+    encoder: Encoder, spectrogram_BLC: Tensor, frames_B: Tensor, fill: float
 ) -> tuple[Tensor, Tensor]:
     """Patches [B, T, F, P] of spectrograms, and how many time patches each clip has [B].
 
     Args:
-        spectrogram_BLM: normalised; what follows a clip's frames is overwritten with `fill`.
+        spectrogram_BLC: normalised; what follows a clip's frames is overwritten with `fill`.
         frames_B: frames of each clip.
         fill: normalised value of what fills up a clip's last patch, in a batch just as alone.
 
     Raises:
         ValueError: the number of mel bands is not the encoder's.
     """
-    ended_BL = torch.arange(spectrogram_BLM.shape[1], device=frames_B.device) >= frames_B[:, None]
-    patches_BNP, grid = encoder.patchify(spectrogram_BLM.masked_fill(ended_BL[..., None], fill), fill)
+    ended_BL = torch.arange(spectrogram_BLC.shape[1], device=frames_B.device) >= frames_B[:, None]
+    patches_BNP, grid = encoder.patchify(spectrogram_BLC.masked_fill(ended_BL[..., None], fill), fill)
     return patches_BNP.unflatten(1, tuple(grid)), -(-frames_B // encoder.config.patch[0])
 
 
@@ -55,13 +55,13 @@ def prepare(
 ) -> Prepared:
     """Clips of several lengths as one padded batch.
 
-    Some weights know clips filled up to whole steps (`InputConfig.steps`) and attend to the filling: it is
-    part of a clip here, valid and with position codes. What stands past it in a batch is padding.
+    Some weights know clips padded to whole steps (`InputConfig.steps`) and attend to that padding: it counts
+    as part of a clip here, valid and with position codes. What follows it in a batch is not valid.
 
     Args:
         patches_BTFP: clips, `fill` after their ends.
         lengths: time patches of each clip.
-        most_steps: clips are filled up to at most so many time patches.
+        most_steps: clips are padded to at most this many time patches.
     """
     freq = patches_BTFP.shape[2]
     multiple = encoder.config.inputs.steps
@@ -79,6 +79,6 @@ def prepare(
 
 
 def _positions(encoder: Encoder, steps: int, grid: PatchGrid, like: Tensor) -> Tensor:
-    """Position codes of a clip of so many time patches, zeros after them up to `grid`: [N, D]."""
+    """Position codes of a clip of `steps` time patches, then zeros up to the end of `grid`: [N, D]."""
     codes_ND = encoder.positions(PatchGrid(steps, grid.freq), like)
     return nn.functional.pad(codes_ND, (0, 0, 0, grid.tokens - len(codes_ND)))

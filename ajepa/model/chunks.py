@@ -18,7 +18,7 @@ class Chunk(NamedTuple):
 
 
 def plan_chunks(lengths: Sequence[int], size: int) -> list[Chunk]:
-    """Cut clips of so many time patches into chunks of `size` that overlap by a quarter.
+    """Cut clips of the given lengths in time patches into chunks of `size` that overlap by a quarter.
 
     A clip's chunks depend on its own length alone; the last one ends with the clip, so that none is short.
     """

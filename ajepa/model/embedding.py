@@ -47,7 +47,7 @@ class Embedding:
 
     @property
     def frames(self) -> Tensor:
-        """Frequency patches of a time step side by side, [B, T, F * D] (as SSAST, M2D and others probe)."""
+        """Frequency patches of a time step concatenated, [B, T, F * D] (as SSAST, M2D and others probe)."""
         return self.patches.flatten(2)
 
     @property
@@ -55,7 +55,7 @@ class Embedding:
         """One vector a clip, over its valid time steps.
 
         With the pooling "mean" the mean of the frames, [B, F * D]; with "mean+std" their standard deviation
-        behind it, [B, 2 * F * D]: how much a feature moves tells sounds apart that have one mean.
+        after it, [B, 2 * F * D]: sounds with the same mean differ in how much a feature varies.
         """
         if self.pooling == "mean":
             return self.frames.sum(1) / self.lengths[:, None].to(self.patches.dtype)

@@ -99,8 +99,8 @@ class AudioEncoder(nn.Module):
             ended = torch.arange(samples, device=self.device) >= lengths_B[:, None]
             waveform_BS = waveform_BS.masked_fill(ended, 0.0)
         waveform_BS = levelled(waveform_BS, self.encoder.config.inputs, lengths_B)
-        spectrogram_BLM = self.features(waveform_BS, lengths_B)
-        return self.encode(spectrogram_BLM, self.features.config.frames(lengths_B), layers=layers)
+        spectrogram_BLC = self.features(waveform_BS, lengths_B)
+        return self.encode(spectrogram_BLC, self.features.config.frames(lengths_B), layers=layers)
 
     def _lengths(self, lengths: Sequence[int] | Tensor | None, batch: int, most: int, unit: str) -> Tensor:
         """Lengths as a tensor [B] on the model's device, each within 1 and `most`."""
@@ -114,22 +114,22 @@ class AudioEncoder(nn.Module):
         return lengths_B
 
     def encode(
-        self, spectrogram_BLM: Tensor, frames: Sequence[int] | Tensor | None = None, *, layers: bool = False
+        self, spectrogram_BLC: Tensor, frames: Sequence[int] | Tensor | None = None, *, layers: bool = False
     ) -> Embedding:
-        """Embed normalised log-mel spectrograms [B, frames, mels], such as `self.features` makes.
+        """Embed normalised log-mel spectrograms [B, L, C], such as `self.features` makes.
 
         Args:
-            spectrogram_BLM: as `features` gives it.
+            spectrogram_BLC: as `features` gives it.
             frames: valid frames of each clip [B]; None means all.
             layers: also return every block's output.
 
         Raises:
             ValueError: `frames` are not B numbers of at least 1, or the mel bands are not the encoder's.
         """
-        spectrogram_BLM = spectrogram_BLM.to(self.device)
-        batch, count, _ = spectrogram_BLM.shape
+        spectrogram_BLC = spectrogram_BLC.to(self.device)
+        batch, count, _ = spectrogram_BLC.shape
         frames = self._lengths(frames, batch, count, "frames")
-        patches_BTFP, lengths_B = cut_into_patches(self.encoder, spectrogram_BLM, frames, self.fill_value)
+        patches_BTFP, lengths_B = cut_into_patches(self.encoder, spectrogram_BLC, frames, self.fill_value)
         _, time, freq, _ = patches_BTFP.shape
 
         kept = len(self.encoder.blocks) if layers else 0
@@ -154,7 +154,7 @@ class AudioEncoder(nn.Module):
     def _encode_chunks(self, patches_BTFP: Tensor, rows: list[Chunk], kept: int) -> list[Tensor]:
         """Encode chunks as one padded batch: the normed output and `kept` layers, each [R, T, F, D].
 
-        What stands past a chunk's own length is of no meaning.
+        Values past a chunk's own length have no meaning.
         """
         lengths = [chunk.length for chunk in rows]
         chunk_RTFP = patches_BTFP.new_full(

@@ -1,4 +1,4 @@
-"""Waveform in, reconstructed spectrogram out: what a masked autoencoder makes of what it cannot see."""
+"""From a waveform to a reconstructed spectrogram: how a masked autoencoder fills in hidden patches."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Reconstructor(nn.Module):
         self.sample_rate = features.sample_rate
 
     def grid(self, samples: int) -> PatchGrid:
-        """Patches of a clip of so many samples: the shape of its mask, time-major."""
+        """Patches of a clip of `samples` samples: the shape of its mask, time-major."""
         return self.objective.encoder.grid(self.features.config.frames(samples))
 
     @torch.no_grad()
@@ -56,23 +56,23 @@ class Reconstructor(nn.Module):
             hidden_BN: True for patches to hide, [B, N] of `grid(samples)`, time-major.
 
         Returns:
-            Normalised log-mel [B, frames, mels], as the front end gives it.
+            Normalised log-mel [B, L, C], as the front end gives it.
 
         Raises:
             ValueError: the mask is not of the clips' grid, or hides a whole clip.
         """
         encoder = self.objective.encoder
         inputs = encoder.config.inputs
-        spectrogram_BLM = self.features(levelled(waveform_BS, inputs))
-        frames, patch = spectrogram_BLM.shape[1], encoder.config.patch[0]
+        spectrogram_BLC = self.features(levelled(waveform_BS, inputs))
+        frames, patch = spectrogram_BLC.shape[1], encoder.config.patch[0]
         grid = encoder.grid(frames)
-        # As for embeddings: filled up to the lengths that the weights know, and the filling is visible.
+        # As for embeddings: padded to the lengths that the weights know, and the padding is visible.
         filled = -(-grid.time // inputs.steps) * inputs.steps
         fill = inputs.fill_value(self.features.config, float(self.features.silence))
-        spectrogram_BLM = nn.functional.pad(spectrogram_BLM, (0, 0, 0, filled * patch - frames), value=fill)
-        if hidden_BN.shape == (len(spectrogram_BLM), grid.tokens):  # a wrong shape is refused below
+        spectrogram_BLC = nn.functional.pad(spectrogram_BLC, (0, 0, 0, filled * patch - frames), value=fill)
+        if hidden_BN.shape == (len(spectrogram_BLC), grid.tokens):  # a wrong shape is refused below
             hidden_BN = nn.functional.pad(hidden_BN, (0, (filled - grid.time) * grid.freq), value=False)
-        return self.objective.reconstruct(spectrogram_BLM, hidden_BN)[:, :frames]
+        return self.objective.reconstruct(spectrogram_BLC, hidden_BN)[:, :frames]
 
 
 def load_reconstructor(source: str | Path, *, heads: int | None = None) -> Reconstructor:

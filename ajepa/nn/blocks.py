@@ -1,10 +1,10 @@
 """The Transformer block of ViT (arXiv 2010.11929, section 3.1), as every network here uses it.
 
-Weights are called as in timm, whose block this equals (a test holds them side by side). It stands here
+Weights are called as in timm, whose block this equals (a test compares them). It is defined here
 because importing timm imports all of its models and torchvision: 3 s and 190 MB in every process that reads
 audio.
 
-Axes: R rows (clips, clips times masks, or windows), N tokens, D features, H heads, C features of a head.
+Axes: R rows (clips, clips times masks, or windows), N tokens, D features, H heads, E features of a head.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class LayerNorm(nn.LayerNorm):
 def attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scale: float, fused: bool
 ) -> Tensor:
-    """Scaled dot-product attention: softmax(scale q k^T + mask) v, on [..., N, C].
+    """Scaled dot-product attention: softmax(scale q k^T + mask) v, on [..., N, E].
 
     Args:
         mask: what is added to the similarities, or for booleans False where a key is barred; every query
@@ -67,7 +67,7 @@ class Attention(nn.Module):
         return self.proj(attended.transpose(1, 2).flatten(2))
 
     def split(self, qkv_RNE: Tensor) -> Tensor:
-        """Queries, keys and values side by side [R, N, 3 D] to [3, R, H, N, C]."""
+        """Queries, keys and values in one [R, N, 3 D] to [3, R, H, N, E]."""
         return qkv_RNE.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
 

@@ -5,7 +5,7 @@ After Audio-MAE's code (arXiv 2207.06405, section 3; its `SwinTransformerBlock` 
 temperature for each head, a bias for relative positions that a small MLP computes from their logarithms, and
 each branch normed before it is added.
 
-Axes: R clips times masks, W windows, A cells of a window, H heads, C features of a head.
+Axes: R clips times masks, W windows, A cells of a window, H heads, E features of a head.
 """
 
 from __future__ import annotations

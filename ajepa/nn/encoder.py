@@ -35,7 +35,7 @@ class EncoderConfig:
             member divides `mels`.
         mels: mel bands of the spectrograms it takes.
         mlp_ratio: hidden width of the MLPs over the width.
-        cls_token: a class token beside the patches, as in Audio-MAE. The blocks attend to it; embeddings are
+        cls_token: a class token next to the patches, as in Audio-MAE. The blocks attend to it; embeddings are
             of the patches alone.
         table: shape of the position table that came with the weights; None for the sine-cosine code.
         inputs: what the weights were taught to expect of a clip's level and of the frames past its end.
@@ -103,7 +103,7 @@ def init_linear(module: nn.Module) -> None:
 def run_block(
     block: nn.Module, tokens: Tensor, mask: Tensor | None, again: bool, scale_2R: Tensor | None = None
 ) -> Tensor:
-    """One Transformer block; with `again` its activations are not kept but computed anew for the gradient."""
+    """One Transformer block; with `again` its activations are computed again for the gradient, not kept."""
     arguments = (tokens, mask) if scale_2R is None else (tokens, mask, scale_2R)
     if again and torch.is_grad_enabled():
         return checkpoint(block, *arguments, use_reentrant=False)
@@ -144,7 +144,7 @@ class RegularisedMasking:
         if valid_BN is None:
             valid_BN = torch.ones(tokens_BND.shape[:2], dtype=torch.bool, device=tokens_BND.device)
         score_BN = torch.rand(valid_BN.shape, generator=self.generator, device=valid_BN.device)
-        # A class token and padding stand behind every patch, so that the first so many are all patches.
+        # A class token and padding rank behind every patch, so that only patches are barred.
         score_BN[:, : patches.start] = 2.0
         score_BN = score_BN.masked_fill(~valid_BN, 2.0)
         count_B1 = (self.share * valid_BN[:, patches].sum(1, keepdim=True)).long()
@@ -205,23 +205,23 @@ class Encoder(nn.Module):
         self.position_table = PositionTable(config.table, self.width) if config.table else None
 
     def grid(self, frames: int) -> PatchGrid:
-        """Grid of a spectrogram of so many frames; a last, partial patch counts."""
+        """Grid of a spectrogram of `frames` frames; a last, partial patch counts."""
         return PatchGrid(-(-frames // self.config.patch[0]), self.freq_patches)
 
-    def patchify(self, spectrogram_BLM: Tensor, pad_value: float = 0.0) -> tuple[Tensor, PatchGrid]:
-        """Spectrogram [B, frames, mels] to flat patches [B, N, P], its end padded to a whole patch.
+    def patchify(self, spectrogram_BLC: Tensor, pad_value: float = 0.0) -> tuple[Tensor, PatchGrid]:
+        """Spectrogram [B, L, C] to flat patches [B, N, P], its end padded to a whole patch.
 
         Raises:
             ValueError: the number of mel bands is not the encoder's.
         """
-        _, frames, mels = spectrogram_BLM.shape
+        _, frames, mels = spectrogram_BLC.shape
         if mels != self.config.mels:
             raise ValueError(f"spectrogram has {mels} mel bands, this encoder takes {self.config.mels}")
         grid = self.grid(frames)
         missing = grid.time * self.config.patch[0] - frames
         if missing:
-            spectrogram_BLM = nn.functional.pad(spectrogram_BLM, (0, 0, 0, missing), value=pad_value)
-        return self.cut(spectrogram_BLM, grid), grid
+            spectrogram_BLC = nn.functional.pad(spectrogram_BLC, (0, 0, 0, missing), value=pad_value)
+        return self.cut(spectrogram_BLC, grid), grid
 
     def cut(self, spectrogram_BLC: Tensor, grid: PatchGrid) -> Tensor:
         """Spectrogram [B, L, C] of whole patches to flat patches [B, N, P]."""
@@ -230,7 +230,7 @@ class Encoder(nn.Module):
         return patches.transpose(2, 3).reshape(-1, grid.tokens, patch_time * patch_freq)
 
     def unpatchify(self, patches_BNP: Tensor, grid: PatchGrid) -> Tensor:
-        """Flat patches [B, N, P] back to a spectrogram [B, frames, mels] of whole patches."""
+        """Flat patches [B, N, P] back to a spectrogram [B, L, C] of whole patches."""
         patch_time, patch_freq = self.config.patch
         patches = patches_BNP.reshape(-1, grid.time, grid.freq, patch_time, patch_freq).transpose(2, 3)
         return patches.reshape(-1, grid.time * patch_time, grid.freq * patch_freq)

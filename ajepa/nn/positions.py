@@ -74,7 +74,7 @@ class PositionTable(nn.Module):
 
 
 def _axes(time: int, stored: TableConfig) -> tuple[int, int]:
-    """Sizes of a table of so many time patches, in the order of its entries."""
+    """Sizes of a table of `time` time patches, in the order of its entries."""
     return (stored.freq, time) if stored.transposed else (time, stored.freq)
 
 

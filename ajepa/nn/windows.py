@@ -19,7 +19,7 @@ class Windows:
 
     Attributes:
         index_WA: token of each cell of each of the W windows; 0 where a cell is outside the grid.
-        slot_N: where each token stands among the W * A cells.
+        slot_N: place of each token among the W * A cells.
         mask_WAA: True where a query (first A) may see a key: both in the grid and on the same side of its
             edge. A cell outside sees itself, so that no row is empty. None where all see all.
     """
@@ -123,7 +123,7 @@ class _Regroup(torch.autograd.Function):
 def regroup(
     tokens: Tensor, grid: PatchGrid, window: tuple[int, int], old: Shift | None, new: Shift | None
 ) -> Tensor:
-    """Move tokens [R, cells, D] from one shift's windows to another's; None stands for the grid's order."""
+    """Move tokens [R, cells, D] from one shift's windows to another's; None means the grid's order."""
     if old == new:
         return tokens
     moved: Tensor = _Regroup.apply(tokens, _move(grid, window, old, new, tokens.device))

@@ -43,10 +43,10 @@ class AJEPAConfig:
     """A-JEPA's own choices; where the paper is silent, the defaults are I-JEPA's.
 
     Args:
-        system: tells this objective's recipes from the others'.
+        system: the objective's name in a recipe.
         momentum: the target encoder's EMA coefficient at the first and the last step. The paper gives
             none; 0.996 to 1.0 are I-JEPA's. Its time constant 1 / (1 - m) must fit the number of steps.
-        target_layers: targets are the mean of the outputs of the last so many blocks (data2vec); 1 is the
+        target_layers: targets are the mean of the outputs of this many last blocks (data2vec); 1 is the
             paper's: the encoder's output.
         target_norm: "layer" standardises each patch over its features (the paper's "patch-normalized");
             "instance" each feature over the clip's patches (data2vec); "batch" is "layer", then the mean
@@ -58,12 +58,12 @@ class AJEPAConfig:
             weighs less than its share of the masks. The paper averages "the L2 distance between the output
             features" (section 3.2) and does not say over what first; I-JEPA's code pools masks of one size.
         variance_weight, covariance_weight: of VICReg's two terms on the context encoder's output, against
-            a collapse of its dimensions; 0 in the paper. Where micro-batches share a step, each has terms
-            of its own.
-        reconstruction_weight: of a second error: one linear layer on the predictor's output has to say the
-            normalised patch of the spectrogram itself, as in Audio-MAE, at the same places. It anchors the
-            features in the signal, where a short run would let go of what is hard to predict
-            (docs/LOG.md); 0 in the paper.
+            a collapse of its dimensions; 0 in the paper. Where micro-batches share a step, each computes
+            its own terms.
+        reconstruction_weight: of a second error: one linear layer on the predictor's output predicts the
+            normalised patch of the spectrogram itself, as in Audio-MAE, at the same places. It keeps
+            features that are hard to predict, which a short run would drop (docs/LOG.md); 0 in the
+            paper.
         corruption: what is done to the clips that the context encoder gets, while the target encoder and the
             reconstruction get them as they are; nothing in the paper.
     """
@@ -149,17 +149,17 @@ class AJEPA(Objective):
         self.corruption = Corruption(config.corruption, front_end or LogMelConfig())
 
     def forward(
-        self, spectrogram_BLM: Tensor, step: int, generator: torch.Generator, share: Share | None = None
+        self, spectrogram_BLC: Tensor, step: int, generator: torch.Generator, share: Share | None = None
     ) -> Loss:
         """One step's loss, or a share of it.
 
         Args:
-            spectrogram_BLM: normalised log-mel [B, frames, mels], whole patches.
+            spectrogram_BLC: normalised log-mel [B, L, C], whole patches.
             step: training step, which sets the curriculum's place.
             generator: source of the masks of the whole batch, on the spectrogram's device.
             share: which clips of the whole batch these are.
         """
-        patches_BNP, grid = self.encoder.patchify(spectrogram_BLM)
+        patches_BNP, grid = self.encoder.patchify(spectrogram_BLC)
         share = share or Share(0, len(patches_BNP), len(patches_BNP))
         masks = sample_masks(self.config.masking, grid, share.total, step, self.total_steps, generator)
         in_step = masks.target_BMN.sum(), share.total * masks.target_BMN.shape[1]
@@ -169,7 +169,7 @@ class AJEPA(Objective):
         target_BND = batch_normed(features_BND) if self.config.target_norm == "batch" else features_BND
         if self.to_patch is not None:  # behind the features, so that both are taken at the same places
             target_BND = torch.cat([target_BND, layer_normed(patches_BNP)], -1)
-        corrupted_BLC = self.corruption(spectrogram_BLM, generator, share)
+        corrupted_BLC = self.corruption(spectrogram_BLC, generator, share)
         context_RKD = self.encode_context(self.encoder.patchify(corrupted_BLC)[0], masks, grid)
         prediction_RXD, target_RXT, weight_RX = self._predict(context_RKD, masks, target_BND, grid)
         target_RXD = target_RXT[..., : self.encoder.width]
@@ -203,7 +203,7 @@ class AJEPA(Objective):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Predictions [R, X, D], targets [R, X, T] and which of them count [R, X]; X places of the grid.
 
-        T is D, or more where something else is to be said of the same places.
+        T is D, or more where the same places have further targets.
         """
         rows, count = len(context_RKD), masks.target_BMN.shape[1]
         index_RK, valid_RK = masks.context_BMK.flatten(0, 1), masks.valid_BMK.flatten(0, 1)
@@ -227,7 +227,7 @@ class AJEPA(Objective):
 
     @torch.no_grad()
     def features(self, patches_BNP: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
-        """What the target encoder says of the whole spectrogram: targets and output, each [B, N, D] float32.
+        """The target encoder on the whole spectrogram: targets and output, each [B, N, D] float32.
 
         Normalised before the target places are gathered, as in I-JEPA's code. All masks of a clip share
         this one pass.

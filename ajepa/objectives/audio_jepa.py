@@ -29,7 +29,7 @@ class AudioJEPAConfig:
     """Audio-JEPA's own choices (its section 3 and public configuration).
 
     Args:
-        system: tells this objective's recipes from the others'.
+        system: the objective's name in a recipe.
         momentum: the target encoder's EMA coefficient at the first and the last step.
     """
 

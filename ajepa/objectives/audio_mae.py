@@ -31,7 +31,7 @@ class AudioMAEConfig:
     """Audio-MAE's own choices.
 
     Args:
-        system: tells this objective's recipes from the others'.
+        system: the objective's name in a recipe.
         masking: "random", or "time+frequency" for whole time steps and bands (its 2-D masking).
         norm_pixels: predict each patch less its mean, over its standard deviation.
     """
@@ -98,17 +98,17 @@ class AudioMAE(Objective):
         self.decoder = Decoder(config.decoder, self.encoder.width, encoder.patch[0] * encoder.patch[1])
 
     def forward(
-        self, spectrogram_BLM: Tensor, step: int, generator: torch.Generator, share: Share | None = None
+        self, spectrogram_BLC: Tensor, step: int, generator: torch.Generator, share: Share | None = None
     ) -> Loss:
         """One step's loss, or a share of it: the mean squared error over the hidden patches.
 
         Args:
-            spectrogram_BLM: normalised log-mel [B, frames, mels], whole patches.
+            spectrogram_BLC: normalised log-mel [B, L, C], whole patches.
             step: training step; the masks of Audio-MAE do not depend on it.
             generator: source of the masks of the whole batch, on the spectrogram's device.
             share: which clips of the whole batch these are.
         """
-        patches_BNP, grid = self.encoder.patchify(spectrogram_BLM)
+        patches_BNP, grid = self.encoder.patchify(spectrogram_BLC)
         share = share or Share(0, len(patches_BNP), len(patches_BNP))
         masks = sample_masks(self.config.masking, grid, share.total, step, self.total_steps, generator)
         targets_in_step = masks.target_BMN.sum()
@@ -125,7 +125,7 @@ class AudioMAE(Objective):
                 "visible": masks.valid_BMK.float().sum(2).mean() / grid.tokens,
                 "targets": masks.target_BMN.float().mean(),
             }
-            # The gauges take what the encoder says of the visible patches: no second pass for them.
+            # The gauges use the encoder's output for the visible patches: no second pass for them.
             features = layer_normed(latent_RKD[:, self.class_tokens :])
         return Loss(error_RN.sum() / targets_in_step, metrics, features)
 
@@ -161,24 +161,24 @@ class AudioMAE(Objective):
         return (prediction_RNP.float() - target_RNP).square().mean(-1)
 
     @torch.no_grad()
-    def reconstruct(self, spectrogram_BLM: Tensor, hidden_BN: Tensor) -> Tensor:
+    def reconstruct(self, spectrogram_BLC: Tensor, hidden_BN: Tensor) -> Tensor:
         """The spectrogram with its hidden patches predicted and the others as they are.
 
-        With `norm_pixels` the network says what a patch looks like, not how loud it is: the hidden patch's
-        own mean and deviation are put back, as MAE's pictures do.
+        With `norm_pixels` the network predicts a patch's shape and not its level: the hidden patch's true
+        mean and deviation are put back, as in MAE's figures.
 
         Args:
-            spectrogram_BLM: normalised log-mel [B, frames, mels].
+            spectrogram_BLC: normalised log-mel [B, L, C].
             hidden_BN: True for patches to hide, time-major, at least one visible in each clip.
 
         Returns:
-            [B, frames, mels], normalised as the input.
+            [B, L, C], normalised as the input.
 
         Raises:
             ValueError: `hidden_BN` is not of the spectrogram's grid, or hides a whole clip.
         """
-        frames = spectrogram_BLM.shape[1]
-        patches_BNP, grid = self.encoder.patchify(spectrogram_BLM)
+        frames = spectrogram_BLC.shape[1]
+        patches_BNP, grid = self.encoder.patchify(spectrogram_BLC)
         if hidden_BN.shape != patches_BNP.shape[:2]:
             raise ValueError(
                 f"the mask has shape {tuple(hidden_BN.shape)}, the spectrogram "

@@ -90,13 +90,13 @@ class Corruption:
         """The context encoder's view of a batch.
 
         Args:
-            spectrogram_BLC: normalised log-mel [B, frames, mels] of a share's clips.
+            spectrogram_BLC: normalised log-mel [B, L, C] of a share's clips.
             generator: source of all draws, on the spectrogram's device. Those of the whole batch are drawn,
                 whatever the share.
             share: which clips of the batch these are.
 
         Returns:
-            [B, frames, mels], no value below that of digital silence.
+            [B, L, C], no value below that of digital silence.
         """
         config = self.config
         if config.share == 0:

@@ -1,4 +1,4 @@
-"""What holds the spread of features where predicting alone would let it shrink."""
+"""Terms that keep the spread of features, which prediction alone would let shrink."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ajepa.distributed import sum_over_ranks
 
 
 def variance_covariance(features_RKD: Tensor, valid_RK: Tensor) -> tuple[Tensor, Tensor]:
-    """VICReg's two terms (Bardes et al., 2022, equations 1 and 3; beside a JEPA: C-JEPA, Mo and Tong, 2024).
+    """VICReg's two terms (Bardes et al., 2022, equations 1 and 3; with a JEPA: C-JEPA, Mo and Tong, 2024).
 
     Over the tokens of all processes.
 

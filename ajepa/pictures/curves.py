@@ -1,4 +1,4 @@
-"""Curves of pre-training runs from their metrics.jsonl: what TensorBoard shows, as one picture."""
+"""Curves of pre-training runs from their metrics.jsonl: as in TensorBoard, in one picture."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOOP_PANELS = {
     "probe": "kNN probe",
     "clips_per_s": "clips/s",
 }
-# What one step of few clips shows is mostly noise: each point is the mean of its neighbourhood.
+# Single steps of few clips are mostly noise: each point is the mean of its neighbourhood.
 POINTS = 200
 
 
@@ -44,8 +44,8 @@ def panels() -> dict[str, str]:
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Return what a run logged, in the order of its steps.
 
-    A run that was killed and continued has logged some steps twice: the later line counts. A line cut off by
-    the kill is passed over. Raises CurvesError where there is no metrics.jsonl, or nothing in it.
+    A run that was killed and resumed has logged some steps twice: the later line counts. A line that the kill
+    cut off is skipped. Raises CurvesError if there is no metrics.jsonl or nothing in it.
     """
     path = run / "metrics.jsonl" if run.is_dir() else run
     if not path.is_file():

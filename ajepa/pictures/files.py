@@ -1,4 +1,4 @@
-"""Pictures in files: looked at before the work, written whole or not at all."""
+"""Pictures in files: the place is checked before the work; a picture is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ class PictureError(AjepaError, ValueError):
 
 
 def check_picture(out: Path) -> None:
-    """Look whether a picture can be written at `out`, the option --out.
+    """Check that a picture can be written to `out`, the option --out.
 
     Raises:
-        PictureError: matplotlib does not write files with such a suffix.
+        PictureError: matplotlib writes no files with this suffix.
         PlaceError: nothing can be written there.
     """
     from matplotlib.backend_bases import FigureCanvasBase
 
     kinds = FigureCanvasBase.get_supported_filetypes()
     if out.suffix.lower().removeprefix(".") not in kinds:
-        raise PictureError(f"--out {out}: no kind of picture; end the name in .{', .'.join(sorted(kinds))}")
+        raise PictureError(
+            f"--out {out}: not a known picture format; end the name in .{', .'.join(sorted(kinds))}"
+        )
     check_place(out, "--out")
 
 
 def save(figure: Any, out: Path) -> None:
-    """Write a matplotlib figure; the suffix says what kind of file."""
+    """Write a matplotlib figure in the format of the suffix."""
     with in_place_of(out, kind=out.suffix.removeprefix(".")) as partial:
         figure.savefig(partial)

@@ -29,7 +29,7 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class MaskCase:
-    """Something to look at: masks of one configuration at one place of the curriculum, 0 to 1."""
+    """Masks to draw: one configuration at one place of the curriculum, 0 to 1."""
 
     title: str
     config: MaskingConfig
@@ -55,7 +55,7 @@ def cases_by_kind(config: MaskingConfig) -> list[MaskCase]:
 
 
 def sample_case(case: MaskCase, grid: PatchGrid, clips: int, seed: int) -> tuple[Masks, Tensor]:
-    """Masks of so many clips, and all that was visible before the budget took its share: [B, M, N] bool."""
+    """Masks of `clips` clips, and the tokens that were visible before the budget was applied, [B, M, N]."""
     step = round(case.progress * TOTAL)
 
     def draw(config: MaskingConfig) -> Masks:

@@ -1,4 +1,4 @@
-"""The parts of a recipe that say what a run hears, how it is optimised, and where it runs."""
+"""The parts of a recipe: the data, the optimiser, and where the run executes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class DataConfig:
         source: folder of audio files, searched recursively; a manifest (.csv, .parquet); a folder of indexed
             tar shards, or the http(s) address of one.
         crop_seconds: length of a crop; shorter files are extended cyclically.
-        gain_db: level jitter, uniform within plus or minus so many dB.
+        gain_db: level jitter in dB, uniform within plus or minus this value.
         workers: loader processes; 0 decodes in the training process.
         cache_megabytes: decoded audio kept in memory by each loader process, so that a small set is
-            decoded once; 0 decodes anew each time. The crops are the same either way.
-        skip_broken: count and list unreadable files and go on with others, instead of stopping.
+            decoded once; 0 decodes again each time. The crops are the same either way.
+        skip_broken: count and list unreadable files and continue with the others, instead of stopping.
         shard_window: tar shards that are shuffled among each other at a time; part of the order of clips.
         shard_cache: folder for shards fetched from a server; ~/.cache/ajepa/shards if empty.
         shard_cache_megabytes: how much of it they may fill; the least recently used make room.
@@ -59,7 +59,7 @@ class OptimConfig:
             place of a recipe's epochs; so do `warmup_steps` of its `warmup_epochs`.
         batch_size: clips a step over all processes.
         accumulate: micro-batches into which each process splits its clips of a step; the gradient is that
-            of the whole batch, the memory that of one part. A run may go on with another number, unless
+            of the whole batch, the memory that of one part. A run may be resumed with another number, unless
             its objective has statistics over a micro-batch (`couples_clips`).
         lr: peak learning rate; `warmup_steps` up to it linearly, then a cosine down to `min_lr`.
         warmup_epochs: instead of `warmup_steps`, where given.
@@ -91,7 +91,7 @@ class OptimConfig:
             raise ValueError(f"optim.epochs is {self.epochs}, must be above 0")
 
     def in_steps(self, clips: int) -> OptimConfig:
-        """With epochs turned into steps, for a data set of so many clips."""
+        """With epochs turned into steps, for a data set of `clips` clips."""
         steps, warmup = self.steps, self.warmup_steps
         if self.epochs is not None:
             steps = max(1, math.ceil(self.epochs * clips / self.batch_size))

@@ -145,7 +145,7 @@ def _system_of(values: Any) -> str:
 
 
 def _chosen_system(path: Path, options: Sequence[str]) -> str:
-    """The system that a recipe and the options beside it ask for."""
+    """The system that a recipe, or an option that overrides it, asks for."""
     for position, option in reversed(list(enumerate(options))):
         key, _, value = option.partition("=")
         if key == "--objective.system":

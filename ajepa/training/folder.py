@@ -22,19 +22,19 @@ from .state import BestEncoder
 FIXED_PARTS = ("front_end", "encoder", "objective", "optim")
 FIXED_KEYS = {"data": ("crop_seconds", "gain_db"), "run": ("seed", "precision")}
 
-# The loader's processes of a run that was killed may hold its lock until they notice, which takes them 5 s.
+# Loader processes of a killed run hold its lock until they notice that it is gone, which takes up to 5 s.
 PATIENCE_SECONDS = 10.0
 
-# Of an earlier run, and not written anew by every start.
+# Files of an earlier run that a new start does not overwrite.
 LEFT_BEHIND = (BestEncoder.NAME, "metrics.jsonl", "broken.txt", "wandb.id")
 
 
 @contextmanager
 def claimed(fabric: Fabric, recipe: Recipe, info: dict[str, Any]) -> Iterator[Path | None]:
-    """Hold the run's folder, tidied, until the block is left; yields the checkpoint to go on from.
+    """Hold the run's folder, tidied, until the block is left; yields the checkpoint to resume.
 
-    The first process does it for all, which hear from it what it found: None where a run begins. What a
-    killed process had half written is removed here, where no living one can be writing it.
+    The first process does it for all and sends them what it found: None where a run begins. Files that a
+    killed process left half written are removed here, where no other process can be writing them.
 
     Raises:
         RecipeError: another start holds the folder, or it holds a run of another recipe or on other data.
@@ -50,7 +50,7 @@ def claimed(fabric: Fabric, recipe: Recipe, info: dict[str, Any]) -> Iterator[Pa
 
 
 def _take(lock: FileLock, recipe: Recipe, info: dict[str, Any]) -> Path | RecipeError | None:
-    """Lock and tidy; the error is returned, since the other processes wait to hear of it."""
+    """Lock and tidy; an error is returned and not raised, since the other processes wait for it."""
     out = Path(recipe.run.out)
     try:
         lock.acquire(timeout=PATIENCE_SECONDS)
@@ -71,10 +71,10 @@ def _take(lock: FileLock, recipe: Recipe, info: dict[str, Any]) -> Path | Recipe
 
 
 def checkpoint_of(recipe: Recipe, info: dict[str, Any]) -> Path | None:
-    """The checkpoint that this recipe on this data goes on from; None where it begins.
+    """The checkpoint from which this recipe on this data continues; None where it begins.
 
-    It begins too in the folder of a run that ended before its second checkpoint, and whose recipe or data
-    were others: nothing is there that was learnt, and what they were is often why it ended.
+    It also begins in the folder of a run with another recipe or other data that ended before its second
+    checkpoint: nothing was learnt there, and the recipe or the data are often why it ended.
 
     Raises:
         RecipeError: the folder holds a run of another recipe or on other data.
@@ -112,13 +112,13 @@ def _forget(recipe: Recipe, info: dict[str, Any]) -> None:
 
 
 def _differences(recipe: Recipe, info: dict[str, Any], saved: checkpoint.Checkpoint) -> list[str]:
-    """What a run must keep and is not as it was, with both values."""
+    """Fixed settings that have changed, each with both values."""
     ours = json.loads(json.dumps(recipe.as_dict()))
     # Read and written again, a recipe of an older version says what its missing keys meant.
     theirs = json.loads(json.dumps(recipe_from_dict(saved.recipe).as_dict()))
     keys = {part: list(ours[part]) for part in FIXED_PARTS} | FIXED_KEYS
     if not recipe.objective.couples_clips:
-        # Elsewhere each micro-batch has statistics of its own: other parts would be another loss.
+        # With statistics over each micro-batch, another number of them would be another loss.
         keys["optim"] = [key for key in keys["optim"] if key != "accumulate"]
     changed = [
         f"{part}.{key} ({theirs[part].get(key)!r}, now {ours[part][key]!r})"

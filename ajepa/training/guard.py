@@ -1,4 +1,4 @@
-"""What ends a run: a value that is not finite, a signal, a process that died."""
+"""What ends a run early: a value that is not finite, a signal, a process that died."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class TrainingError(AjepaError, RuntimeError):
 class FiniteGuard:
     """Stops the run where a loss or the gradients' norm is not finite.
 
-    On a GPU a step's numbers are looked at one step later, when they have long been computed: looking at
-    once would make the GPU wait for the next step's orders. `settle` looks at what is outstanding; nothing
-    may be saved before it, so that no checkpoint ever holds a NaN.
+    On a GPU a step's numbers are read one step later, when they have long been computed: reading them at
+    once would leave the GPU idle until the next step is launched. `settle` reads those that are still
+    outstanding; call it before anything is saved, so that no checkpoint ever holds a NaN.
     """
 
     def __init__(self) -> None:
@@ -41,10 +41,10 @@ class FiniteGuard:
         self._copied: torch.cuda.Event | None = None
 
     def note(self, step: int, loss: Tensor, norm: Tensor | None, files: list[str]) -> None:
-        """Hand over a step's loss and gradient norm.
+        """Take a step's loss and gradient norm.
 
         Raises:
-            TrainingError: on a GPU that of the step before, elsewhere that of this step is not finite.
+            TrainingError: a number is not finite: on a GPU one of the step before, elsewhere of this step.
         """
         self.settle()
         self._step, self._files = step, files
@@ -59,7 +59,7 @@ class FiniteGuard:
             self.settle()
 
     def settle(self) -> None:
-        """Look at the numbers handed over last."""
+        """Read the numbers that were noted last."""
         if self._outstanding is None:
             return
         if self._copied is not None:
@@ -76,7 +76,7 @@ class FiniteGuard:
 
 
 class Stop:
-    """Ctrl-C and SIGTERM: the step in hand is finished and a checkpoint written.
+    """Ctrl-C and SIGTERM: the current step is finished and a checkpoint written.
 
     The second signal acts as usual: a process that hangs can still be stopped.
     """
@@ -97,7 +97,7 @@ class Stop:
 
 @contextmanager
 def signals() -> Iterator[Stop]:
-    """Note Ctrl-C and SIGTERM instead of dying of them."""
+    """Note the first Ctrl-C or SIGTERM instead of ending the process."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # signals reach the main thread only
@@ -171,7 +171,7 @@ def _server() -> socket.socket:
 
 @contextmanager
 def lost_peers() -> Iterator[None]:
-    """Say in words that another process of the run is gone.
+    """Report that another process of the run has ended, where that is why this one failed.
 
     Raises:
         TrainingError: an operation failed because it is.

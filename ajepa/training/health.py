@@ -35,11 +35,11 @@ def rankme(features: Tensor, sample: int = 4096) -> float:
 
 
 @torch.no_grad()
-def attention_entropy(encoder: Encoder, spectrogram_BLM: Tensor, clips: int = 8) -> float:
+def attention_entropy(encoder: Encoder, spectrogram_BLC: Tensor, clips: int = 8) -> float:
     """Mean entropy of the attention over all blocks, heads and queries, over that of uniform attention.
 
-    1 means that every token looks at all others alike, 0 that each looks at one. Blocks that are compiled
-    run as they are written: a graph that was compiled without the hooks would pass them by.
+    1 means that every token attends to all others alike, 0 that each attends to one. Compiled blocks run
+    uncompiled here: a graph that was compiled without the hooks would skip them.
     """
     entropies: list[Tensor] = []
 
@@ -57,7 +57,7 @@ def attention_entropy(encoder: Encoder, spectrogram_BLM: Tensor, clips: int = 8)
             )
         )
     try:
-        patches_BNP, grid = encoder.patchify(spectrogram_BLM[:clips])
+        patches_BNP, grid = encoder.patchify(spectrogram_BLC[:clips])
         with torch.compiler.set_stance("force_eager"):
             encoder(patches_BNP, encoder.positions(grid, patches_BNP))
     finally:
@@ -67,10 +67,10 @@ def attention_entropy(encoder: Encoder, spectrogram_BLM: Tensor, clips: int = 8)
 
 
 class CollapseWatch:
-    """Says in words that representations collapse: once for each gauge, and again after a recovery.
+    """Warns that representations collapse: once for each gauge, and again after a recovery.
 
-    In the trials of docs/LOG.md that lost their probes the rank fell from 56 to 24 and less, in those that
-    learnt it rose; the spread of the targets halved in the worst of them.
+    In the trials of docs/LOG.md whose probes fell, the rank fell from 56 to 24 or less; in those that learnt
+    it rose. In the worst of them the spread of the targets halved.
     """
 
     FLOORS = MappingProxyType({"rankme": 0.5, "target_std": 0.5})  # of the highest value so far
@@ -83,7 +83,7 @@ class CollapseWatch:
             self.look(record)
 
     def look(self, record: dict[str, Any]) -> list[str]:
-        """Warnings that a line of metrics gives rise to."""
+        """Warnings about a line of metrics."""
         warnings = []
         for name, floor in self.FLOORS.items():
             value = record.get(name)

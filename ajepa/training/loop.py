@@ -50,13 +50,13 @@ __all__ = ["TrainingError", "pretrain"]
 
 
 def pretrain(recipe: Recipe, untrained: bool = False) -> Path:
-    """Pre-train as the recipe says, going on from the run folder's last checkpoint if there is one.
+    """Pre-train as the recipe says; a run that was interrupted continues from its last checkpoint.
 
     Args:
-        untrained: end before the first step, with the random weights that the run begins with.
+        untrained: stop before the first step, with the run's random weights.
 
     Returns:
-        The path of the finished encoder; with `untrained` that of the first checkpoint.
+        The finished encoder's file; with `untrained` the first checkpoint.
 
     Raises:
         RecipeError: the recipe lacks what a run needs, the folder holds a run of another recipe or on other
@@ -103,7 +103,7 @@ def _begin(run: Run, clips: Clips, *, begins: bool) -> tuple[MetricsLog, BestEnc
         if run.first_score is not None:
             log.write(0, {"probe": run.first_score})
             best.offer(run.first_score, run, 0)
-        # Last: a start that is interrupted before this leaves no checkpoint, and the run begins again.
+        # Last: if this start is interrupted earlier, there is no checkpoint and the next one begins the run.
         write_checkpoint(run, 0)
     return log, best
 
@@ -159,7 +159,7 @@ def _train(run: Run, clips: Clips, log: MetricsLog, best: BestEncoder) -> Path:
             if stopping:
                 bar.close()
                 log.close()
-                fabric.barrier()  # a process that ends takes the others along: the checkpoint first
+                fabric.barrier()  # a process that ends ends the others too: the checkpoint first
                 raise KeyboardInterrupt(f"stopped after step {done}; the same command goes on from {path}")
             waiting_since = time.perf_counter()
     bar.close()
@@ -186,7 +186,7 @@ class Due(NamedTuple):
 
 
 def due_after(done: int, recipe: Recipe) -> Due:
-    """What is due after so many steps; all of it after the last."""
+    """What is due once `done` steps are done; everything after the last."""
     run, at_end = recipe.run, done == recipe.optim.steps
     gauges_due = at_end or done % run.health_every == 0
     probe_due = bool(run.probe.table) and (at_end or done % run.probe.every == 0)

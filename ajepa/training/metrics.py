@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes: metrics.jsonl, TensorBoard, Weights & Biases, broken.txt."""
+"""The logs of a run: metrics.jsonl, TensorBoard, Weights & Biases, broken.txt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MetricsLog:
 
     Args:
         run: where to log to.
-        start: step that the run goes on from.
+        start: step from which the run continues.
         enabled: False for all processes but the first.
         recipe: plain dictionaries, for Weights & Biases.
 
@@ -87,7 +87,7 @@ class MetricsLog:
         return record
 
     def close(self) -> None:
-        """Say how many files could not be used, and finish the logs."""
+        """Print how many files could not be used, and close the logs."""
         if self.enabled and self.broken:
             print(f"{len(self.broken)} files could not be used; {self.listing} lists them", file=sys.stderr)
         for writer in self._writers:
@@ -98,7 +98,7 @@ class _TensorBoard:
     def __init__(self, out: Path, first: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # What an interrupted run logged past its last checkpoint is taken back.
+        # What an interrupted run logged after its last checkpoint is removed.
         self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=first)
 
     def write(self, step: int, record: dict[str, Any]) -> None:
@@ -118,7 +118,7 @@ class _WandB:
             raise RecipeError(
                 f"run.wandb is {project!r}, but wandb is not installed: pip install wandb, or leave it empty"
             ) from error
-        # The run's folder keeps the id, so that a run that goes on is one run there too.
+        # The run's folder keeps the id, so that a run that is resumed is one run there too.
         kept = out / "wandb.id"
         if not kept.exists():
             kept.write_text(secrets.token_hex(8))

@@ -1,4 +1,4 @@
-"""What is checked before a run starts or goes on, and what is written of each start."""
+"""Checks before a run starts or continues, and the record of each start."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def prepare(recipe: Recipe) -> tuple[Clips, Recipe, dict[str, Any]]:
     """The run's clips, the recipe with `epochs` turned into steps, and the data's fingerprint.
 
     Raises:
-        RecipeError: source or folder are not named, the folder cannot be written, or it holds a run of
+        RecipeError: no source or no folder is named, the folder cannot be written, or it holds a run of
             another recipe or on other data.
         AudioError: there is no audio.
         DataError: a manifest or the index of shards cannot be used or fetched.
@@ -42,7 +42,7 @@ def prepare(recipe: Recipe) -> tuple[Clips, Recipe, dict[str, Any]]:
     )
     recipe = replace(recipe, optim=recipe.optim.in_steps(len(clips)))
     info = {"data": clips.fingerprint()}
-    checkpoint_of(recipe, info)  # asked again once the folder is ours: told here before processes start
+    checkpoint_of(recipe, info)  # checked again once the folder is ours; here, before processes start
     out = Path(recipe.run.out)
     try:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def record_start(
     """Write recipe.yaml, and add this start to run.json; `info` gains software and hardware.
 
     Args:
-        begins: a run begins here, and what stands there is an earlier one's.
+        begins: a run begins here; an existing run.json is an earlier run's and is replaced.
     """
     out, optim = Path(recipe.run.out), recipe.optim
     if optim.warmup_steps >= optim.steps:

@@ -1,4 +1,4 @@
-"""An online probe: how well the encoder of a run in progress tells labelled clips apart."""
+"""An online probe: how well the encoder of a running pre-training separates labelled clips."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Probe:
         # The run's own modules, so that every look sees the weights of its moment.
         self.model.features, self.model.encoder = front_end, encoder
         names = sorted({row.label for row in rows})
-        self.label_C = torch.tensor([names.index(row.label) for row in rows])
+        self.label_B = torch.tensor([names.index(row.label) for row in rows])
         self.alone = not recipe.run.probe.split
-        self.reference_C = torch.tensor([self.alone or row.split == REFERENCE for row in rows])
+        self.reference_B = torch.tensor([self.alone or row.split == REFERENCE for row in rows])
         self.waveforms = [load(row.path, sample_rate=self.model.sample_rate) for row in rows]
 
     @torch.no_grad()
@@ -53,42 +53,42 @@ class Probe:
         """Accuracy of the weights as they are now, in 0..1."""
         training = self.model.encoder.training
         self.model.encoder.eval()
-        features_CE = torch.cat(
+        features_BE = torch.cat(
             [
                 self._embed(self.waveforms[first : first + CLIPS_A_PASS])
                 for first in range(0, len(self.waveforms), CLIPS_A_PASS)
             ]
         )
         self.model.encoder.train(training)
-        return knn_accuracy(features_CE, self.label_C, self.reference_C, self.alone)
+        return knn_accuracy(features_BE, self.label_B, self.reference_B, self.alone)
 
     def _embed(self, waveforms: list[Tensor]) -> Tensor:
         batch_BS = nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
         return self.model(batch_BS, [len(waveform) for waveform in waveforms]).clip.float().cpu()
 
 
-def knn_accuracy(features_CE: Tensor, label_C: Tensor, reference_C: Tensor, alone: bool) -> float:
+def knn_accuracy(features_BE: Tensor, label_B: Tensor, reference_B: Tensor, alone: bool) -> float:
     """Share of clips whose neighbours among the reference vote for their label.
 
     Args:
-        features_CE: one row for each of C clips.
-        label_C: class numbers.
-        reference_C: True for the clips that vote.
+        features_BE: one row for each of B clips, E features.
+        label_B: class numbers.
+        reference_B: True for the clips that vote.
         alone: score the reference itself, each clip without its own vote; else the other clips.
     """
-    reference_RE = features_CE[reference_C]
+    reference_RE = features_BE[reference_B]
     mean_E, std_E = reference_RE.mean(0), reference_RE.std(0, correction=0).clamp_min(1e-6)
-    unit_CE = functional.normalize((features_CE - mean_E) / std_E, dim=1)
-    scored_C = reference_C if alone else ~reference_C
-    similarity = unit_CE[scored_C] @ unit_CE[reference_C].T
+    unit_BE = functional.normalize((features_BE - mean_E) / std_E, dim=1)
+    scored_B = reference_B if alone else ~reference_B
+    similarity = unit_BE[scored_B] @ unit_BE[reference_B].T
     if alone:
         similarity.fill_diagonal_(-torch.inf)
     voters = len(reference_RE) - alone
     weight, index = similarity.topk(min(NEIGHBOURS, voters), dim=1)
-    votes = torch.zeros(len(weight), int(label_C.max()) + 1)
+    votes = torch.zeros(len(weight), int(label_B.max()) + 1)
     # Similarities may be negative; a vote may not.
-    votes.scatter_add_(1, label_C[reference_C][index], (weight + 1.0))
-    return float((votes.argmax(1) == label_C[scored_C]).float().mean())
+    votes.scatter_add_(1, label_B[reference_B][index], (weight + 1.0))
+    return float((votes.argmax(1) == label_B[scored_B]).float().mean())
 
 
 class Row(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a run was made of: versions, commit, hardware."""
+"""Where a run was made: versions, commit, hardware."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def git_commit() -> str | None:
 
 
 def cpu_name() -> str:
-    """The processor's model name where the system tells it."""
+    """The processor's model name, where the system reports it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""A run as it stands in one process: its networks, optimiser and probe, laid out on the hardware."""
+"""A run in one process: its networks, optimiser and probe, laid out on the hardware."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ class Run:
         model: the objective as Fabric wraps it, which is what steps call.
         optimizer: torch's own, whose state checkpoints hold.
         stepper: the optimizer as Fabric wraps it, which is what steps call.
-        start: the step that it goes on from.
+        start: the step from which it continues.
         compiled: whether the networks' blocks are.
         probe: None where the recipe asks for none.
-        info: what checkpoints say of the data, and of software and hardware once the start is recorded.
-        first_score: what the probe says of random weights; None without a probe and where a run goes on.
+        info: stored in checkpoints: the data's fingerprint, and once the start is recorded software and
+            hardware.
+        first_score: the probe's score of random weights; None without a probe or for a resumed run.
     """
 
     fabric: Fabric

@@ -1,4 +1,4 @@
-"""A run's checkpoints: written whole, read back to go on, pruned; and the finished encoder."""
+"""A run's checkpoints: written whole, read to resume, pruned; and the finished encoder."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def first_checkpoint(out: Path) -> Path:
     """
     path = checkpoint_path(out, 0)
     if not path.is_file():
-        raise RecipeError(f"{path}: no such file; the same with another --run.out makes these weights again")
+        raise RecipeError(f"{path}: no such file; the same command with another --run.out makes it again")
     return path
 
 
 def check_space(objective: nn.Module, recipe: Recipe) -> None:
-    """Before a run starts: room for all checkpoints that it will ever have beside each other.
+    """Check before a run starts that the disk has room for all checkpoints that exist at one time.
 
     These are the first, the last `run.keep` and the one that is being written, and multiples of
     `run.keep_every`; what is there already counts as room.
@@ -119,7 +119,7 @@ def export_encoder(run: Run, step: int, file: str = ENCODER, **more: Any) -> Pat
     """The encoder that evaluation uses, with its front end, as one small file. All processes must call it.
 
     Args:
-        more: what the file says beside the run's `info`.
+        more: entries of the file's info in addition to the run's.
     """
     tensors = {f"encoder.{name}": value for name, value in run.evaluated.state_dict().items()}
     tensors |= {f"features.{name}": value for name, value in run.front_end.state_dict().items()}
@@ -131,7 +131,7 @@ def export_encoder(run: Run, step: int, file: str = ENCODER, **more: Any) -> Pat
 class BestEncoder:
     """best.safetensors: the encoder that scored best at the online probe, with its score.
 
-    Scores of another probe (a run that goes on may have one) are no measure: the first of a new one is kept.
+    Scores of different probes are not compared: if a resumed run has another one, its first score is kept.
     """
 
     NAME = "best.safetensors"

@@ -18,7 +18,7 @@ VIT_PARTS = {name: name for name in ("norm1", "attn.qkv", "attn.proj", "norm2", 
 
 
 class TensorAccount:
-    """The tensors of a file, taken one by one under their new names; what is missing or left is told.
+    """The tensors of a file, taken one by one under their new names; those missing or left over are named.
 
     Attributes:
         left: not taken so far, by the file's names.
@@ -63,7 +63,7 @@ class TensorAccount:
         return depth
 
     def shape(self, name: str, dimensions: int) -> tuple[int, ...]:
-        """The shape of a tensor that tells a size.
+        """The shape of a tensor from which a size is read.
 
         Raises:
             OfficialError: it is missing, or of another number of dimensions.
@@ -71,7 +71,7 @@ class TensorAccount:
         tensor = self.left.get(name)
         if tensor is None:
             raise OfficialError(
-                f"{self.path}: tensors missing: {name}; it tells a size, so that no others were compared"
+                f"{self.path}: tensors missing: {name}; a size is read from it, so no others were compared"
             )
         if tensor.ndim != dimensions:
             raise OfficialError(

@@ -31,15 +31,15 @@ class Classifier(nn.Module):
         self.encoder = Encoder(encoder)
         self.head = nn.Linear(self.encoder.width, classes)
 
-    def embed(self, spectrogram_BLM: Tensor) -> Tensor:
+    def embed(self, spectrogram_BLC: Tensor) -> Tensor:
         """One embedding for each clip, [B, D]."""
-        patches_BNP, grid = self.encoder.patchify(spectrogram_BLM)
+        patches_BNP, grid = self.encoder.patchify(spectrogram_BLC)
         _, layers = self.encoder(patches_BNP, self.encoder.positions(grid, patches_BNP), keep_layers=1)
         return self.encoder.norm(layers[-1].mean(1))
 
-    def forward(self, spectrogram_BLM: Tensor) -> Tensor:
-        """Logits [B, classes] of normalised log-mel spectrograms [B, frames, mels]."""
-        return self.head(self.embed(spectrogram_BLM))
+    def forward(self, spectrogram_BLC: Tensor) -> Tensor:
+        """Logits [B, classes] of normalised log-mel spectrograms [B, L, C]."""
+        return self.head(self.embed(spectrogram_BLC))
 
 
 @dataclass(frozen=True)
