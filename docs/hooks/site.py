@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ajepa.cli import build_parser
+from ajepa.cli import GROUPS, build_parser
 
 MARKER = "<!-- commands -->"
 ROOT = Path(__file__).parents[2]
@@ -51,6 +51,9 @@ def lines(parser: argparse.ArgumentParser, level: int = 1) -> Iterator[str]:
             if group.title not in ("positional arguments", "options", "optional arguments"):
                 yield f"\n*{group.title}*\n"
             yield from ("| | |", "|---|---|", *rows, "")
+    if level == 1:  # in the order of `ajepa --help`
+        order = [f"{parser.prog} {name}" for names in GROUPS.values() for name in names]
+        commands.sort(key=lambda command: order.index(command.prog))
     for command in commands:
         yield from lines(command, level + 1)
 
