@@ -71,7 +71,7 @@ def from_esc50(
     if esc10:
         rows = [row for row in rows if row["esc10"].strip().lower() == "true"]
     folds = [_fold_number(row["fold"], table) for row in rows]
-    last_fold = 5 if csv is None else max(folds, default=0)  # a table of one's own has as many as it likes
+    last_fold = 5 if csv is None else max(folds, default=0)  # another table may have any number
     expected_folds = set(range(1, last_fold + 1))
     if set(folds) - expected_folds:
         raise TaskError(f"{table}: folds must be 1 to 5, found {sorted(set(folds))}")

@@ -1,4 +1,4 @@
-"""HEAR task folders from a table of one's own."""
+"""HEAR task folders from a user's table."""
 
 from __future__ import annotations
 

@@ -20,7 +20,11 @@ TASK_OPTIONS = (
     ("--split-list", "split_list", "voxceleb1: another list than iden_split.txt"),
     ("--label", "label", "table: column of the labels; default: label"),
     ("--fold", "fold", "table: column of the folds"),
-    ("--split", "split", "table: column of train, valid and test"),
+    (
+        "--split",
+        "split",
+        "table: column of train, valid and test; auto: split the clips and write the split next to it",
+    ),
     ("--group", "group", "table: column of what clips share, such as their recording"),
     ("--path", "path", "table: column of the files; default: filename or path"),
     ("--label-separator", "label_separator", "table: between the labels of --multilabel; default: ;"),

@@ -17,9 +17,10 @@ from ajepa.data.tables import (
 )
 from ajepa.hear_module.tasks import SPLIT_NAMES
 
+from .splitting import AUTO, auto_split, split_file
 from .task import Clip, Task, TaskError, check_once
 
-NOTE = "a table of one's own"
+NOTE = "the user's own table"
 
 
 def open_table(
@@ -40,7 +41,8 @@ def open_table(
     Args:
         data: the table.
         label, path: columns of the labels and of the audio files; of these, if None, `filename` or `path`.
-        fold, split: column of the folds, or of train, valid and test; one of the two.
+        fold, split: column of the folds, or of train, valid and test; one of the two. The split "auto" is
+            no column: the table has none, and the clips are split by `splitting.auto_split`.
         group: column of what clips share (recording, speaker); such clips are resampled together.
         audio_root: where the files' paths start; the table's folder if None.
         multilabel: a cell holds labels separated by `label_separator`, or none.
@@ -53,26 +55,34 @@ def open_table(
     table = Path(data)
     if (fold is None) == (split is None):
         raise TaskError(f"{table}: name the column of the folds or the one of the splits (fold or split)")
-    column = fold or split or ""
+    column, auto = fold or split or "", split == AUTO
     root = Path(audio_root) if audio_root is not None else table.parent
     check_separator(table, label_separator, multilabel)
-    rows = read_table(table, [label, column, *([group] if group else [])])
+    rows = read_table(table, [label, *([] if auto else [column]), *([group] if group else [])])
     path = find_path_column(table, rows[0], path)
-    located = without_missing([(locate(root, row[path]), row) for row in rows], table, skip_missing)
+    parts_by_row = (
+        auto_split(table, rows, path, label, group, multilabel) if auto else [r[column] for r in rows]
+    )
+    located = without_missing(
+        [(locate(root, row[path]), row, part) for row, part in zip(rows, parts_by_row, strict=True)],
+        table,
+        skip_missing,
+    )
     clips = []
-    for file, row in located:
-        part = row[column].strip()
+    for file, row, given in located:
+        part = given.strip()
         part = part if fold else SPLIT_NAMES.get(part.lower(), "")
         if not part:
             wanted = "folds" if fold else "train, valid and test"
-            raise TaskError(f"{table}: column {column!r} has {row[column]!r} for {row[path]}; use {wanted}")
+            raise TaskError(f"{table}: column {column!r} has {given!r} for {row[path]}; use {wanted}")
         parts = row[label].split(label_separator) if multilabel else [row[label]]
         labels = tuple(dict.fromkeys(text.strip() for text in parts if text.strip()))
         if not labels and not multilabel:
             raise TaskError(f"{table}: {row[path]} has no {label}; fill it in or remove the row")
         clips.append(Clip(file, labels, part, row[group].strip() if group else ""))
     check_once(clips, table)
-    notes = (NOTE, *_shared_groups(clips))
+    made = [f"split by ajepa, as {split_file(table).name} lists"] if auto else []
+    notes = (NOTE, *made, *_shared_groups(clips))
     task = Task(table.stem, tuple(clips), fold is not None, multilabel, notes)
     splits = _splits((name, clip.split) for clip in task.clips for name in clip.labels)
     # With folds a label's clips of one fold are scored by what has learnt from those of the others.
@@ -81,7 +91,7 @@ def open_table(
     ]
     if unseen:
         problem = "stand in one fold alone" if fold else "have no clip for training"
-        raise TaskError(f"{table}: the labels {listed(unseen)} {problem}; split them anew or leave them out")
+        raise TaskError(f"{table}: the labels {listed(unseen)} {problem}; split them again or leave them out")
     return task
 
 
