@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ajepa.data import synthetic
 from ajepa.hear_module import tasks
 from ajepa.recipes import load_recipe
 from ajepa.training.loop import pretrain
 
-from .toolkits.hear import Entry, evaluate, table
+from .compare.config import Comparison
+from .compare.run import evaluate
+from .results.errors import EvaluationError
+from .results.record import Record
+from .results.table import by_task
 
 RECIPE = "ajepa-demo"
 TWIN, TRAINED = "random twin", "A-JEPA"
@@ -66,15 +69,18 @@ def demo(out: Path, data: Path | None = None) -> None:
 
     _say("3/4  HEAR: embeddings and predictions with the stock toolkit, for three models")
     start = run / "checkpoints" / "step-00000000.safetensors"
-    entries = [
-        Entry.parse("log-mel statistics=logmel"),
-        Entry.parse(f"{TWIN}={start}"),
-        Entry.parse(f"{TRAINED}={encoder}"),
-    ]
-    records = evaluate(entries, tasks_dir, out / "hear", grid="default", grid_points=1)
+    folders = sorted(path.parent for path in tasks_dir.glob("*/task_metadata.json"))
+    comparison = Comparison(
+        models={"log-mel statistics": "logmel", TWIN: str(start), TRAINED: str(encoder)},
+        tasks={folder.name: {"hear": str(folder)} for folder in folders},
+        protocols={"hear": {"grid_points": 1}},
+    )
+    records, failures = evaluate(comparison, out / "hear")
+    if failures:
+        raise EvaluationError(failures[0].reason)
 
     _say("4/4  scores (accuracy; ± standard deviation over folds)")
-    print(table(records))
+    print(by_task(records))
     print(f"\n{TRAINED} over its {TWIN}\n{gains(records, tasks_dir)}")
     print(
         f"\nencoder   {encoder}\n"
@@ -85,15 +91,15 @@ def demo(out: Path, data: Path | None = None) -> None:
     )
 
 
-def gains(records: Sequence[dict[str, Any]], tasks_dir: Path) -> str:
+def gains(records: Sequence[Record], tasks_dir: Path) -> str:
     """What pre-training gained on each task: a line of score difference, its standard error and test clips.
 
     The standard error is that of two accuracies on n clips each, independent of each other. That the clips
     are the same for both models makes the true one smaller, that several are of one speaker larger.
     """
-    scores = {(record["model"], record["task"]): record["score"] for record in records}
+    scores = {(record.model, record.task): record.score for record in records}
     lines = []
-    for task in dict.fromkeys(record["task"] for record in records):
+    for task in dict.fromkeys(record.task for record in records):
         clips = scored_clips(tasks_dir / task)
         twin, trained = scores[TWIN, task], scores[TRAINED, task]
         error = math.sqrt((twin * (1 - twin) + trained * (1 - trained)) / clips)

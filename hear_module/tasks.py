@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ajepa import audio
 from ajepa.data.copies import one_of_each
+from ajepa.data.tables import KEYWORDS as HEAR_WORDS
 from ajepa.data.tables import (
     LABEL_SEPARATOR,
     TaskError,
@@ -41,7 +42,6 @@ ESC10_CLASSES = {
     "dog", "rooster", "rain", "sea_waves", "crackling_fire",
     "crying_baby", "sneezing", "clock_tick", "helicopter", "chainsaw",
 }  # fmt: skip
-HEAR_WORDS = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
 
 
 def from_esc50(

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from ajepa.cli import main
 from ajepa.eval.models.open import open_model
-from ajepa.eval.probe.run import ProbeOptions, probe_models
+from ajepa.eval.protocols.probing import Probing
 from ajepa.eval.tasks import Task, TaskError, open_task
 from ajepa.eval.tasks.audioset import HELD_OUT, _id_of, ids_hash
+from tests.probing import probed
 
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 LABELS = ("/m/09x0r", "/m/04rlf", "/m/0jbk")
@@ -224,11 +225,11 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
 
 def test_a_probe_chooses_on_what_is_held_out_and_learns_from_all(tmp_path: Path) -> None:
     task = open_task("audioset_20k", write_audioset(tmp_path / "audioset"))
-    (record,) = probe_models([open_model("logmel")], task, ProbeOptions(cache=tmp_path / "cache"))
+    (record,) = probed([open_model("logmel")], task, Probing(), tmp_path / "cache")
     # A tone says which of three labels is the first; the second is not to be heard.
-    assert record["metric"] == "mAP"
-    assert 0.6 < record["score"] < 1
-    assert record["notes"] == list(task.notes)
+    assert record.metric == "mAP"
+    assert 0.6 < record.score < 1
+    assert record.notes == task.notes
 
 
 def test_a_clip_of_training_and_test_is_refused(tmp_path: Path) -> None:

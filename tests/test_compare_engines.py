@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -18,40 +17,46 @@ import yaml
 
 from ajepa.cli import main
 from ajepa.data.synthetic import write_esc50
-from ajepa.eval.compare import engines, protocols
+from ajepa.eval import protocols
+from ajepa.eval.compare import engines
 from ajepa.eval.compare.cells import Cell, Shelf, grouped, plan, run_cells
 from ajepa.eval.compare.engines import Engine, EngineError, Processes, Resumable, Submitit, ThisProcess
-from ajepa.eval.compare.protocols import Bench, Conditions, Probing, TaskEntry
 from ajepa.eval.compare.run import Comparison, compare
+from ajepa.eval.protocols import Bench, Conditions, Protocol, TaskEntry
+from ajepa.eval.protocols.probing import Probing
+from ajepa.eval.results.record import Record, read_records
 from ajepa.eval.results.result import Result
 
 
 @dataclass(frozen=True)
-class Neighbours(Probing):
+class Neighbours(Protocol):
     """The probe `knn` under the names of the protocols here."""
 
-    def __post_init__(self) -> None:
-        """Their names are no probe's."""
+    layer: str = "last"
 
-    def run(self, bench: Bench, entry: TaskEntry) -> Result:
-        return Probing("knn", self.layer, self.pool).run(bench, entry)
+    @property
+    def embeds(self) -> int:
+        return 1 if self.layer == "last" else 2
+
+    def run(self, bench: Bench, entry: TaskEntry, folder: Path) -> list[Result]:
+        return Probing("knn", self.layer).run(bench, entry, folder)
 
 
 @dataclass(frozen=True)
 class Fatal(Neighbours):
     """A probe whose process is killed, as when memory runs out, on one task."""
 
-    def run(self, bench: Bench, entry: TaskEntry) -> Result:
+    def run(self, bench: Bench, entry: TaskEntry, folder: Path) -> list[Result]:
         if entry.name == "sounds":
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().run(bench, entry)
+        return super().run(bench, entry, folder)
 
 
 @dataclass(frozen=True)
 class Defective(Neighbours):
     """A probe with an error that nobody has thought of."""
 
-    def run(self, bench: Bench, entry: TaskEntry) -> Result:
+    def run(self, bench: Bench, entry: TaskEntry, folder: Path) -> list[Result]:
         raise KeyError("neighbour")
 
 
@@ -61,11 +66,11 @@ class Counting(Neighbours):
 
     file: str = ""
 
-    def run(self, bench: Bench, entry: TaskEntry) -> Result:
+    def run(self, bench: Bench, entry: TaskEntry, folder: Path) -> list[Result]:
         with Path(self.file).open("a") as file:
             file.write(f"{entry.name}\n")
         time.sleep(0.3)
-        return super().run(bench, entry)
+        return super().run(bench, entry, folder)
 
 
 @pytest.fixture
@@ -104,8 +109,8 @@ def planned(comparison: Comparison, conditions: Conditions) -> list[Cell]:
     return plan(comparison, comparison.sources(), {}, conditions).cells
 
 
-def scores(records: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    return [(r["model"], r["task"], r["protocol"], r["score"], r.get("baseline")) for r in records]
+def scores(records: list[Record]) -> list[tuple[Any, ...]]:
+    return [(r.model, r.task, r.protocol, r.score, r.baseline) for r in records]
 
 
 @pytest.mark.slow
@@ -122,8 +127,8 @@ def test_the_same_cells_as_in_one_process(kind: str, content: dict[str, Any], tm
     )
     assert not failures and len(there) == 4
     assert scores(here) == scores(there)
-    assert {record["threads"] for record in there} == {1}
-    computed = {record["protocol"] for record in there if not record["embeddings_cached"]}
+    assert {record.threads for record in there} == {1}
+    computed = {record.protocol for record in there if not record.details["embeddings_cached"]}
     assert computed == {"linear"}, "a model's probes on a task share its embeddings"
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "there" / "cells").iterdir()}
     assert {p.name for p in cells} == {p.name for p in (tmp_path / "here" / "cells").iterdir()}
@@ -143,7 +148,7 @@ def test_a_killed_process_costs_one_cell(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(protocols.PROTOCOLS, "fatal", Fatal)
+    monkeypatch.setitem(protocols.OURS, "fatal", Fatal)
     content["models"].pop("naive")
     # The fatal one needs all layers and goes first: those behind it in its group are done all the same.
     content["protocols"] = {"fatal": {"layer": "best"}, "linear": {}, "knn": {}}
@@ -152,7 +157,7 @@ def test_a_killed_process_costs_one_cell(
     )
     assert [(f.task, f.protocol) for f in failures if f.task == "sounds"] == [("sounds", "fatal")]
     assert "SIGKILL" in failures[0].reason or "job" in failures[0].reason
-    assert {(r["task"], r["protocol"]) for r in records} >= {
+    assert {(r.task, r.protocol) for r in records} >= {
         (task, protocol) for task in ("sounds", "table") for protocol in ("linear", "knn")
     }
     assert "failed: log-mel on sounds, fatal: " in capsys.readouterr().err
@@ -162,7 +167,7 @@ def test_a_killed_process_costs_one_cell(
 def test_an_unforeseen_error_costs_one_cell(
     kind: str, content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(protocols.PROTOCOLS, "defective", Defective)
+    monkeypatch.setitem(protocols.OURS, "defective", Defective)
     content["protocols"] = ["defective", "knn"]
     content["tasks"].pop("table")
     out = tmp_path / "out"
@@ -197,7 +202,7 @@ def test_two_at_the_same_time_share_the_work(
     content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Several processes at the same cells: each is run once."""
-    monkeypatch.setitem(protocols.PROTOCOLS, "counting", Counting)
+    monkeypatch.setitem(protocols.OURS, "counting", Counting)
     ran = tmp_path / "ran.txt"
     content["protocols"] = {"counting": {"file": str(ran)}}
     comparison = Comparison(**content)
@@ -270,7 +275,8 @@ def test_a_job_has_the_threads_of_its_processors(
         Resumable()([cell], conditions)
     finally:
         torch.set_num_threads(before)
-    assert Shelf(tmp_path / "out").read(cell).record["threads"] == 3
+    (result,) = Shelf(tmp_path / "out").read(cell)
+    assert result.record.threads == 3
 
 
 @pytest.mark.slow
@@ -306,8 +312,9 @@ def test_ctrl_c_leaves_what_is_finished(content: dict[str, Any], tmp_path: Path)
     rest = running.stderr.read()  # ends when the last process that could write has ended
     assert running.wait(60) == 130, "".join(lines) + rest
     assert "the same command goes on" in rest and "Traceback" not in rest
-    (record,) = (out / "cells").glob("*.json")
-    assert json.loads(record.read_text())["protocol"] == "knn"
+    (file,) = (out / "cells").glob("*.json")
+    (record,) = read_records(file)
+    assert record.protocol == "knn"
 
 
 def test_wrong_use_is_one_line(

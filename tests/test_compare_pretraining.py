@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import yaml
 
 from ajepa.eval.compare.pretraining import Run, joined
 from ajepa.eval.compare.run import Comparison, ComparisonError, compare
-from ajepa.eval.results.result import Result, interval_text
+from ajepa.eval.results.record import Record
+from ajepa.eval.results.result import Result
+from ajepa.eval.results.table import interval_text
 from ajepa.recipes import Recipe, dump_recipe, load_recipe
 
 
@@ -59,40 +61,41 @@ def test_models_are_pre_trained_once_and_their_seeds_joined(
     records, failures = compare(Comparison(**content), out, cache, jobs=2, threads=1)
     assert [(failure.model, failure.protocol) for failure in failures] == [("broken, seed 0", "knn")]
     assert "absent: no such" in failures[0].reason and failures[0].reason in capsys.readouterr().err
-    by_model = {record["model"]: record for record in records}
+    by_model = {record.model: record for record in records}
     assert list(by_model) == ["log-mel", "plain", "twin"]
     plain, twin = by_model["plain"], by_model["twin"]
-    made = plain["pretraining"]
-    assert plain["source"] == content["models"]["plain"]["recipe"]
-    assert made["seeds"] == [0, 1] and plain["score"] == pytest.approx(np.mean(made["scores"]))
-    assert [spent["steps"] for spent in made["spent"]] == [3, 3]
-    assert all(spent["seconds"] > 0 for spent in made["spent"])
-    assert len(set(plain["weights"])) == 2 and not set(plain["weights"]) & set(twin["weights"])
-    assert twin["pretraining"]["runs"] == made["runs"], (
+    made = plain.pretraining
+    assert plain.source == content["models"]["plain"]["recipe"]
+    assert [run.seed for run in made] == [0, 1]
+    assert plain.score == pytest.approx(np.mean([run.score for run in made]))
+    assert [run.steps for run in made] == [3, 3]
+    assert all(run.seconds and run.chosen for run in made)
+    assert plain.weights is None, "each run has its own"
+    assert len({run.weights for run in (*made, *twin.pretraining)}) == 4
+    assert [run.run for run in twin.pretraining] == [run.run for run in made], (
         "the random weights are those that the runs began with"
     )
-    assert plain["baseline"]["difference"] == pytest.approx(plain["score"] - twin["score"])
-    assert by_model["log-mel"]["baseline"]["model"] == "twin"
-    assert "pretraining" not in by_model["log-mel"]
-    recipes = [yaml.safe_load((out / "runs" / run / "recipe.yaml").read_text()) for run in made["runs"]]
+    assert plain.baseline and plain.baseline.difference == pytest.approx(plain.score - twin.score)
+    log_mel = by_model["log-mel"]
+    assert log_mel.baseline and log_mel.baseline.name == "twin" and not log_mel.pretraining
+    recipes = [yaml.safe_load((out / "runs" / run.run / "recipe.yaml").read_text()) for run in made]
     assert [(recipe["run"]["seed"], recipe["optim"]["steps"]) for recipe in recipes] == [(0, 3), (1, 3)]
 
     files = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.safetensors")}
     again, _ = compare(Comparison(**content), out, cache)
-    assert json.dumps(again) == json.dumps(records)
+    assert again == records
     assert files == {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.safetensors")}
 
     shared, _ = compare(Comparison(**content), tmp_path / "other", cache, runs_folder=out / "runs")
-    assert [(one["model"], one["score"]) for one in shared] == [
-        (one["model"], one["score"]) for one in records
-    ]
+    assert [(one.model, one.score) for one in shared] == [(one.model, one.score) for one in records]
     assert not (tmp_path / "other" / "runs").exists()
     assert files == {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.safetensors")}
 
     content["models"] = {"longer": content["models"]["plain"] | {"set": {"optim.steps": 4}, "seeds": [0]}}
     (longer,), _ = compare(Comparison(**content | {"baseline": None}), out, cache)
-    assert longer["pretraining"]["spent"][0]["steps"] == 4, "other settings are another run"
-    assert longer["pretraining"]["runs"][0] not in made["runs"]
+    (run,) = longer.pretraining
+    assert run.steps == 4 and run.run not in {one.run for one in made}, "other settings are another run"
+    assert longer.weights and not run.weights, "of one run they are the record's"
 
 
 def test_random_weights_alone_are_not_trained_for(content: dict[str, Any], tmp_path: Path) -> None:
@@ -101,8 +104,9 @@ def test_random_weights_alone_are_not_trained_for(content: dict[str, Any], tmp_p
     content |= {"baseline": None, "models": {"twin": twin}}
     out, cache = tmp_path / "out", tmp_path / "cache"
     (alone,), failures = compare(Comparison(**content), out, cache, threads=1)
-    assert not failures and alone["pretraining"]["spent"][0]["steps"] == 0
-    (run,) = alone["pretraining"]["runs"]
+    (made,) = alone.pretraining
+    run = made.run
+    assert not failures and made.steps == 0
     assert [path.name for path in (out / "runs" / run / "checkpoints").iterdir()] == [
         "step-00000000.safetensors"
     ]
@@ -114,14 +118,14 @@ def test_random_weights_alone_are_not_trained_for(content: dict[str, Any], tmp_p
         path.write_bytes(bytes(len(whole)))
     (kept,), failures = compare(Comparison(**content), out, cache, threads=1)
     assert [failure.model for failure in failures] == ["plain, seed 0"]
-    assert (kept["model"], kept["score"]) == ("twin", alone["score"])
+    assert (kept.model, kept.score) == ("twin", alone.score)
 
     for path, whole in damaged.items():
         path.write_bytes(whole)
     records, failures = compare(Comparison(**content), out, cache, threads=1)
-    assert [record["model"] for record in records] == ["plain", "twin"] and not failures
-    assert records[0]["pretraining"]["runs"] == [run]
-    assert records[0]["pretraining"]["spent"][0]["steps"] == 3
+    assert [record.model for record in records] == ["plain", "twin"] and not failures
+    (made,) = records[0].pretraining
+    assert (made.run, made.steps) == (run, 3)
     log = (out / "runs" / f"{run}.log").read_text()
     told = [log.find(words) for words in ("that the run begins with", "not readable", "the finished encoder")]
     assert -1 < told[0] < told[1] < told[2], "each start adds to the log"
@@ -131,18 +135,13 @@ def test_intervals_hold_the_spread_over_seeds() -> None:
     """Two runs far apart: drawn together with the clips they widen the interval to reach both."""
 
     def result(model: str, score: float) -> Result:
-        record = {"model": model, "task": "t", "protocol": "knn", "score": score, "weights": model}
-        record |= {
-            "folds": {"test": score},
-            "interval_method": "over clips",
-            "source": "absent",
-            "by_seed": [score],
-        }
+        record = Record(model, "absent", "t", "knn", "knn", "accuracy", score, weights=model)
+        record = replace(record, folds={"test": score}, interval_method="over clips", by_seed=(score,))
         draws = score + 0.01 * torch.randn(1000, generator=torch.Generator().manual_seed(1)).double()
         return Result(record, draws)
 
     def undrawn(result: Result) -> Result:
-        return Result(result.record | {"interval": None}, torch.empty(0))
+        return Result(result.record, torch.empty(0))
 
     every = [Run(model, seed, Path("absent"), ["absent"], "absent") for model in "acd" for seed in (0, 7, 8)]
     runs = {run.name: run for run in every}
@@ -154,19 +153,21 @@ def test_intervals_hold_the_spread_over_seeds() -> None:
         one, other = joined(results, runs)
         (paired,), (unpaired,) = joined(same, runs), joined(others, runs)
         (toolkit,) = joined(list(map(undrawn, same)), runs)
-    low, high = one.record["interval"]
-    assert one.record["model"] == "a" and one.record["score"] == pytest.approx(0.5)
+    assert one.record.interval is not None
+    low, high = one.record.interval
+    assert one.record.model == "a" and one.record.score == pytest.approx(0.5)
     assert low < 0.42 and high > 0.58
     assert float(one.draws_S.std()) == pytest.approx(0.1, abs=0.005), "0.141 over the root of 2"
-    assert one.record["pretraining"]["seeds"] == [0, 7]
-    assert one.record["by_seed"] == [[0.4], [0.6]], "each run's own, which may be of several seeds of a head"
-    assert one.record["spread"] == pytest.approx(0.2 / 2**0.5)
-    assert one.record["folds"] == {"test": pytest.approx(0.5)}
-    assert one.record["interval_method"] == "over clips, and over 2 pre-trainings"
+    assert [run.seed for run in one.record.pretraining] == [0, 7]
+    assert [run.by_seed for run in one.record.pretraining] == [(0.4,), (0.6,)], "of several seeds of a head"
+    assert [run.weights for run in one.record.pretraining] == ["a, seed 0", "a, seed 7"]
+    assert one.record.spread == pytest.approx(0.2 / 2**0.5)
+    assert one.record.folds == {"test": pytest.approx(0.5)}
+    assert one.record.interval_method == "over clips, and over 2 pre-trainings"
     assert other.record is results[1].record
     assert float((paired.draws_S - one.draws_S).std()) < 1e-6, "the same seeds and clips are drawn for both"
     assert float((unpaired.draws_S - one.draws_S).std()) > 0.05
-    assert toolkit.record["interval_method"] == "over clips", "there is no interval"
+    assert toolkit.record.interval_method == "over clips", "there is no interval"
     assert interval_text(toolkit.record) == "± 0.141 over pre-trainings"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -14,11 +13,13 @@ import ajepa
 import ajepa.hear_module
 from ajepa.checkpoints import native as checkpoint
 from ajepa.eval.models.open import open_model
-from ajepa.eval.probe.run import ProbeOptions, probe_models
+from ajepa.eval.protocols.probing import Probing
+from ajepa.eval.results.record import read_records
 from ajepa.eval.tasks import open_task
 from ajepa.model.fingerprint import fingerprint
 from ajepa.model.loading import bundled
 from ajepa.recipes import load_recipe, recipe_from_dict
+from tests.probing import probed
 
 RECORDS = Path(__file__).parents[1] / "docs" / "results" / "default_2026-11-22.json"
 
@@ -54,21 +55,22 @@ def test_its_card_is_its_own() -> None:
     assert f"{model.clip_size} for a whole clip" in card
     ours = [
         record
-        for record in json.loads(RECORDS.read_text())
-        if record["weights"] == fingerprint(model) and record["protocol"].startswith("linear")
+        for record in read_records(RECORDS)
+        if record.weights == fingerprint(model) and record.protocol.startswith("linear")
     ]
     assert len(ours) == 15, "five sets by three ways of reading the features"
     for record in ours:
-        low, high = record["interval"]
-        assert f"{record['score']:.3f} ({low:.3f} to {high:.3f})" in card, record["task"]
+        assert record.interval is not None
+        low, high = record.interval
+        assert f"{record.score:.3f} ({low:.3f} to {high:.3f})" in card, record.task
 
 
 def test_it_knows_more_words_than_its_twin(shared: Path, tmp_path: Path) -> None:
     task = open_task("speech_commands_v2", shared / "data" / "speech_commands_v0.02")
     models = [open_model("default"), open_model("twin=ajepa-plus-small-cpu")]
-    default, twin = probe_models(models, task, ProbeOptions(cache=tmp_path), baseline="twin")
-    low, _ = default["baseline"]["interval"]
-    assert low > 0.05, f"{default['score']:.3f} and {twin['score']:.3f}"
+    default, twin = probed(models, task, Probing(), tmp_path, baseline="twin")
+    assert default.baseline is not None
+    assert default.baseline.interval[0] > 0.05, f"{default.score:.3f} and {twin.score:.3f}"
 
 
 @pytest.mark.parametrize("pooling", ["mean", "mean+std"])

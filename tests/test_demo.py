@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from ajepa.eval.demo import TRAINED, TWIN, gains
+from ajepa.eval.results.record import Record
 
 
 def write_task(folder: Path, clips: dict[str, int]) -> None:
@@ -17,8 +17,8 @@ def write_task(folder: Path, clips: dict[str, int]) -> None:
         (folder / f"{split}.json").write_text(json.dumps(labels))
 
 
-def record(model: str, task: str, score: float) -> dict[str, Any]:
-    return {"model": model, "task": task, "score": score}
+def record(model: str, task: str, score: float) -> Record:
+    return Record(model, "", task, "hear", "hear", "accuracy", score)
 
 
 def test_gains_count_the_clips_that_are_scored(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import yaml
 from ajepa.cli import main
 from ajepa.data.synthetic import write_esc50
 from ajepa.eval.compare.run import Comparison, ComparisonError, compare
-from ajepa.eval.compare.table import markdown
 from ajepa.eval.results.published import PUBLISHED, published
-from ajepa.eval.results.result import table
+from ajepa.eval.results.record import read_records
+from ajepa.eval.results.table import markdown, table
 from ajepa.eval.tasks import esc50
 from ajepa.hear_module import tasks as hear_tasks
 
@@ -47,26 +47,25 @@ def test_what_works_is_done_and_not_done_again(
     printed = capsys.readouterr()
     assert "failed: gone on absent, linear and 3 other cells: " in printed.err
     assert "4 cells, 8 failed" in printed.out
-    records = json.loads((out / "records.json").read_text())
-    assert {(r["model"], r["task"], r["protocol"]) for r in records} == {
+    records = read_records(out / "records.json")
+    assert {(r.model, r.task, r.protocol) for r in records} == {
         (model, "esc10", protocol) for model in ("log-mel", "naive") for protocol in ("linear", "knn")
     }
     for record in records:
-        assert ("baseline" in record) == (record["model"] == "naive")
+        assert (record.baseline is not None) == (record.model == "naive")
     stamps = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
     assert len(stamps) == 8, "a record and its draws for each cell"
     assert main(command) == 1
     assert stamps == {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
-    assert json.loads((out / "records.json").read_text()) == records
+    assert read_records(out / "records.json") == records
     # One cell is lost: that one is run again, with the same result.
     lost = next(path for path in stamps if path.suffix == ".json")
     lost.unlink()
     assert main(command) == 1
     changed = {path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp}
     assert changed == {lost, lost.with_suffix(".npy")}
-    again = json.loads((out / "records.json").read_text())
-    assert [r["score"] for r in again] == [r["score"] for r in records]
-    assert [r.get("baseline") for r in again] == [r.get("baseline") for r in records]
+    again = read_records(out / "records.json")
+    assert [(r.score, r.baseline) for r in again] == [(r.score, r.baseline) for r in records]
     rows = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
     assert len(rows) == 12
     assert sum(row["remark"].startswith("failed: ") for row in rows) == 8
@@ -83,10 +82,8 @@ def test_the_comparison_is_that_of_one_evaluation(file: Path, tmp_path: Path) ->
     command = ["evaluate", "--task", "esc10", "--data", content["tasks"]["esc10"]["data"], "--json", str(out)]
     command += ["--cache", str(tmp_path / "cache"), "--baseline", "log-mel"]
     assert main([*command, "--model", "log-mel=logmel", "--model", "naive=hear-naive"]) == 0
-    expected = json.loads(out.read_text())[1]["baseline"]
-    found = next(r for r in records if (r["model"], r["protocol"]) == ("naive", "linear"))["baseline"]
-    assert list(found["interval"]) == expected["interval"]
-    assert found["difference"] == expected["difference"]
+    found = next(r for r in records if (r.model, r.protocol) == ("naive", "linear"))
+    assert found.baseline is not None and found.baseline == read_records(out)[1].baseline
 
 
 @pytest.mark.parametrize(
@@ -97,7 +94,6 @@ def test_the_comparison_is_that_of_one_evaluation(file: Path, tmp_path: Path) ->
         ("{models: {a: logmel}}", "tasks must be names"),
         ("{models: {a: logmel}, tasks: {esc10: {csv: x}}}", "task esc10 needs its data"),
         ("{models: {a: logmel}, tasks: {esc10: {data: x}}, baseline: b}", "baseline b is none"),
-        ("{models: {a: logmel}, tasks: {esc10: {data: x}}, layer: each}", "layer is each"),
         ("{models: {a: logmel}, tasks: {esc10: {data: x}}, precision: half}", "precision must be"),
         ("{models: {a: [}", "not YAML"),
         ("{models: {a: logmel}, tasks: {b: {data: x}}, protocols: []}", "protocols must be"),
@@ -120,7 +116,10 @@ def test_the_comparison_is_that_of_one_evaluation(file: Path, tmp_path: Path) ->
             "{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {finetune: {set: 3}}}",
             "give settings such",
         ),
-        ("{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {finetune: {seeds: [a]}}}", "give numbers"),
+        (
+            "{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {finetune: {seeds: [a]}}}",
+            "give different numbers",
+        ),
         (
             "{models: {a: logmel}, tasks: {b: {data: x, finetune: {lr: 1}}}, protocols: [finetune]}",
             "finetune has lr",
@@ -130,6 +129,12 @@ def test_the_comparison_is_that_of_one_evaluation(file: Path, tmp_path: Path) ->
             "task b needs its folder for hear",
         ),
         ("{models: {a: logmel}, tasks: {b: {hear: x}}, protocols: [knn]}", "task b needs its data for knn"),
+        ("{models: {a: x}, tasks: {b: {data: x}}, protocols: [xares]}", "b needs its folder for xares"),
+        ("{models: {a: x}, tasks: {b: {s3prl: x}}, protocols: {s3prl: {steps: 0}}}", "steps is 0, must be"),
+        (
+            "{models: {a: x}, tasks: {b: {hear: x}}, protocols: {hear: {grid: slow}}}",
+            "grid is 'slow'; choose",
+        ),
         ("{models: {knn: logmel}, tasks: {b: {data: x}}, protocols: [knn], baseline: knn}", "rename one"),
         ("{models: {0.1: logmel}, tasks: {b: {data: x}}}", "models: a name is text; put 0.1 in quotes"),
         ("{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {no: {protocol: knn}}}", "put False in"),
@@ -160,6 +165,7 @@ def test_protocols_with_names_and_options(file: Path, tmp_path: Path) -> None:
         "linear": {},
         "layers": {"protocol": "linear", "layer": "weighted", "pool": "mean"},
         "first": {"protocol": "knn", "layer": 1},
+        "every": {"protocol": "knn", "layer": "each"},
         "tuned": {"protocol": "finetune", "set": {"lr": 1e-4}, "seeds": [0, 1]},
         "tuned more": {"protocol": "finetune", "seeds": [0, 1]},
     }
@@ -167,22 +173,27 @@ def test_protocols_with_names_and_options(file: Path, tmp_path: Path) -> None:
     comparison = Comparison(**content)
     records, failures = compare(comparison, tmp_path / "out", tmp_path / "cache")
     assert not failures
-    by_name = {record["protocol"]: record for record in records}
+    by_name = {record.protocol: record for record in records}
     assert list(by_name) == list(content["protocols"])
-    assert by_name["layers"]["protocol_kind"] == "linear" and by_name["layers"]["pool"] == "mean"
-    assert by_name["layers"]["layer"] == "weighted" and by_name["first"]["layer"] == "1"
+    layers = by_name["layers"]
+    assert layers.protocol_kind == "linear" and layers.details["pool"] == "mean"
+    assert layers.layer == "weighted" and by_name["first"].layer == "1"
     tuned, more = by_name["tuned"], by_name["tuned more"]
-    assert (tuned["config"]["lr"], more["config"]["lr"]) == (1e-4, 1e-3)
-    assert tuned["config"]["epochs"] == more["config"]["epochs"] == 1
-    assert tuned["config"]["freq_mask"] == 24, "the task's recipe"
-    assert tuned["seeds"] == [0, 1] and "baseline" not in tuned
-    assert more["baseline"]["protocol"] == "tuned"
-    assert more["baseline"]["difference"] == pytest.approx(more["score"] - tuned["score"])
+    one, other = tuned.details["config"], more.details["config"]
+    assert (one["lr"], other["lr"]) == (1e-4, 1e-3)
+    assert one["epochs"] == other["epochs"] == 1
+    assert one["freq_mask"] == 24 and tuned.details["recipe"] == "esc50", "the task's recipe"
+    assert tuned.seeds == (0, 1) and tuned.baseline is None
+    assert more.baseline and (more.baseline.by, more.baseline.name) == ("protocol", "tuned")
+    assert more.baseline.difference == pytest.approx(more.score - tuned.score)
+    every = [record.layer for record in records if record.protocol == "every"]
+    assert every == [*"123456", "last"], "a cell may have several records"
+    assert "| twin (5) |" in (tmp_path / "out" / "table.md").read_text()
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
     content["protocols"]["last"] = {"protocol": "finetune", "set": {"lr": 1e-4}, "seeds": [0, 1]}
     content["protocols"].pop("linear")
     again, _ = compare(Comparison(**content), tmp_path / "out", tmp_path / "cache")
-    assert again[-1]["score"] == tuned["score"] and again[-1]["protocol"] == "last"
+    assert again[-1].score == tuned.score and again[-1].protocol == "last"
     assert before == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
 
 
@@ -203,8 +214,8 @@ def test_the_hear_toolkit_beside_a_probe(file: Path, tmp_path: Path) -> None:
     )
     records, failures = compare(comparison, tmp_path / "out", tmp_path / "cache")
     assert [(f.model, f.protocol) for f in failures] == [("naive", "hear")], "the toolkit has no such module"
-    hear = next(record for record in records if record["protocol"] == "hear")
-    assert hear["task"] == "sounds" and hear["interval"] is None and "baseline" not in hear
+    hear = next(record for record in records if record.protocol == "hear")
+    assert (hear.task, hear.interval, hear.baseline) == ("sounds", None, None)
     assert "over folds" in (tmp_path / "out" / "table.md").read_text()
     assert "over folds" in table(records)
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,29 +13,19 @@ import soundfile
 import ajepa
 from ajepa.cli import main
 from ajepa.data.synthetic import write_esc50
+from ajepa.eval.compare.run import Comparison, evaluate
 from ajepa.eval.models.logmel import LogMelStatistics
-from ajepa.eval.toolkits.hear import Entry, EvaluationError, evaluate, table
+from ajepa.eval.results.record import read_records
+from ajepa.eval.results.table import by_task
 from ajepa.features import LogMelConfig
 from ajepa.hear_module import tasks
 from ajepa.model.fingerprint import fingerprint
-from ajepa.recipes import Recipe, RecipeError
+from ajepa.recipes import Recipe
 
 needs_heareval = pytest.mark.skipif(
     importlib.util.find_spec("heareval") is None,
     reason="heareval is not installed; `ajepa harness enable hear` installs it",
 )
-
-
-def test_entries(tmp_path: Path) -> None:
-    assert Entry.parse("logmel") == Entry("log-mel", "ajepa.eval.logmel", "")
-    weights = tmp_path / "encoder.safetensors"
-    weights.touch()
-    assert Entry.parse(f"mine={weights}") == Entry("mine", "ajepa.hear_module", str(weights))
-    twin = Entry.parse("ajepa-demo")
-    assert twin.name == "ajepa-demo"
-    assert Path(twin.source).is_file(), "heareval wants a path that exists"
-    with pytest.raises(RecipeError, match="nonsense"):
-        Entry.parse("nonsense")
 
 
 def test_fingerprints_follow_the_weights() -> None:
@@ -45,13 +36,6 @@ def test_fingerprints_follow_the_weights() -> None:
     other_bands = LogMelStatistics(LogMelConfig(low_hz=300.0))
     assert fingerprint(LogMelStatistics()) != fingerprint(other_bands), "the front end is part of it"
     assert fingerprint(LogMelStatistics()) == fingerprint(LogMelStatistics())
-
-
-def test_rows_of_one_name_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "tasks" / "a").mkdir(parents=True)
-    (tmp_path / "tasks" / "a" / "task_metadata.json").touch()
-    with pytest.raises(EvaluationError, match="NAME=SOURCE"):
-        evaluate([Entry.parse("logmel"), Entry.parse("logmel")], tmp_path / "tasks", tmp_path / "out")
 
 
 def test_the_task_has_audio_at_the_rate_of_each_model(
@@ -70,7 +54,7 @@ def test_the_task_has_audio_at_the_rate_of_each_model(
     assert main(command) == 2
     said = capsys.readouterr().err
     assert (
-        f"{task}: no audio at the 16000 Hz of log-mel; `ajepa data hear-task ... --sample-rate 16000" in said
+        f"{task}: no audio at the 16000 Hz of logmel; `ajepa data hear-task ... --sample-rate 16000" in said
     )
     assert not out.exists()
 
@@ -86,23 +70,27 @@ def test_scores_of_two_models(tiny_recipe: Recipe, tmp_path: Path) -> None:
     metadata["evaluation_params"] = {"task_specific_param_grid": grid}
     (task / "task_metadata.json").write_text(json.dumps(metadata))
     run = ajepa.pretrain(tiny_recipe).parent
-    entries = [Entry.parse("logmel"), Entry.parse(f"tiny={run}")]
+    comparison = Comparison(
+        {"log-mel": "logmel", "tiny": str(run)}, {"sounds": {"hear": str(task)}}, {"hear": {"grid_points": 1}}
+    )
     out = tmp_path / "scores"
-    records = evaluate(entries, tmp_path / "tasks", out, grid_points=1)
-    assert [record["model"] for record in records] == ["log-mel", "tiny"]
+    records, failures = evaluate(comparison, out)
+    assert not failures
+    assert [record.model for record in records] == ["log-mel", "tiny"]
     for record in records:
-        assert record["task"] == task.name
-        assert len(record["folds"]) == 5
-        assert 0 <= record["score"] <= 1
-        assert record["score"] == pytest.approx(sum(record["folds"].values()) / 5)
-        assert record["spread"] >= 0
-        assert record["clips"] == 30
-    assert records[0]["score"] > 0.5, "log-mel statistics tell three sounds apart"
-    assert json.loads((out / "records.json").read_text()) == records
-    assert "log-mel" in table(records)
-    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("record.json")}
-    assert evaluate(entries, tmp_path / "tasks", out, grid_points=1) == records
-    assert stamps == {path: path.stat().st_mtime_ns for path in out.rglob("record.json")}, "run again"
+        assert record.task == task.name, "the folder's, not the comparison's"
+        assert len(record.folds) == 5
+        assert 0 <= record.score <= 1
+        assert record.score == pytest.approx(sum(record.folds.values()) / 5)
+        assert record.spread is not None and record.spread >= 0
+        assert record.clips == 30 and set(record.clips_by_split.values()) == {6}
+    assert records[0].score > 0.5, "log-mel statistics tell three sounds apart"
+    assert read_records(out / "records.json") == records
+    assert "log-mel" in by_task(records)
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.log")}
+    assert len(stamps) == 4
+    assert evaluate(comparison, out) == (records, [])
+    assert stamps == {path: path.stat().st_mtime_ns for path in out.rglob("*.log")}, "run again"
 
 
 @pytest.mark.slow
@@ -111,5 +99,9 @@ def test_a_failing_command_is_named(tmp_path: Path) -> None:
     write_esc50(tmp_path / "source", clips_per_class=5, classes=2, seconds=0.5)
     task = tasks.from_esc50(tmp_path / "source", tmp_path / "tasks")
     next(task.glob("16000/*/*.wav")).unlink()
-    with pytest.raises(EvaluationError, match=r"heareval\.embeddings\.runner.*embeddings\.log"):
-        evaluate([Entry.parse("logmel")], tmp_path / "tasks", tmp_path / "scores", grid_points=1)
+    comparison = Comparison(
+        {"log-mel": "logmel"}, {"sounds": {"hear": str(task)}}, {"hear": {"grid_points": 1}}
+    )
+    records, (failure,) = evaluate(comparison, tmp_path / "scores")
+    assert not records
+    assert re.search(r"heareval\.embeddings\.runner.*embeddings\.log", failure.reason)

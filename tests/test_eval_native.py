@@ -16,11 +16,14 @@ from ajepa.cli import main
 from ajepa.data.synthetic import write_esc50
 from ajepa.eval.models.open import EncoderModel, Named, open_model
 from ajepa.eval.probe.embeddings import EmbeddingError, embed_task
-from ajepa.eval.probe.run import ProbeError, ProbeOptions, probe_models
-from ajepa.eval.results.result import table, write_records
+from ajepa.eval.protocols.base import ProtocolError
+from ajepa.eval.protocols.probing import Probing
+from ajepa.eval.results.record import read_records
+from ajepa.eval.results.table import table
 from ajepa.eval.tasks import Clip, Task, open_task
 from ajepa.model import AudioEncoder
 from ajepa.recipes import Recipe
+from tests.probing import probed
 
 
 @pytest.fixture
@@ -57,9 +60,8 @@ def test_an_encoder_that_diverged_gets_no_score(
     protocol: str, tiny: Named, lengths: Task, tmp_path: Path
 ) -> None:
     torch.nn.init.constant_(tiny.module.encoder.encoder.norm.weight, torch.nan)
-    options = ProbeOptions(protocol, cache=tmp_path / "cache")
     with pytest.raises(EmbeddingError, match=r"tiny: 512 of 512 values .* of .*0\.wav are NaN or infinite"):
-        probe_models([tiny], lengths, options)
+        probed([tiny], lengths, Probing(protocol), tmp_path / "cache")
     assert not any((tmp_path / "cache").iterdir()), "nothing is kept"
 
 
@@ -136,70 +138,62 @@ def test_the_cache_knows_what_embeddings_depend_on(tiny: Named, lengths: Task, t
 
 def test_records(tiny: Named, sounds: Path, tmp_path: Path) -> None:
     task = open_task("esc50", sounds)
-    options = ProbeOptions(cache=tmp_path / "cache")
+    cache = tmp_path / "cache"
     models = [open_model("logmel"), tiny]
-    records = probe_models(models, task, options, baseline="logmel")
-    assert [record["model"] for record in records] == ["logmel", "tiny"]
+    records = probed(models, task, Probing(), cache, baseline="logmel")
+    assert [record.model for record in records] == ["logmel", "tiny"]
     for record in records:
-        low, high = record["interval"]
-        assert 0 <= low <= record["score"] <= high <= 1
-        assert record["score"] == pytest.approx(np.mean(list(record["folds"].values())))
-        assert len(record["folds"]) == 5
-        assert record["clips_by_split"] == dict.fromkeys("12345", 6)
-        assert all(choice["C"] > 0 for choice in record["chosen"].values())
-        assert "groups" in record["interval_method"]
-    assert records[0]["score"] > 0.6, "log-mel statistics tell three sounds apart"
-    assert "baseline" not in records[0]
-    compared = records[1]["baseline"]
-    assert compared["difference"] == pytest.approx(records[1]["score"] - records[0]["score"])
-    assert compared["interval"][0] <= compared["difference"] <= compared["interval"][1]
-    seen: list[str] = []
-    again = probe_models(models, task, options, report=lambda record: seen.append(record["model"]))
-    assert seen == ["logmel", "tiny"]
-    assert all(record["embeddings_cached"] for record in again)
-    assert [record["score"] for record in again] == [record["score"] for record in records]
-    write_records(tmp_path / "one.json", again[:1])
-    write_records(tmp_path / "two.json", again)
-    assert json.loads((tmp_path / "one.json").read_text())["score"] == again[0]["score"]
-    assert len(json.loads((tmp_path / "two.json").read_text())) == 2
+        assert record.interval is not None
+        low, high = record.interval
+        assert 0 <= low <= record.score <= high <= 1
+        assert record.score == pytest.approx(np.mean(list(record.folds.values())))
+        assert len(record.folds) == 5
+        assert record.clips_by_split == dict.fromkeys("12345", 6)
+        assert [choice["split"] for choice in record.chosen] == list("12345")
+        assert all(choice["C"] > 0 for choice in record.chosen)
+        assert "groups" in record.interval_method
+    assert records[0].score > 0.6, "log-mel statistics tell three sounds apart"
+    compared = records[1].baseline
+    assert records[0].baseline is None and compared is not None
+    assert compared.difference == pytest.approx(records[1].score - records[0].score)
+    assert compared.interval[0] <= compared.difference <= compared.interval[1]
+    again = probed(models, task, Probing(), cache)
+    assert all(record.details["embeddings_cached"] for record in again)
+    assert [record.score for record in again] == [record.score for record in records]
     assert table(records).count("\n") == 3
-    each = probe_models([tiny], task, replace(options, layer="each", protocol="knn"))
-    assert [record["layer"] for record in each] == ["1", "2", "last"]
+    each = probed([tiny], task, Probing("knn", layer="each"), cache)
+    assert [record.layer for record in each] == ["1", "2", "last"]
     uneven = replace(task, clips=tuple(clip for n, clip in enumerate(task.clips) if n % 4))
     plain, balanced, summed = (
-        probe_models([tiny], uneven, replace(options, class_weight=weight, layer=layer))[0]
+        probed([tiny], uneven, Probing(class_weight=weight, layer=layer), cache)[0]
         for weight, layer in (("none", "last"), ("balanced", "last"), ("balanced", "weighted"))
     )
-    assert (plain["class_weight"], balanced["class_weight"]) == ("none", "balanced")
-    assert balanced["chosen"] != plain["chosen"], "other weights, another fit"
-    assert "layer_weights" in next(iter(summed["chosen"].values()))
-    best = probe_models([tiny], task, replace(options, layer="best", pool="best", protocol="knn"))[0]
-    assert {choice["representation"] for choice in best["chosen"].values()} <= {
+    assert (plain.details["class_weight"], balanced.details["class_weight"]) == ("none", "balanced")
+    assert balanced.chosen != plain.chosen, "other weights, another fit"
+    assert "layer_weights" in summed.chosen[0]
+    (best,) = probed([tiny], task, Probing("knn", layer="best", pool="best"), cache)
+    assert {choice["representation"] for choice in best.chosen} <= {
         f"{layer} {pool} mean" for layer in ("1", "2", "last") for pool in ("concat", "mean")
     }
 
 
 def test_wrong_requests(tiny: Named, sounds: Path, tmp_path: Path) -> None:
     task = open_task("esc50", sounds)
-    options = ProbeOptions(cache=tmp_path / "cache")
-    with pytest.raises(ProbeError, match="NAME=SOURCE"):
-        probe_models([tiny, tiny], task, options)
-    with pytest.raises(ProbeError, match="no model is called 'absent'"):
-        probe_models([tiny], task, options, baseline="absent")
-    with pytest.raises(ProbeError, match="layer is '7'"):
-        probe_models([tiny], task, replace(options, layer="7"))
-    with pytest.raises(ProbeError, match="linear or knn"):
-        ProbeOptions(protocol="svm")
-    with pytest.raises(ProbeError, match="none or balanced"):
-        ProbeOptions(class_weight="equal")
-    with pytest.raises(ProbeError, match="not with knn"):
-        ProbeOptions(protocol="knn", class_weight="balanced")
-    with pytest.raises(ProbeError, match="several labels"):
-        probe_models([tiny], replace(task, multilabel=True), replace(options, class_weight="balanced"))
+    with pytest.raises(ProtocolError, match="layer is '7'"):
+        probed([tiny], task, Probing(layer="7"), tmp_path / "cache")
+    with pytest.raises(ProtocolError, match="linear or knn"):
+        Probing("svm")
+    with pytest.raises(ProtocolError, match="none or balanced"):
+        Probing(class_weight="equal")
+    with pytest.raises(ProtocolError, match="not with knn"):
+        Probing("knn", class_weight="balanced")
+    with pytest.raises(ProtocolError, match="several labels"):
+        several = replace(task, multilabel=True)
+        probed([tiny], several, Probing(class_weight="balanced"), tmp_path / "cache")
 
 
 def test_the_command(sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["evaluate", "--cache", str(tmp_path / "cache"), "--protocol", "knn", "--model", "logmel"]
+    common = ["evaluate", "knn", "--cache", str(tmp_path / "cache"), "--model", "logmel"]
     out = tmp_path / "out" / "record.json"
     assert main([*common, "--task", "esc10", "--data", str(sounds), "--json", str(out)]) == 0
     record = json.loads(out.read_text())
@@ -212,7 +206,10 @@ def test_the_command(sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     (sounds / "audio" / "meta.csv").write_text(rows)
     by_table = ["--task", "table", "--data", str(sounds / "audio" / "meta.csv"), "--fold", "fold"]
     assert main([*common, *by_table, "--label", "category", "--group", "src_file", "--json", str(out)]) == 0
-    assert json.loads(out.read_text())["folds"] == record["folds"]
+    (again,) = read_records(out)
+    assert again.folds == record["folds"] and again.task == "meta"
+    assert main([*common, *by_table, "--label", "category", "--layer", "each", "--json", str(out)]) == 0
+    assert [one.layer for one in read_records(out)] == ["last"], "a baseline has one layer"
 
 
 @pytest.mark.parametrize(
@@ -223,6 +220,10 @@ def test_the_command(sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         (["--task", "esc51", "--data", "x"], "no task 'esc51'; there are "),
         (["--task", "esc50", "--data", "absent"], "absent: no such folder"),
         (["--task", "esc50", "--data", "x", "--label", "y"], "no option label"),
+        (["knn", "--protocol", "linear", "--task", "esc50"], "two protocols, knn and linear"),
+        (["svm", "--task", "esc50", "--data", "x"], "no protocol 'svm'; there are linear, knn, finetune"),
+        (["--task", "esc50", "--data", "x", "--model", "logmel"], "called logmel; tell them apart by NAME"),
+        (["--task", "esc50", "--data", "x", "--baseline", "absent"], "no model is called 'absent'"),
     ],
 )
 def test_wrong_use_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

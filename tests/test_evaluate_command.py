@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from ajepa.cli import main
-from ajepa.eval.results.errors import EvaluationError
-from ajepa.eval.toolkits.stock import with_settings
-from ajepa.eval.toolkits.xares.runs import XaresSettings
+from ajepa.eval.protocols import ProtocolError
+from ajepa.eval.protocols.xares import Xares
 from tests.hear_tasks import tones
 
 
@@ -17,14 +16,14 @@ from tests.hear_tasks import tones
     ("protocol", "arguments", "words"),
     [
         ("linear", ["--set", "epochs=3"], "does not read --set"),
-        ("knn", ["--seeds", "1", "--out", "o"], "does not read --out and --seeds"),
+        ("knn", ["--seeds", "1", "--recipe", "r"], "does not read --recipe and --seeds"),
         ("linear", ["--tasks-dir", "tasks"], "does not read --tasks-dir"),
         ("finetune", ["--layer", "best"], "does not read --layer"),
         ("xares", ["--out", "o", "--csv", "own.csv"], "does not read --csv"),
         (
             "hear",
-            ["--out", "o", "--tasks-dir", "tasks", "--device", "cpu"],
-            "does not read --data and --device",
+            ["--out", "o", "--tasks-dir", "tasks", "--baseline", "a"],
+            "does not read --baseline and --data",
         ),
         ("linear", ["--json", "."], "--json .: cannot be written"),
         ("linear", ["--json", "labels.csv/a.json"], "labels.csv/a.json: cannot be written"),
@@ -64,9 +63,12 @@ def test_scores_are_shown_where_the_record_cannot_be_written(
     def full(path: Path, content: object) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("ajepa.eval.results.result.write_json", full)
     command = ["evaluate", "--model", "logmel", "--task", "table", "--split", "split"]
     command += ["--data", str(tmp_path / "labels.csv"), "--cache", str(tmp_path / "cache")]
+    command += ["--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    monkeypatch.setattr("ajepa.eval.results.record.write_json", full)
+    capsys.readouterr()
     assert main([*command, "--json", str(tmp_path / "a.json")]) == 2
     said = capsys.readouterr()
     assert "No space left" in said.err
@@ -75,5 +77,5 @@ def test_scores_are_shown_where_the_record_cannot_be_written(
 
 @pytest.mark.parametrize("value", ["nan", "inf", "x", ""])
 def test_settings_are_numbers_to_calculate_with(value: str) -> None:
-    with pytest.raises(EvaluationError, match="expected a value such as"):
-        with_settings(XaresSettings(), [f"lr={value}"], "xares")
+    with pytest.raises(ProtocolError, match=r"lr is .*; expected a value such as 0\.0"):
+        Xares("xares", lr=value)  # type: ignore[arg-type]

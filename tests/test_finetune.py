@@ -13,10 +13,11 @@ import torch
 
 from ajepa.eval.finetune.classifier import Classifier
 from ajepa.eval.finetune.config import RECIPES, FinetuneConfig, FinetuneConfigError, config_for
-from ajepa.eval.finetune.records import finetune_model
+from ajepa.eval.finetune.run import finetune_model
 from ajepa.eval.finetune.targets import Targets
 from ajepa.eval.finetune.training import FinetuneError, Score, Waveforms, _order, _pieces, finetune, predict
 from ajepa.eval.models.open import BASELINES, EncoderModel, Named
+from ajepa.eval.results.record import Record
 from ajepa.eval.tasks.task import Clip, Task
 from ajepa.features import LogMelConfig
 from ajepa.model import AudioEncoder
@@ -242,15 +243,16 @@ def test_records_have_a_score_an_interval_and_each_seed(model: AudioEncoder, ton
     record, draws_S = finetune_model(
         named, tones, replace(QUICK, epochs=2), seeds=(0, 1), report=lambda *line: seen.append(line)
     )
-    assert record["score"] == pytest.approx(np.mean(record["by_seed"])) and len(record["by_seed"]) == 2
-    low, high = record["interval"]
-    assert low <= record["score"] <= high and len(draws_S) == 10_000
+    assert record.score == pytest.approx(np.mean(record.by_seed)) and len(record.by_seed) == 2
+    assert record.interval is not None
+    low, high = record.interval
+    assert low <= record.score <= high and len(draws_S) == 10_000
     assert [(split, seed) for split, seed, _ in seen] == [("test", 0)] * 3 + [("test", 1)] * 3
-    assert [seen[place][2]["score"] for place in (2, 5)] == record["by_seed"], "each said when it is there"
-    assert [choice["seed"] for choice in record["chosen"]] == [0, 1]
-    assert record["config"]["epochs"] == 2
-    assert record["weights"] == fingerprint(model), "those that training began with"
-    assert json.loads(json.dumps(record))["score"] == record["score"]
+    assert [seen[place][2]["score"] for place in (2, 5)] == list(record.by_seed), "each said when it is there"
+    assert [choice["seed"] for choice in record.chosen] == [0, 1]
+    assert record.details["config"]["epochs"] == 2
+    assert record.weights == fingerprint(model), "those that training began with"
+    assert Record.from_json(json.loads(json.dumps(record.as_json()))) == record
 
 
 def test_a_baseline_has_nothing_to_train(tones: Task) -> None:
@@ -285,5 +287,6 @@ def test_settings_from_the_command_line() -> None:
         with pytest.raises(FinetuneConfigError, match=message):
             config_for("esc50", None, settings)
     assert config_for("table", multilabel=True) == replace(RECIPES["esc50"], loss="bce")
+    assert config_for("birds") == RECIPES["generic"] == FinetuneConfig(), "a task of another package"
     with pytest.raises(FinetuneConfigError, match="no fine-tuning recipe"):
         config_for("esc50", "imagenet")

@@ -10,6 +10,7 @@ import torch
 
 from ajepa.checkpoints import native as checkpoint
 from ajepa.cli import main
+from ajepa.eval.results.record import read_records
 from ajepa.model.loading import bundled
 from tests.hear_tasks import tones, write_rows
 
@@ -30,10 +31,9 @@ def test_models_beside_a_baseline(
 ) -> None:
     line = [*command, "--model", f"one={source}", "--model", f"two={source}", "--baseline", "one"]
     assert main([*line, "--json", str(tmp_path / "out.json")]) == 0
-    one, two = json.loads((tmp_path / "out.json").read_text())
-    assert (
-        one["score"] == two["score"] and two["baseline"]["difference"] == 0.0
-    )  # the same twin, the same seed
+    one, two = read_records(tmp_path / "out.json")
+    assert one.score == two.score and two.baseline, "the same twin, the same seed"
+    assert two.baseline.difference == 0.0
     assert "one, seed 0, test: epoch 1, loss" in capsys.readouterr().err
     assert main([*line, "--seeds", "x"]) == 2 and "give numbers" in capsys.readouterr().err
     assert main([*line, "--baseline", "three"]) == 2 and "'three'" in capsys.readouterr().err
@@ -47,7 +47,7 @@ def test_clips_of_several_labels(
     line = [*command, "--multilabel", "--model", source, "--json", str(tmp_path / "out.json")]
     assert main(line) == 0
     record = json.loads((tmp_path / "out.json").read_text())
-    assert (record["metric"], record["config"]["loss"]) == ("mAP", "bce")
+    assert (record["metric"], record["details"]["config"]["loss"]) == ("mAP", "bce")
     capsys.readouterr()
     assert main([*line, "--set", "loss=cross-entropy"]) == 2
     assert "clips of table have several labels; use bce" in capsys.readouterr().err
@@ -58,7 +58,7 @@ def test_a_baseline_is_refused_before_any_training(
 ) -> None:
     assert main([*command, "--model", f"one={source}", "--model", "logmel"]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: ")]
-    assert line.startswith("ajepa: logmel: only encoders that ajepa.load_model loads can be fine-tuned")
+    assert line.startswith("ajepa: the protocol finetune cannot score logmel; choose a model that ajepa.load")
 
 
 def test_what_is_finished_outlives_a_model_that_fails(
@@ -69,8 +69,8 @@ def test_what_is_finished_outlives_a_model_that_fails(
     broken = checkpoint.Checkpoint(good.tensors | norm, good.recipe, good.step, good.info)
     checkpoint.save(tmp_path / "broken.safetensors", broken)
     models = ["--model", f"one={source}", "--model", str(tmp_path / "broken.safetensors")]
-    assert main([*command, *models, "--json", str(tmp_path / "out.json")]) == 2
+    assert main([*command, *models, "--json", str(tmp_path / "out.json")]) == 1
     said = capsys.readouterr()
-    assert "ajepa: broken: seed 0, epoch 1: the training loss is nan" in said.err
+    assert "failed: broken on table, finetune: seed 0, epoch 1: the training loss is nan" in said.err
     record = json.loads((tmp_path / "out.json").read_text())
     assert record["model"] == "one" and f"{record['score']:.3f}" in said.out

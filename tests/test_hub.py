@@ -15,9 +15,8 @@ import ajepa
 from ajepa.checkpoints import hub
 from ajepa.checkpoints import native as checkpoint
 from ajepa.cli import main
-from ajepa.eval.toolkits.hear import Entry
-from ajepa.eval.toolkits.s3prl import Upstream
-from ajepa.eval.toolkits.stock import Checkpoint
+from ajepa.eval.models.open import default_name
+from ajepa.eval.models.sources import encoder_path
 from ajepa.export.weights import Origin, write_weights
 from ajepa.features import LogMelConfig
 from ajepa.model import AudioEncoder
@@ -87,11 +86,9 @@ def test_toolkits_are_given_the_downloaded_file(
     server: HubServer, encoder_file: Path, tmp_path: Path
 ) -> None:
     assert pushed(encoder_file, tmp_path / "out") == 0
-    for kind in (Entry, Checkpoint, Upstream):
-        found = kind.parse("hf://me/tiny/model.safetensors")
-        assert found.name == "tiny"
-        assert Path(found.source).read_bytes() == (tmp_path / "out" / "model.safetensors").read_bytes()
-        assert kind.parse("mine=hf://me/tiny").name == "mine"
+    assert default_name("hf://me/tiny/model.safetensors") == "tiny"
+    found = Path(encoder_path("hf://me/tiny/model.safetensors"))
+    assert found.read_bytes() == (tmp_path / "out" / "model.safetensors").read_bytes()
 
 
 def test_a_revision_is_what_it_was(server: HubServer, encoder_file: Path, tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ from ajepa.eval.models.open import EncoderModel, Named
 from ajepa.eval.probe import layer_weights
 from ajepa.eval.probe.layer_weights import Problem, learn_mixes, nearest_penalty
 from ajepa.eval.probe.probes import PENALTIES, PROBES, linear
-from ajepa.eval.probe.run import ProbeError, ProbeOptions, probe_models
 from ajepa.eval.probe.selection import run_probe
+from ajepa.eval.protocols.base import ProtocolError
+from ajepa.eval.protocols.probing import Probing
 from ajepa.eval.tasks import Clip, Task, open_task
 from ajepa.features import LogMelConfig
 from ajepa.model import AudioEncoder
 from tests.conftest import TINY
+from tests.probing import probed
 
 
 def layered(
@@ -154,16 +156,16 @@ def test_records_have_the_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
     tiny = Named("tiny", "", EncoderModel(AudioEncoder(LogMelConfig(), TINY, 1.28)).eval())
     task = open_task("esc50", tmp_path / "esc50")
-    options = ProbeOptions(layer="weighted", pool="best", cache=tmp_path / "cache")
-    (record,) = probe_models([tiny], task, options)
-    assert record["layer"] == "weighted" and record["features"] == 8 * 32
-    for choice in record["chosen"].values():
+    how, cache = Probing(layer="weighted", pool="best"), tmp_path / "cache"
+    (record,) = probed([tiny], task, how, cache)
+    assert record.layer == "weighted" and record.details["features"] == 8 * 32
+    for choice in record.chosen:
         assert choice["representation"] in {"weighted concat mean", "weighted mean mean"}
         assert len(choice["layer_weights"]) == 3 and sum(choice["layer_weights"]) == pytest.approx(1)
     # The last layer is read from the file that has them all.
-    (last,) = probe_models([tiny], task, replace(options, layer="last", pool="concat"))
-    assert last["embeddings_cached"] and len(list((tmp_path / "cache").iterdir())) == 1
-    (alone,) = probe_models([tiny], task, ProbeOptions(layer="last", pool="concat", cache=tmp_path / "other"))
-    assert alone["score"] == last["score"] and not alone["embeddings_cached"]
-    with pytest.raises(ProbeError, match="not with knn"):
-        ProbeOptions("knn", "weighted")
+    (last,) = probed([tiny], task, replace(how, layer="last", pool="concat"), cache)
+    assert last.details["embeddings_cached"] and len(list(cache.iterdir())) == 1
+    (alone,) = probed([tiny], task, Probing(layer="last", pool="concat"), tmp_path / "other")
+    assert alone.score == last.score and not alone.details["embeddings_cached"]
+    with pytest.raises(ProtocolError, match="not with knn"):
+        Probing("knn", "weighted")

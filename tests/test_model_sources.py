@@ -9,13 +9,12 @@ import pytest
 from ajepa.cli import main
 from ajepa.eval.compare.cells import plan
 from ajepa.eval.compare.config import Comparison
-from ajepa.eval.compare.protocols import Conditions
-from ajepa.eval.models.open import open_model
-from ajepa.eval.toolkits.hear import Entry
-from ajepa.eval.toolkits.s3prl import Upstream
-from ajepa.eval.toolkits.stock import Checkpoint
+from ajepa.eval.models.open import S3prlUpstream, open_model
+from ajepa.eval.models.sources import encoder_path
+from ajepa.eval.protocols import OURS, Bench, Conditions, TaskEntry
 from ajepa.model.loading import bundled
 from ajepa.named_source import name_of, named_source
+from ajepa.recipes import RecipeError
 from tests.hear_tasks import tones, write_rows
 
 
@@ -39,15 +38,10 @@ def test_the_name_ends_at_the_first_equals_sign(run: Path, monkeypatch: pytest.M
 def test_a_path_with_an_equals_sign_is_a_source_for_every_protocol(run: Path) -> None:
     for text, name in ((str(run), "steps=20"), (f"mine={run}", "mine")):
         assert (open_model(text).name, open_model(text).source) == (name, str(run))
-        for kind in (Entry, Checkpoint, Upstream):
-            found = kind.parse(text)
-            assert (found.name, found.source) == (name, str(run))
-    assert Upstream.parse(f"s3prl:hf_hubert_custom:{run}") == Upstream(
-        "hf_hubert_custom", "hf_hubert_custom", str(run)
-    )
-    assert Entry.of("a=b", str(run)) == Entry("a=b", "ajepa.hear_module", str(run)), (
-        "as a comparison names it"
-    )
+    assert encoder_path(str(run)) == str(run)
+    own = open_model(f"s3prl:hf_hubert_custom:{run}")
+    assert own.name == "hf_hubert_custom" and isinstance(own.module, S3prlUpstream)
+    assert (own.module.upstream, own.module.checkpoint) == ("hf_hubert_custom", str(run))
 
 
 def test_a_dot_in_a_folder_s_name_is_no_suffix(run: Path) -> None:
@@ -58,26 +52,39 @@ def test_a_dot_in_a_folder_s_name_is_no_suffix(run: Path) -> None:
     assert name_of("ajepa-small-cpu") == "ajepa-small-cpu", "a recipe"
 
 
-@pytest.mark.parametrize("kind", [Entry, Checkpoint, Upstream])
-def test_toolkits_are_given_the_file_of_the_default_encoder(
-    kind: type[Entry | Checkpoint | Upstream],
-) -> None:
-    for text, name in (("default", "default"), ("mine=default", "mine")):
-        found = kind.parse(text)
-        assert (found.name, found.source) == (name, str(bundled()))
+def test_toolkits_are_given_the_file_of_the_default_encoder() -> None:
+    assert encoder_path("default") == str(bundled())
+    assert Path(encoder_path("ajepa-demo")).is_file(), "a recipe of the package"
+    with pytest.raises(RecipeError, match="nonsense"):
+        encoder_path("nonsense")
 
 
-@pytest.mark.parametrize("protocol", ["hear", "s3prl", "xares"])
-def test_toolkits_refuse_baselines_before_anything_runs(
-    protocol: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("protocol", ["linear", "finetune", "hear", "s3prl", "xares"])
+def test_which_models_a_protocol_takes(protocol: str, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "16000").mkdir()
+    entry = TaskEntry("sounds", "esc50", {"hear": str(tmp_path)})
+    refused = {}
+    for source in (str(tiny), "logmel", "hear-naive", "s3prl:mel"):
+        bench = Bench("model", source, Conditions(tmp_path, tmp_path))
+        refused[source] = OURS[protocol](protocol).refusal(bench, entry)
+    taken = {str(tiny)} | {
+        "linear": {"logmel", "hear-naive"},
+        "hear": {"logmel"},
+        "s3prl": {"s3prl:mel"},
+    }.get(protocol, set())
+    assert {source for source, why in refused.items() if not why} == taken
+    for source in set(refused) - taken:
+        assert refused[source].startswith(f"the protocol {protocol} cannot score {source}; choose")
+
+
+def test_a_refused_model_stops_the_command_before_anything_runs(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["evaluate", "--protocol", protocol, "--task", "esc50", "--out", str(tmp_path / "out")]
-    command += ["--tasks-dir" if protocol == "hear" else "--data", str(tmp_path)]
-    (tmp_path / "hubert").mkdir()
-    (tmp_path / "hubert" / "config.json").write_text('{"model_type": "hubert"}')
-    for source in ("hear-naive", str(tmp_path / "hubert")):
-        assert main([*command, "--model", str(tiny), "--model", f"other={source}"]) == 2
-        assert f"other: the protocol {protocol} cannot be given {source}, only" in capsys.readouterr().err
+    (tmp_path / "tasks" / "a" / "16000").mkdir(parents=True)
+    (tmp_path / "tasks" / "a" / "task_metadata.json").touch()
+    command = ["evaluate", "hear", "--tasks-dir", str(tmp_path / "tasks"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--model", str(tiny), "--model", "other=hear-naive"]) == 2
+    assert "ajepa: the protocol hear cannot score hear-naive; choose" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -85,7 +92,10 @@ def test_a_comparison_says_beforehand_which_models_a_protocol_cannot_be_given(
     tiny: Path, tmp_path: Path
 ) -> None:
     models = {"ours": str(tiny), "log-mel": "logmel", "naive": "hear-naive"}
-    task = {"task": "table", "data": str(tmp_path / "labels.csv"), "hear": str(tmp_path), "split": "split"}
+    folder = tmp_path / "hear"
+    (folder / "16000").mkdir(parents=True)
+    (folder / "task_metadata.json").touch()
+    task = {"task": "table", "data": str(tmp_path / "labels.csv"), "hear": str(folder), "split": "split"}
     tones(tmp_path, ["a.wav", "b.wav", "c.wav", "d.wav"])
     rows = ["a.wav,x,train", "b.wav,y,train", "c.wav,x,valid", "d.wav,x,test"]
     write_rows(tmp_path / "labels.csv", "filename,label,split", *rows)
@@ -96,4 +106,4 @@ def test_a_comparison_says_beforehand_which_models_a_protocol_cannot_be_given(
         ("naive", "finetune"),
         ("naive", "hear"),
     ]
-    assert "the protocol hear cannot be given hear-naive" in found.failures[-1].reason
+    assert "the protocol hear cannot score hear-naive" in found.failures[-1].reason

@@ -72,7 +72,8 @@ def test_one_record_or_a_list(tmp_path: Path) -> None:
         assert read_records(tmp_path / "records.json") == records
     content = json.loads((tmp_path / "records.json").read_text())
     assert [one["format"] for one in content] == [2, 2]
-    write_records(tmp_path / "records.json", [RECORD])
+    write_records(tmp_path / "records.json", [RECORD], single=True)
+    assert read_records(tmp_path / "records.json") == [RECORD]
     assert json.loads((tmp_path / "records.json").read_text())["score"] == 0.5
 
 

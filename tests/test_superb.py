@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +12,14 @@ import torch
 
 from ajepa.cli import main
 from ajepa.data.synthetic import write_voxceleb1
+from ajepa.eval.models.open import S3prlUpstream, open_model
+from ajepa.eval.protocols import ProtocolError, TaskEntry
+from ajepa.eval.protocols import s3prl as superb
+from ajepa.eval.protocols.s3prl import S3prl
+from ajepa.eval.results.answers import Answers
 from ajepa.eval.results.errors import EvaluationError
-from ajepa.eval.toolkits import s3prl as superb
-from ajepa.eval.toolkits.commands import alone_in, check_names, run_module
-from ajepa.eval.toolkits.s3prl import SuperbSettings, Upstream, evaluate_superb
-from ajepa.eval.toolkits.stock import Answers, Checkpoint, with_settings
-from ajepa.recipes import RecipeError
+from ajepa.eval.toolkits.commands import run_module
+from ajepa.model.fingerprint import fingerprint
 
 needs_s3prl = pytest.mark.skipif(
     importlib.util.find_spec("s3prl") is None or importlib.util.find_spec("omegaconf") is None,
@@ -27,30 +27,34 @@ needs_s3prl = pytest.mark.skipif(
 )
 
 
-def test_models(tiny: Path) -> None:
-    assert Upstream.parse("s3prl:mel") == Upstream("mel", "mel", "")
-    own = Upstream.parse(f"x=s3prl:hf_hubert_custom:{tiny}")
-    assert own == Upstream("x", "hf_hubert_custom", str(tiny))
-    assert own.weights() is None
-    ours = Upstream.parse(f"mine={tiny}")
-    assert ours == Upstream("mine", "ajepa", str(tiny))
-    assert ours.weights() == Checkpoint.parse(str(tiny)).weights()
-    with pytest.raises(RecipeError, match="nonsense"):
-        Upstream.parse("nonsense")
+def test_upstreams_of_s3prl(tiny: Path) -> None:
+    for text, name, checkpoint in (
+        ("s3prl:mel", "mel", ""),
+        (f"x=s3prl:hf_hubert_custom:{tiny}", "x", str(tiny)),
+        ("x=s3prl:hf_hubert_custom:somebody/model", "x", "somebody/model"),
+    ):
+        model = open_model(text)
+        assert model.name == name and isinstance(model.module, S3prlUpstream)
+        assert model.module.checkpoint == checkpoint
+    before = fingerprint(open_model(f"s3prl:a:{tiny}").module)
+    tiny.write_text(tiny.read_text() + "# another checkpoint")
+    assert fingerprint(open_model(f"s3prl:a:{tiny}").module) != before
 
 
 def test_settings() -> None:
-    superbs = SuperbSettings()
-    assert (superbs.steps, superbs.lr) == (200_000, 1e-4), "SUPERB's"
-    changed = with_settings(superbs, ["steps=20", "lr=1e-3", "frequency=average"], "s3prl")
+    superbs = S3prl("s3prl")
+    assert (superbs.steps, superbs.lr, superbs.seeds) == (200_000, 1e-4, (1337,)), "SUPERB's"
+    given = {"steps": "20", "lr": "1e-3", "frequency": "average"}  # text, as of --set
+    changed = S3prl("s3prl", **given)  # type: ignore[arg-type]
     assert changed == replace(superbs, steps=20, lr=1e-3, frequency="average")
-    with pytest.raises(EvaluationError, match=r"--set stepps=1: s3prl has the settings steps, lr"):
-        with_settings(superbs, ["stepps=1"], "s3prl")
-    with pytest.raises(EvaluationError, match="--set steps=many: expected a value such as 200000"):
-        with_settings(superbs, ["steps=many"], "s3prl")
-    for wrong in ("steps=0", "lr=-1", "frequency=max"):
-        with pytest.raises(EvaluationError):
-            with_settings(superbs, [wrong], "s3prl")
+    with pytest.raises(ProtocolError, match="steps is 'many'; expected a value such as 200000"):
+        S3prl("s3prl", steps="many")  # type: ignore[arg-type]
+    for wrong in ({"steps": 0}, {"steps": 2.5}, {"lr": -1}, {"frequency": "max"}, {"workers": True}):
+        with pytest.raises(ProtocolError):
+            S3prl("s3prl", **wrong)  # type: ignore[arg-type]
+    for seeds in ((), (1, 1), (-1,), (2**32,), ("a",)):
+        with pytest.raises(ProtocolError, match="give different numbers"):
+            S3prl("s3prl", seeds=seeds)
 
 
 def test_what_s3prl_writes(tmp_path: Path) -> None:
@@ -92,7 +96,7 @@ def test_scores_of_answers() -> None:
 
     wrong = ["a"] * 200  # right in half of the cases; the other seed in all
     summary, draws_S = replace(perfect, answers=[truth, wrong]).summary()
-    assert summary["by_seed"] == [1, 0.5]
+    assert summary["by_seed"] == (1, 0.5)
     assert summary["score"] == 0.75
     assert summary["spread"] == pytest.approx(0.5 / 2**0.5)
     low, high = summary["interval"]
@@ -133,48 +137,36 @@ def test_data_of_other_splits_are_other_data(tmp_path: Path) -> None:
     assert superb._data_fingerprint(tmp_path) != before, "of other settings"
 
 
-def test_a_cell_is_one_processs(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from ajepa.eval.toolkits.commands import alone_in\n"
-    code += "with alone_in(Path(sys.argv[1])): pass"
-    other = [sys.executable, "-c", code, str(tmp_path / "cell")]
-    with alone_in(tmp_path / "cell"):
-        done = subprocess.run(other, capture_output=True, text=True)
-        assert "another process works there" in done.stderr
-    assert subprocess.run(other).returncode == 0
-
-
-def test_names_of_models_name_folders() -> None:
-    check_names(["a", "log-mel statistics"], "a")
-    for name in ("../a", "a/b", "/a", ".", "a\n"):
-        with pytest.raises(EvaluationError, match="cannot name its folder"):
-            check_names([name])
-
-
 def test_what_is_missing_is_said(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    models = [Upstream.parse(str(tiny))]
+    entry = TaskEntry("speakers", "voxceleb1", {"s3prl": str(tmp_path)})
     with monkeypatch.context() as patched:
         patched.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(EvaluationError, match="ajepa harness enable s3prl"):
-            evaluate_superb(models, "voxceleb1", tmp_path, tmp_path / "out", SuperbSettings())
+            S3prl("s3prl").depends_on(entry, "")
         patched.setattr(importlib.util, "find_spec", lambda name: name)
-        with pytest.raises(EvaluationError, match="`ajepa data s3prl voxceleb1` makes such a folder"):
-            evaluate_superb(models, "voxceleb1", tmp_path, tmp_path / "out", SuperbSettings())
-        with pytest.raises(EvaluationError, match="there are speech_commands, voxceleb1"):
-            evaluate_superb(models, "asr", tmp_path, tmp_path / "out", SuperbSettings())
+        with pytest.raises(EvaluationError, match="`ajepa data s3prl` makes such a folder"):
+            S3prl("s3prl").depends_on(entry, "")
         (tmp_path / "config.yaml").touch()
-        with pytest.raises(EvaluationError, match="NAME=SOURCE"):
-            evaluate_superb(models * 2, "voxceleb1", tmp_path, tmp_path / "out", SuperbSettings())
-        with pytest.raises(EvaluationError, match="no model is called 'other'"):
-            evaluate_superb(
-                models, "voxceleb1", tmp_path, tmp_path / "out", SuperbSettings(), baseline="other"
-            )
-    assert main(["evaluate", "--protocol", "s3prl", "--model", str(tiny), "--task", "voxceleb1"]) == 2
+        with pytest.raises(
+            EvaluationError, match=r"config\.yaml: not the settings of speech_commands or vox"
+        ):
+            S3prl("s3prl").depends_on(entry, "")
+        (tmp_path / "config.yaml").write_text(
+            "downstream_expert: {datarc: {speech_commands_root: DATA/train}}"
+        )
+        with pytest.raises(ProtocolError, match="made for speech_commands, not for voxceleb1"):
+            S3prl("s3prl").depends_on(entry, "")
+    assert main(["evaluate", "s3prl", "--model", str(tiny), "--task", "voxceleb1"]) == 2
     assert "the protocol s3prl needs --data and --out" in capsys.readouterr().err
-    given = ["--task", "voxceleb1", "--data", str(tmp_path), "--out", str(tmp_path), "--pool", "mean"]
-    assert main(["evaluate", "--protocol", "s3prl", "--model", str(tiny), *given]) == 2
+    given = ["--task", "voxceleb1", "--data", str(tmp_path), "--out", str(tmp_path)]
+    assert main(["evaluate", "s3prl", "--model", str(tiny), *given, "--pool", "mean"]) == 2
     assert "the protocol s3prl does not read --pool" in capsys.readouterr().err
+    assert main(["evaluate", "s3prl", "--model", str(tiny), *given, "--set", "stepps=1"]) == 2
+    assert "stepps; s3prl takes seeds, steps, lr" in capsys.readouterr().err
+    assert main(["evaluate", "s3prl", "--model", str(tiny), *given, "--set", "steps"]) == 2
+    assert "--set steps: give KEY=VALUE" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -188,7 +180,7 @@ def test_records_of_two_models(
     made = ["--source", str(tmp_path / "speakers"), "--out", str(tmp_path / "sid")]
     assert main(["data", "s3prl", "voxceleb1", *made]) == 0
     out = tmp_path / "out"
-    command = ["evaluate", "--protocol", "s3prl", "--task", "voxceleb1", "--data", str(tmp_path / "sid")]
+    command = ["evaluate", "s3prl", "--task", "voxceleb1", "--data", str(tmp_path / "sid")]
     command += ["--out", str(out), "--json", str(tmp_path / "records.json"), "--device", "cpu"]
     command += ["--model", f"ours={tiny}", "--model", "s3prl:mel", "--baseline", "mel", "--seeds", "1"]
     command += ["--set", "steps=6", "--set", "eval_every=3", "--set", "lr=1e-2", "--set", "workers=0"]
@@ -201,13 +193,13 @@ def test_records_of_two_models(
         assert record["seeds"] == [1]
         assert {one["step"] for one in record["chosen"]} <= {3, 6}
         assert record["clips_by_split"]["test"] == 8
-        assert record["config"]["steps"] == 6
+        assert record["details"]["config"]["steps"] == 6
         assert record["versions"]["s3prl"][0] == "0"
         assert any("SUPERB trains 200,000" in note for note in record["notes"])
-    assert ours["weights"] == Checkpoint.parse(str(tiny)).weights()
+    assert ours["weights"] == fingerprint(open_model(str(tiny)).module) and mel["weights"] is None
     assert ours["baseline"]["difference"] == pytest.approx(ours["score"] - mel["score"])
     assert any((out / "features").rglob("*.npy")), "features are kept"
-    log = next(out.glob("voxceleb1/ours-*/seed-1/run/log.log")).read_text()
+    log = next(out.glob("s3prl/voxceleb1-ours-*/seed-1/run/log.log")).read_text()
     assert f"test at step 0: {ours['by_seed'][0]}" in log, "the score is s3prl's own"
 
     def stop(*arguments: object) -> float:
@@ -217,6 +209,9 @@ def test_records_of_two_models(
     capsys.readouterr()
     assert main(command) == 0
     assert "ours (learned sum)" in capsys.readouterr().out
+    for file in (out / "cells").iterdir():  # the cells are lost, what s3prl left is there
+        file.unlink()
+    assert main(command) == 0
     again = json.loads((tmp_path / "records.json").read_text())
     assert [record["interval"] for record in again] == [ours["interval"], mel["interval"]]
     assert torch.tensor(again[0]["by_seed"]).equal(torch.tensor(ours["by_seed"]))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from torch import nn
 
 from ajepa.cli import main
 from ajepa.data.synthetic import write_esc50, write_speech_commands, write_voxceleb1
+from ajepa.eval.protocols import ProtocolError, TaskEntry
+from ajepa.eval.protocols import xares as xares_runs
+from ajepa.eval.protocols.xares import Xares, task_files
 from ajepa.eval.results.errors import EvaluationError
-from ajepa.eval.toolkits.stock import Checkpoint
-from ajepa.eval.toolkits.xares import runs as xares_runs
 from ajepa.eval.toolkits.xares.encoder import XaresEncoder, XaresError, encoder_class, write_encoder
 from ajepa.eval.toolkits.xares.encoder import main as write_main
-from ajepa.eval.toolkits.xares.runs import XaresSettings, evaluate_xares, task_files
 from ajepa.eval.toolkits.xares.sets import READY, XaresSetError, write_tars
 from ajepa.harness import xares as bridge
 from tests.hear_toolkit import enabled_site, python
@@ -93,18 +94,19 @@ def _written(file: Path) -> dict[str, object]:
 
 
 def test_files_of_checkpoints_have_names_of_their_own(tiny: Path, tmp_path: Path) -> None:
-    first = write_encoder(tiny, tmp_path, name="My run, 2")
-    assert first == write_encoder(tiny, tmp_path, name="My run, 2")
+    first, first_class = write_encoder(tiny, tmp_path, name="My run, 2")
+    assert (first, first_class) == write_encoder(tiny, tmp_path, name="My run, 2")
     assert first.stem.isidentifier()
     assert first.name.startswith("ajepa_my_run_2_")
-    averaged = write_encoder(tiny, tmp_path, name="My run, 2", frequency="average")
+    averaged, averaged_class = write_encoder(tiny, tmp_path, name="My run, 2", frequency="average")
     tiny.write_text(tiny.read_text().replace("depth: 2", "depth: 1"))
-    other = write_encoder(tiny, tmp_path, name="My run, 2")
+    other, other_class = write_encoder(tiny, tmp_path, name="My run, 2")
     names = []
     for file in (first, averaged, other):
         made = _written(file)
         (name,) = (name for name in made if name.endswith("Encoder"))  # X-ARES wants exactly one
         names.append(name)
+    assert names == [first_class, averaged_class, other_class]
     assert len({first, averaged, other}) == len(set(names)) == 3
     encoder = made[names[2]]()  # type: ignore[operator]
     assert type(encoder).__name__ == names[2]
@@ -271,24 +273,23 @@ def test_tars_of_words_and_speakers(tmp_path: Path, capsys: pytest.CaptureFixtur
 # -- the protocol --
 
 
-def test_what_is_missing_is_said(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    models = [Checkpoint.parse(str(tiny))]
+def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = TaskEntry("sounds", "esc50", {"xares": str(tmp_path / "esc50")})
     with monkeypatch.context() as patched:
         patched.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(EvaluationError, match="ajepa harness enable xares"):
-            evaluate_xares(models, "esc50", tmp_path, tmp_path / "out", XaresSettings())
+            Xares("xares").depends_on(entry, "")
     monkeypatch.setattr(xares_runs, "task_files", lambda: {"esc50": "tasks/esc50_task.py"})
     with pytest.raises(EvaluationError, match="accuracy of clips are esc50"):
-        evaluate_xares(models, "clotho", tmp_path, tmp_path / "out", XaresSettings())
+        Xares("xares").depends_on(replace(entry, folders={"xares": str(tmp_path / "clotho")}), "")
     with pytest.raises(EvaluationError, match="`ajepa data xares` makes"):
-        evaluate_xares(models, "esc50", tmp_path, tmp_path / "out", XaresSettings())
-    with pytest.raises(EvaluationError, match="concatenate or average"):
-        XaresSettings(frequency="max")
+        Xares("xares").depends_on(entry, "")
+    with pytest.raises(ProtocolError, match="concatenate or average"):
+        Xares("xares", frequency="max")
     (tmp_path / "esc50").mkdir()
-    (tmp_path / "esc50" / READY).touch()
     (tmp_path / "esc50" / "a.tar").write_bytes(b"<html>" * 200)
     with pytest.raises(EvaluationError, match=r"a\.tar: damaged, or no tar"):
-        evaluate_xares(models, "esc50", tmp_path, tmp_path / "out", XaresSettings())
+        xares_runs._clips(tmp_path / "esc50" / "a.tar")
 
 
 @needs_xares
@@ -309,7 +310,7 @@ def test_the_stock_command(tiny: Path, tmp_path: Path) -> None:
     enabled_site(tmp_path, "xares")
     write_esc50(tmp_path / "esc50", clips_per_class=5, classes=2, seconds=0.3)
     write_tars("esc50", tmp_path / "esc50", tmp_path / "env")
-    file = write_encoder(tiny, tmp_path)
+    file, _ = write_encoder(tiny, tmp_path)
     run = ["-m", "xares.run", "--max-jobs", "0", "--to-stage", "1", file.name, "tasks/esc50_task.py"]
     repository = Path(__file__).resolve().parent.parent
     done = python(*run, cwd=tmp_path, path=[tmp_path / "site", repository])
@@ -327,7 +328,7 @@ def test_a_record(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     env, out, file = tmp_path / "env", tmp_path / "out", tmp_path / "record.json"
     made = ["--source", str(tmp_path / "words"), "--out", str(env)]
     assert main(["data", "xares", "speechcommandsv1", *made]) == 0
-    command = ["evaluate", "--protocol", "xares", "--task", "speechcommandsv1", "--data", str(env)]
+    command = ["evaluate", "xares", "--task", "speechcommandsv1", "--data", str(env)]
     command += ["--model", f"mine={tiny}", "--out", str(out), "--json", str(file), "--device", "cpu"]
     command += ["--set", "epochs=2", "--seeds", "1,2"]
     assert main(command) == 0
@@ -335,10 +336,10 @@ def test_a_record(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert record["protocol"] == "xares"
     assert 0 <= record["interval"][0] <= record["score"] <= record["interval"][1] <= 1
     assert record["seeds"] == [1, 2]
-    assert record["config"]["epochs"] == 2
+    assert record["details"]["config"]["epochs"] == 2
     assert record["versions"]["xares"]
     assert set(record["folds"]) == {"test"}
-    assert 0 <= record["knn_score"] <= 1
+    assert 0 <= record["details"]["knn_score"] <= 1
     assert record["clips"] == sum(record["clips_by_split"].values()) == 96
     assert "groups of clips" in record["interval_method"], "speakers are drawn together"
     assert not list(out.rglob("*.npy")), "embeddings are removed"

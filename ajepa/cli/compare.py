@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .evaluate import GOES_ON
 from .usage import UsageError
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--runs",
         type=Path,
         metavar="FOLDER",
-        help="of the models that are pre-trained for it; comparisons that are given the same one share the "
-        "runs that they have in common; default: runs in --out",
+        help="folder of the models that are pre-trained for it; comparisons with the same one share the runs "
+        "that they have in common; default: runs in --out",
     )
     compare.add_argument("--device", default=None, help="where models are put, such as cuda; default: cpu")
     compare.add_argument(
@@ -53,7 +54,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="of the jobs: timeout_min, cpus_per_task, gpus_per_node, mem_gb, or SLURM's own, as partition",
+        help="of the jobs: timeout_min, cpus_per_task, gpus_per_node, mem_gb, or SLURM's such as partition",
     )
     compare.set_defaults(run=run_compare)
 
@@ -64,20 +65,23 @@ def run_compare(options: argparse.Namespace) -> int:
 
     from ajepa.eval.compare.run import Comparison, compare
     from ajepa.eval.probe.embeddings import DEFAULT_CACHE
-    from ajepa.eval.results.result import table
+    from ajepa.eval.results.table import table
 
     comparison = Comparison.read(options.file)
     engine, several = _engine(options), (options.jobs or 1) > 1
-    records, failures = compare(
-        comparison,
-        options.out,
-        options.cache or DEFAULT_CACHE,
-        engine=engine,
-        device=options.device,
-        threads=max(1, torch.get_num_threads() // options.jobs) if several else None,
-        jobs=options.jobs or 1,
-        runs_folder=options.runs,
-    )
+    try:
+        records, failures = compare(
+            comparison,
+            options.out,
+            options.cache or DEFAULT_CACHE,
+            engine=engine,
+            device=options.device,
+            threads=max(1, torch.get_num_threads() // options.jobs) if several else None,
+            jobs=options.jobs or 1,
+            runs_folder=options.runs,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(GOES_ON) from None
     print(table(records))
     print(f"\n{options.out / 'table.md'}: {len(records)} cells, {len(failures)} failed")
     return 1 if failures else 0

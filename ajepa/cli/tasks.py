@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from ajepa.eval.tasks import Task
+from typing import Any
 
 # Options of `ajepa evaluate` that a task reads: flag, the task function's argument, help.
 TASK_OPTIONS = (
-    ("--csv", "csv", "esc50, esc10: another table than meta/esc50.csv, with folds of its own"),
+    ("--csv", "csv", "esc50, esc10: another table with other folds; default: meta/esc50.csv"),
     (
         "--test-data",
         "test_data",
-        "speech_commands_v1: the unpacked official test archive; default: beside the data set's folder",
+        "speech_commands_v1: the unpacked official test archive; default: next to the data set's folder",
     ),
-    ("--split-list", "split_list", "voxceleb1: another list than iden_split.txt"),
+    ("--split-list", "split_list", "voxceleb1: another list of splits; default: iden_split.txt"),
     ("--label", "label", "table: column of the labels; default: label"),
     ("--fold", "fold", "table: column of the folds"),
     (
@@ -48,17 +44,12 @@ def add(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--multilabel", action="store_true", help="table: clips have several labels")
 
 
-def open_from(options: argparse.Namespace) -> Task:
-    """The task that the options name; says its notes."""
-    from ajepa.eval.tasks import open_task
-
-    given: dict[str, Any] = {name: getattr(options, name) for _, name, _ in TASK_OPTIONS}
-    given |= {
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given, by the names of the task function's arguments."""
+    values: dict[str, Any] = {name: getattr(options, name) for _, name, _ in TASK_OPTIONS}
+    values |= {
         "multilabel": options.multilabel or None,
         "skip_missing": options.skip_missing or None,
         "id_list": options.id_list,
     }
-    task = open_task(options.task, options.data, **{k: v for k, v in given.items() if v is not None})
-    for note in task.notes:
-        print(f"note: {task.name}: {note}", file=sys.stderr)
-    return task
+    return {name: value for name, value in values.items() if value is not None}

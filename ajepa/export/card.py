@@ -150,8 +150,9 @@ def _reading(record: dict[str, Any]) -> str:
     A comparison's protocols have names of their own, which say it.
     """
     parts = [str(record.get("protocol", "protocol not stated"))]
-    if "protocol_kind" not in record:
-        layer, time = record.get("layer", "last"), record.get("time", "mean")
+    if record.get("protocol_kind", parts[0]) == parts[0]:
+        layer = record.get("layer", "last")
+        time = record.get("details", record).get("time", "mean")
         parts += [f"layer {layer}"] * (layer != "last") + [str(time)] * (time != "mean")
     return ", ".join(parts)
 

@@ -1,16 +1,17 @@
 """Cells of a comparison: one model on one task by one protocol, run once, wherever it is run.
 
-A finished cell is a record and its bootstrap draws in `cells/`, named by a hash of all that the score depends
-on. In `work/` lie the lock of a running cell, so that two processes never do one at a time, and what is known
-of one that failed: this is written before a cell starts, and so tells of a process that was killed too.
+A finished cell is its records and their bootstrap draws in `cells/`, named by a hash of all that the score
+depends on. In `work/` are the lock of a running cell, so that no two processes run it at a time, and the
+reason why one failed: it is written before a cell starts, and so is there when its process is killed. The
+files of a toolkit are in a folder of the cell, below that of the protocol.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
+import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +23,12 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from ajepa.eval.models.sources import not_taken
+from ajepa.eval.protocols import Bench, Conditions, Protocol, TaskEntry
+from ajepa.eval.results.record import read_records, write_records
 from ajepa.eval.results.result import Result
-from ajepa.files import write, write_json
+from ajepa.files import write
 
 from .config import Comparison
-from .protocols import Bench, Conditions, Protocol, TaskEntry
 
 KILLED = "its process ended before it was done"
 
@@ -40,6 +41,7 @@ class Cell:
         model, source: the model's name and what it is opened from.
         protocol: the protocol's name.
         key: hash of all that the score depends on.
+        work: the same without the seeds: cells of one `work` share a toolkit's folder.
     """
 
     model: str
@@ -48,6 +50,7 @@ class Cell:
     protocol: str
     how: Protocol
     key: str
+    work: str
 
     def __str__(self) -> str:
         return f"{self.model} on {self.entry.name}, {self.protocol}"
@@ -62,30 +65,43 @@ class Failure:
     protocol: str
     reason: str
 
+    @classmethod
+    def of(cls, cell: Cell, reason: str) -> Failure:
+        """A cell's."""
+        return cls(cell.model, cell.entry.name, cell.protocol, reason)
+
 
 @dataclass(frozen=True)
 class Shelf:
-    """Where the cells of a comparison lie."""
+    """Where the cells of a comparison are kept."""
 
     folder: Path
 
     def finished(self, cell: Cell) -> bool:
         """Both files are there; each appears whole."""
-        return self._record(cell).is_file() and self._draws(cell).is_file()
+        return self._records(cell).is_file() and self._draws(cell).is_file()
 
-    def read(self, cell: Cell) -> Result:
-        """A finished cell, under the names that this comparison has for its parts."""
-        record = json.loads(self._record(cell).read_text())
-        names = {"model": cell.model, "task": cell.entry.name, "protocol": cell.protocol}
-        kind = {"protocol_kind": cell.how.protocol}
-        return Result(record | names | kind, torch.from_numpy(np.load(self._draws(cell))))
+    def read(self, cell: Cell, rename_task: bool = True) -> list[Result]:
+        """The results of a finished cell, under the names that this comparison has for its parts.
 
-    def write(self, cell: Cell, result: Result) -> None:
-        """Keep a result."""
+        Args:
+            rename_task: else the task keeps the name that its data give it.
+        """
+        names = {"model": cell.model, "protocol": cell.protocol, "protocol_kind": cell.how.protocol}
+        names |= {"task": cell.entry.name} if rename_task else {}
+        draws_RS = torch.from_numpy(np.load(self._draws(cell)))
+        records = read_records(self._records(cell))
+        return [
+            Result(replace(record, **names), draws_S)
+            for record, draws_S in zip(records, draws_RS, strict=True)
+        ]
+
+    def write(self, cell: Cell, results: Sequence[Result]) -> None:
+        """Keep the results of a cell."""
         draws = io.BytesIO()
-        np.save(draws, result.draws_S.numpy())
+        np.save(draws, torch.stack([result.draws_S for result in results]).numpy())
         write(self._draws(cell), draws.getvalue())
-        write_json(self._record(cell), result.record)  # last: with it the cell is finished
+        write_records(self._records(cell), [result.record for result in results])  # last: it is finished
 
     def failure(self, cell: Cell) -> str | None:
         """Why it could not be done when it was last tried; None where it was not tried."""
@@ -95,11 +111,11 @@ class Shelf:
             return None
 
     def fail(self, cell: Cell, reason: str, details: str = "") -> None:
-        """Keep why a cell could not be done: one line, and what else there is to say."""
+        """Keep why a cell could not be done: one line, and the details after it."""
         write(self._error(cell), f"{' '.join(reason.split()) or 'unknown'}\n{details}")
 
     def forget(self, cell: Cell) -> None:
-        """It is to be tried anew, or done."""
+        """Remove the reason of a failure: the cell is to be tried again, or it is done."""
         self._error(cell).unlink(missing_ok=True)
 
     def lock(self, name: str) -> FileLock:
@@ -108,10 +124,15 @@ class Shelf:
         return FileLock(self.folder / "work" / f"{name}.lock")
 
     def log(self, cell: Cell) -> Path:
-        """For what a process writes that runs this cell first."""
+        """For the output of a process that runs this cell first."""
         return self.folder / "work" / f"{cell.key}.log"
 
-    def _record(self, cell: Cell) -> Path:
+    def toolkit(self, cell: Cell) -> Path:
+        """The folder for a toolkit's files, which is not made here."""
+        name = re.sub(r"[^\w.-]+", "-", f"{cell.entry.name}-{cell.model}").lstrip(".-")
+        return self.folder / cell.how.protocol / f"{name}-{cell.work[:10]}"
+
+    def _records(self, cell: Cell) -> Path:
         return self.folder / "cells" / f"{cell.key}.json"
 
     def _draws(self, cell: Cell) -> Path:
@@ -125,9 +146,9 @@ class Plan(NamedTuple):
     """What a comparison has to do.
 
     Attributes:
-        cells: all of them, model by model, finished or not.
-        failures: those that cannot be: no such model or data.
-        complete: of each task whose data are those of the published set, how that is called.
+        cells: all of them, task by task and protocol by protocol, finished or not.
+        failures: those that cannot be: no such model, data or toolkit, or one that does not fit another.
+        complete: of each task whose data are those of the published set, that set's name.
     """
 
     cells: list[Cell]
@@ -145,46 +166,53 @@ def plan(
         lost: by a model's name, why there is none.
     """
     found = Plan([], [], {})
-    protocols = comparison.protocol_entries()
-    hashes: dict[str, str] = {}
-    unusable: dict[str, str] = {}
+    benches = {
+        name: Bench(name, source, replace(conditions, device=None)) for name, source in sources.items()
+    }
+    wrong = {name: lost.get(name) or _unusable(bench) for name, bench in benches.items()}
     for entry in comparison.task_entries():
-        try:
-            hashes[entry.name] = ""
-            if entry.data is not None:
-                task = entry.open()
-                # The interval depends on the groups; the rest stands in the record.
-                groups = [clip.group for clip in task.clips]
-                told = hashlib.sha256(repr((task.name, task.notes, groups)).encode()).hexdigest()
-                hashes[entry.name] = task.fingerprint(dates=True) + told
-                if not task.notes:
-                    found.complete[entry.name] = task.name
-        except (ValueError, OSError) as error:
-            unusable[entry.name] = str(error)
-    for name, source in sources.items():
-        weights, wrong = "", lost.get(name, "")
-        bench = Bench(name, source, replace(conditions, device=None))
-        try:
-            weights = wrong or bench.weights
-        except (ValueError, RuntimeError, OSError) as error:
-            wrong = str(error)
-        for entry in comparison.task_entries():
-            for protocol, how in protocols.items():
-                if reason := wrong or unusable.get(entry.name) or _refusal(how, bench):
-                    found.failures.append(Failure(name, entry.name, protocol, " ".join(reason.split())))
+        clips, unusable = "", ""
+        if any(how.reads == "data" for how in comparison.protocol_entries().values()):
+            try:
+                clips = _open(entry, found.complete)
+            except (ValueError, OSError) as error:
+                unusable = str(error)
+        for protocol, how in comparison.protocol_entries().items():
+            own: Sequence[object] = ()
+            reason = unusable if how.reads == "data" else ""
+            try:
+                own = () if reason else how.depends_on(entry, clips)
+            except (ValueError, RuntimeError, OSError) as error:
+                reason = str(error)
+            for name, bench in benches.items():
+                if why := wrong[name] or reason or how.refusal(bench, entry):
+                    found.failures.append(Failure(name, entry.name, protocol, " ".join(why.split())))
                     continue
-                own = how.depends_on(entry, hashes[entry.name])
+                weights = f"{type(bench.model().module).__name__} {bench.fingerprint}"
                 parts = (version("ajepa"), weights, conditions.precision, *own)
-                key = hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
-                found.cells.append(Cell(name, source, entry, protocol, how, key))
+                work = hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
+                key = hashlib.sha256(repr((parts, how.repeats)).encode()).hexdigest()[:20]
+                found.cells.append(Cell(name, bench.source, entry, protocol, how, key, work))
     return found
 
 
-def _refusal(how: Protocol, bench: Bench) -> str:
-    """Why a model cannot be scored by a protocol; empty where it can."""
-    if how.takes(bench.model("float32")):
-        return ""
-    return not_taken(bench.source, how.protocol)
+def _open(entry: TaskEntry, complete: dict[str, str]) -> str:
+    """A task's fingerprint; notes it in `complete` where its data are the published set."""
+    task = entry.open()
+    if not task.notes:
+        complete[entry.name] = task.name
+    # The interval depends on the groups, and the record has the rest.
+    groups = [clip.group for clip in task.clips]
+    others = hashlib.sha256(repr((task.name, task.notes, groups)).encode()).hexdigest()
+    return task.fingerprint(dates=True) + others
+
+
+def _unusable(bench: Bench) -> str:
+    """Why a model cannot be opened; empty where it can."""
+    try:
+        return "" if bench.fingerprint else "it has no weights"
+    except (ValueError, RuntimeError, OSError) as error:
+        return str(error)
 
 
 def run_cells(cells: Sequence[Cell], conditions: Conditions) -> None:
@@ -196,8 +224,8 @@ def run_cells(cells: Sequence[Cell], conditions: Conditions) -> None:
 def run_each(cells: Sequence[Cell], conditions: Conditions) -> Iterator[Cell]:
     """Do what is not finished of one model's cells, and give each of them once it is done or has failed.
 
-    A failing one is noted on the shelf, and stops none. A cell that another process is at is left for the
-    end, and then waited for.
+    A failure is noted on the shelf, and stops no other cell. A cell that another process is running is left
+    for the end, and then waited for.
     """
     if conditions.threads is not None:
         torch.set_num_threads(conditions.threads)
@@ -209,7 +237,7 @@ def run_each(cells: Sequence[Cell], conditions: Conditions) -> Iterator[Cell]:
         busy = []
         for cell in left:
             try:
-                with shelf.lock(cell.key).acquire(timeout=seconds):
+                with shelf.lock(cell.work).acquire(timeout=seconds):
                     _run(cell, bench, shelf)
             except Timeout:
                 busy.append(cell)
@@ -223,7 +251,7 @@ def _run(cell: Cell, bench: Bench, shelf: Shelf) -> None:
         return
     shelf.fail(cell, KILLED)
     try:
-        shelf.write(cell, cell.how.run(bench, cell.entry))
+        shelf.write(cell, cell.how.run(bench, cell.entry, shelf.toolkit(cell)))
     except Exception as error:  # whatever it is: the other cells are to be done
         known = isinstance(error, (ValueError, RuntimeError, OSError))
         reason = str(error) if known else f"{type(error).__name__}: {error}"
@@ -236,12 +264,12 @@ def grouped(cells: Sequence[Cell], split: bool) -> list[list[Cell]]:
     """Cells that are run one after another by one process.
 
     Args:
-        split: only those that share embeddings, a model's probes on one task, and every other cell by itself;
-            else all of a model.
+        split: only those that share embeddings, a model's probes on one task, or a toolkit's folder; else all
+            of a model.
     """
     found: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
-        own = cell.protocol if not cell.how.embeds else ""
+        own = cell.work if not cell.how.embeds else ""
         found.setdefault((cell.model, cell.entry.name, own) if split else (cell.model,), []).append(cell)
     # Embeddings of all layers hold the last one: those who need all go first.
     return [sorted(group, key=lambda cell: -cell.how.embeds) for group in found.values()]

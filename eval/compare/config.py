@@ -5,10 +5,11 @@
       twin: ajepa-small-cpu
       A-JEPA: runs/first
     tasks:                        # name: the task's data and options; `task` where the name is another
-      esc10: {data: esc50, hear: tasks/esc10-v2.0.0-full}   # `hear`: its folder for the HEAR toolkit
+      esc10: {data: esc50, hear: tasks/esc10-v2.0.0-full}   # its folders for the toolkits: `hear`,
+  speakers: {task: voxceleb1, data: voxceleb1, s3prl: sid, xares: env/voxceleb1}   # `s3prl` and `xares`
       words: {task: speech_commands_v2, data: speech_commands_v0.02, finetune: {set: {epochs: 12}}}
     protocols: [linear, knn]      # or names with options, as below
-    baseline: log-mel             # optional: a model, or a protocol, that the others are compared with
+    baseline: log-mel             # optional: a model or a protocol with which the others are compared
     layer: last                   # optional, as pool, time and precision; for protocols with frozen features
 
 Protocols with options are a mapping like that of the tasks, `protocol` where the name is another:
@@ -19,10 +20,13 @@ Protocols with options are a mapping like that of the tasks, `protocol` where th
       finetune: {set: {epochs: 20}, seeds: [0, 1, 2]}
       no masking: {protocol: finetune, set: {epochs: 20, masked_share: 0}, seeds: [0, 1, 2]}
       hear: {grid: fast}
+      s3prl: {steps: 20000, lr: 1.0e-3}
+      xares: {seeds: [0, 1, 2]}
 
 linear and knn take layer, pool, time and class_weight; finetune takes recipe, set and seeds; hear takes
-grid and grid_points. Paths start at the folder where the command runs. A task's `finetune` has recipe and
-set for that task; a protocol's own settings go first.
+grid and grid_points; s3prl takes steps, lr, eval_every, frequency, cache_gigabytes, workers and seeds; xares
+takes frequency, epochs, lr and seeds. Paths start at the folder where the command runs. A task's `finetune`
+has recipe and set for that task; a protocol's own settings go first.
 """
 
 from __future__ import annotations
@@ -34,12 +38,10 @@ from typing import Any, get_args
 import yaml
 
 from ajepa.errors import AjepaError
+from ajepa.eval.protocols import PROTOCOLS, Protocol, TaskEntry
 from ajepa.model.precision import Precision
 
 from .pretraining import Pretraining, PretrainingError, Run
-from .protocols import PROTOCOLS, Probing, Protocol, TaskEntry
-
-OWN = {"task", "data", "hear", "finetune"}  # of a task's entry; the rest are options of the task itself
 
 
 class ComparisonError(AjepaError, ValueError):
@@ -127,13 +129,14 @@ class Comparison:
     def task_entries(self) -> list[TaskEntry]:
         """The tasks. Raises ComparisonError for an entry of another kind."""
         entries = []
+        kinds = {"data", *PROTOCOLS.names()} - {"finetune"}  # a protocol's folder has its name
         for name, given in self.tasks.items():
-            if not isinstance(given, dict) or not {"data", "hear"} & set(given):
+            if not isinstance(given, dict) or not kinds & set(given):
                 raise ComparisonError(f"task {name} needs its data, such as {{data: FOLDER}}")
-            options = {key: value for key, value in given.items() if key not in OWN}
-            own = {key: given.get(key) for key in ("data", "hear")}
+            folders = {key: str(value) for key, value in given.items() if key in kinds}
+            options = {k: v for k, v in given.items() if k not in {*kinds, "task", "finetune"}}
             task, finetune = given.get("task", name), given.get("finetune", {})
-            entries.append(TaskEntry(name, task, own["data"], options, own["hear"], finetune))
+            entries.append(TaskEntry(name, task, folders, options, finetune))
         return entries
 
     def protocol_entries(self) -> dict[str, Protocol]:
@@ -148,12 +151,11 @@ class Comparison:
     def _protocol(self, name: str, options: dict[str, Any] | None) -> Protocol:
         options = dict(options or {})
         kind = options.pop("protocol", name)
-        if kind not in PROTOCOLS:
-            raise ComparisonError(f"protocol is {kind!r}; choose {', '.join(PROTOCOLS)}")
-        maker = PROTOCOLS[kind]
-        taken = [entry.name for entry in fields(maker)][1:]
+        maker = PROTOCOLS.get(kind)
+        if maker is None:
+            raise ComparisonError(f"protocol is {kind!r}; choose {', '.join(PROTOCOLS.names())}")
+        taken = [entry.name for entry in fields(maker) if entry.name != "protocol"]
         if surplus := [str(key) for key in options if key not in taken]:
             raise ComparisonError(f"protocol {name}: {', '.join(surplus)}; {kind} takes {', '.join(taken)}")
-        if maker is Probing:
-            options = {"layer": self.layer, "pool": self.pool, "time": self.time} | options
-        return maker(kind, **options)
+        common = {"layer": self.layer, "pool": self.pool, "time": self.time}
+        return maker(kind, **{key: value for key, value in common.items() if key in taken} | options)

@@ -1,6 +1,6 @@
 """Where groups of cells are run: in this process, in several, or on machines that submitit reaches.
 
-An engine only starts groups and says which have ended and how; what came out lies on the shelf.
+An engine only starts groups and says which have ended and how; their results are on the shelf.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ajepa.errors import AjepaError
+from ajepa.eval.protocols import Conditions
 
 from .cells import Cell, Shelf, run_cells, run_each
-from .protocols import Conditions
 
 Group = list[Cell]
 POLL_SECONDS = 1.0
@@ -95,7 +95,7 @@ class ThisProcess:
 
 
 class Processes:
-    """So many processes at a time, each for one group. What they write goes to a log in `work/`.
+    """Several processes at a time, each for one group. Their output goes to a log in `work/`.
 
     Args:
         jobs: processes.
@@ -166,13 +166,13 @@ def _end_with_parent() -> None:
 
 
 class Submitit:
-    """Jobs of a cluster, through submitit; where there is no SLURM, processes of this machine.
+    """Jobs of a cluster, through submitit; without SLURM, processes of this machine.
 
     Args:
         folder: for submitit's own files and logs; all machines must see it, as the results.
         parameters: of the jobs: what `submitit.AutoExecutor.update_parameters` takes, such as timeout_min,
             cpus_per_task, gpus_per_node and mem_gb; any other key is one of SLURM, such as partition.
-        jobs: most of them at a time; None: on SLURM all, else one.
+        jobs: how many run or wait at a time; None: on SLURM all, else one.
         cluster: "slurm" or "local"; None finds out.
 
     Raises:

@@ -21,7 +21,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from filelock import FileLock
 from ajepa.checkpoints.layout import ENCODER, checkpoint_path
 from ajepa.errors import AjepaError
 from ajepa.eval.results.errors import EvaluationError
+from ajepa.eval.results.record import PretrainingRun, Record
 from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import interval
 from ajepa.eval.toolkits.commands import run_module
@@ -181,7 +182,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def spent(folder: Path) -> dict[str, float]:
+def spent(folder: Path) -> dict[str, Any]:
     """What a run took: steps, clips, and seconds of training alone, from its metrics."""
     clips = load_recipe(str(folder / "recipe.yaml")).optim.batch_size
     seconds, before = 0.0, 0
@@ -205,14 +206,17 @@ def joined(results: Sequence[Result], runs: Mapping[str, Run]) -> list[Result]:
     Args:
         runs: by the name of a result's model.
     """
-    groups: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
-    for result in results:
+    groups: dict[tuple[str, ...], list[Result]] = defaultdict(list)
+    for place, result in enumerate(results):
         record = result.record
-        name = record["model"]
-        groups[runs[name].model if name in runs else name, record["task"], record["protocol"]].append(result)
+        if record.model in runs:
+            key: tuple[str, ...] = (runs[record.model].model, record.task, record.protocol, record.layer)
+        else:
+            key = (str(place),)  # alone
+        groups[key].append(result)
     return [
-        _join(members, [runs[member.record["model"]] for member in members])
-        if members[0].record["model"] in runs
+        _join(members, [runs[member.record.model] for member in members])
+        if members[0].record.model in runs
         else members[0]
         for members in groups.values()
     ]
@@ -220,32 +224,47 @@ def joined(results: Sequence[Result], runs: Mapping[str, Run]) -> list[Result]:
 
 def _join(members: Sequence[Result], runs: Sequence[Run]) -> Result:
     seeds = [run.seed for run in runs]
-    scores = [member.record["score"] for member in members]
-    folds = [member.record["folds"] for member in members]
+    records, several = [member.record for member in members], len(members) > 1
+    scores = [record.score for record in records]
     draws_S = members[0].draws_S
-    if len(members) > 1 and all(len(member.draws_S) for member in members):
+    if several and all(len(member.draws_S) for member in members):
         draws_RS = torch.stack([member.draws_S for member in members])
         generator = torch.Generator().manual_seed(zlib.crc32(repr(seeds).encode()))
         shape = (len(draws_RS) - 1, draws_RS.shape[1])
         chosen_RS = torch.randint(len(draws_RS), shape, generator=generator)
         draws_S = draws_RS.gather(0, chosen_RS).mean(0)
-    record = members[0].record | {
-        "model": runs[0].model,
-        "source": runs[0].options[0],  # the recipe; the runs' folders are named below
-        "score": sum(scores) / len(scores),
-        "interval": interval(draws_S) if len(draws_S) else None,
-        "folds": {split: sum(one[split] for one in folds) / len(folds) for split in folds[0]},
-        "pretraining": {
-            "seeds": seeds,
-            "scores": scores,
-            "runs": [run.folder.name for run in runs],
-            "spent": [spent(run.folder) for run in runs],  # of random weights: by the run they began
-        },
-    }
-    if len(members) > 1:
-        record["spread"] = float(torch.tensor(scores).std())
-        for key in {"weights", "chosen", "by_seed"} & set(record):
-            record[key] = [member.record[key] for member in members]
-        if record["interval"] is not None:
-            record["interval_method"] += f", and over {len(members)} pre-trainings"
+    first = records[0]
+    record = replace(
+        first,
+        model=runs[0].model,
+        source=runs[0].options[0],  # the recipe; the runs' folders are named below
+        score=sum(scores) / len(scores),
+        interval=interval(draws_S) if len(draws_S) else None,
+        folds={split: sum(record.folds[split] for record in records) / len(records) for split in first.folds},
+        pretraining=tuple(
+            PretrainingRun(
+                seed=run.seed,
+                score=record.score,
+                run=run.folder.name,
+                **spent(run.folder),  # of random weights: by the run they began
+                **_own(record) if several else {},
+            )
+            for run, record in zip(runs, records, strict=True)
+        ),
+    )
+    if several:
+        method = first.interval_method
+        record = replace(
+            record,
+            weights=None,
+            by_seed=(),
+            chosen=(),
+            spread=float(torch.tensor(scores).std()),
+            interval_method=f"{method}, and over {len(records)} pre-trainings" if record.interval else method,
+        )
     return Result(record, draws_S)
+
+
+def _own(record: Record) -> dict[str, Any]:
+    """What differs between the runs of a model."""
+    return {"weights": record.weights, "by_seed": record.by_seed, "chosen": record.chosen}

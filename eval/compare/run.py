@@ -3,29 +3,33 @@
 The file is described in `ajepa.eval.compare.config`. Every cell leaves its record and its bootstrap draws in
 files named by a hash of the weights, the task and the options. A cell that fails, or whose process is killed,
 is reported, and the others are done. The same command goes on where it was stopped; two that run at the same
-time on the same folder share the work.
+time on the same folder share the work. `ajepa evaluate` is a comparison that is written on the command line.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 from ajepa.eval.probe.embeddings import DEFAULT_CACHE
-from ajepa.eval.results.result import Result, compare_with, interval_text
-from ajepa.files import write, write_json
+from ajepa.eval.protocols import Conditions
+from ajepa.eval.results.errors import EvaluationError
+from ajepa.eval.results.record import Record, write_records
+from ajepa.eval.results.result import Result, compare_with
+from ajepa.eval.results.table import as_csv, interval_text, markdown
+from ajepa.files import write
 
 from .cells import KILLED, Cell, Failure, Shelf, grouped, plan
 from .config import Comparison, ComparisonError
 from .engines import Engine, ThisProcess
-from .pretraining import joined, run_all
-from .protocols import Conditions
-from .table import as_csv, markdown, table_rows
+from .pretraining import Run, joined, run_all
+from .table import table_rows
 
-__all__ = ["Comparison", "ComparisonError", "Failure", "compare"]
+__all__ = ["Comparison", "ComparisonError", "Failure", "compare", "evaluate"]
 
 
 def compare(
@@ -38,7 +42,7 @@ def compare(
     threads: int | None = None,
     jobs: int = 1,
     runs_folder: str | Path | None = None,
-) -> tuple[list[dict[str, Any]], list[Failure]]:
+) -> tuple[list[Record], list[Failure]]:
     """Run what is not finished, and write `records.json`, `table.md` and `table.csv` into `out`.
 
     Args:
@@ -63,22 +67,70 @@ def compare(
     cells, failures, complete = plan(comparison, sources, lost, conditions)
     _say_failed(failures)
     failures += _run(cells, conditions, engine or ThisProcess())
-    shelf = Shelf(out)
-    results = joined([shelf.read(cell) for cell in cells if shelf.finished(cell)], runs)
-    order = {name: place for place, name in enumerate([*comparison.tasks, *comparison.protocols])}
-    results.sort(key=lambda result: (order[result.record["task"]], order[result.record["protocol"]]))
-    _compare_with_baseline(results, comparison)
-    records = [result.record for result in results]
-    with shelf.lock("tables"):
-        write_json(out / "records.json", records)
+    records = _records(cells, Shelf(out), comparison, runs)
+    with Shelf(out).lock("tables"):
+        write_records(out / "records.json", records)
         rows = table_rows(records, complete, failures)
         write(out / "table.md", markdown(rows))
         write(out / "table.csv", as_csv(rows))
     return records, failures
 
 
-def _run(cells: Sequence[Cell], conditions: Conditions, engine: Engine) -> list[Failure]:
-    """Run what is not finished; says each cell that ends."""
+def evaluate(
+    comparison: Comparison,
+    out: str | Path | None = None,
+    cache: str | Path = DEFAULT_CACHE,
+    *,
+    device: str | None = None,
+    keep: Callable[[list[Record]], None] = lambda records: None,
+) -> tuple[list[Record], list[Failure]]:
+    """Run a comparison of models that are there, in this process. Tasks keep the names that their data give.
+
+    Args:
+        out: folder of the results, from which the same call goes on; None keeps nothing.
+        keep: gets all records so far whenever a cell ends.
+
+    Raises:
+        EvaluationError: a model, a task or a toolkit cannot be used; nothing was run.
+    """
+    with nullcontext(out) if out is not None else TemporaryDirectory() as folder:
+        shelf, cache = Shelf(Path(folder).resolve()), Path(cache).expanduser().resolve()
+        conditions = Conditions(shelf.folder, cache, comparison.precision, device)
+        cells, refused, _ = plan(comparison, comparison.sources(), {}, conditions)
+        if refused:
+            raise EvaluationError(refused[0].reason)
+
+        def records() -> list[Record]:
+            return _records(cells, shelf, comparison, {}, rename_tasks=False)
+
+        failures = _run(cells, conditions, ThisProcess(), lambda: keep(records()))
+        found = records()
+        keep(found)
+        if out is not None:
+            write_records(shelf.folder / "records.json", found)
+        return found, failures
+
+
+def _records(
+    cells: Sequence[Cell],
+    shelf: Shelf,
+    comparison: Comparison,
+    runs: Mapping[str, Run],
+    rename_tasks: bool = True,
+) -> list[Record]:
+    """The records of what is finished, task by task, protocol by protocol, compared with the baseline's."""
+    finished = [cell for cell in cells if shelf.finished(cell)]
+    results = joined([result for cell in finished for result in shelf.read(cell, rename_tasks)], runs)
+    return [result.record for result in _compared(results, comparison)]
+
+
+def _run(
+    cells: Sequence[Cell],
+    conditions: Conditions,
+    engine: Engine,
+    ended: Callable[[], None] = lambda: None,
+) -> list[Failure]:
+    """Run what is not finished; reports each cell that ends, and calls `ended` after one that is finished."""
     shelf, failures = Shelf(conditions.folder), []
     open_cells = [cell for cell in cells if not shelf.finished(cell)]
     for cell in open_cells:
@@ -88,24 +140,22 @@ def _run(cells: Sequence[Cell], conditions: Conditions, engine: Engine) -> list[
         while True:
             while waiting and engine.has_room():
                 engine.start(waiting.popleft(), conditions)
-            if not (ended := engine.ended()):
+            if not (over := engine.ended()):
                 break
-            for group, ending in ended:
+            for group, ending in over:
                 found = [_failed(cell, shelf, ending) for cell in group if not shelf.finished(cell)]
                 for cell in group:
                     if shelf.finished(cell):
-                        _say(f"{cell}: {_score(shelf.read(cell).record)}")
+                        _say(f"{cell}: {_scores(shelf.read(cell))}")
+                        ended()
                 untried = [cell for cell in group if not shelf.finished(cell) and not shelf.failure(cell)]
                 if len(untried) == len(group):  # it ended before its first cell: no use in going on
-                    reason = ending or "it was not started"
-                    found = [Failure(c.model, c.entry.name, c.protocol, reason) for c in group]
+                    found = [Failure.of(cell, ending or "it was not started") for cell in group]
                 elif untried:  # the process was killed at the cell before them
                     waiting.append(untried)
                 failed = [failure for failure in found if failure]
                 failures += failed
                 _say_failed(failed)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; what is finished is kept, and the same command goes on") from None
     finally:
         engine.stop()  # after Ctrl-C; else nothing is left
     return failures
@@ -115,11 +165,15 @@ def _failed(cell: Cell, shelf: Shelf, ending: str) -> Failure | None:
     reason = shelf.failure(cell)
     if reason == KILLED and ending:
         reason = ending
-    return Failure(cell.model, cell.entry.name, cell.protocol, reason) if reason else None
+    return Failure.of(cell, reason) if reason else None
 
 
-def _score(record: dict[str, Any]) -> str:
-    return f"{record['score']:.3f} ({interval_text(record)})"
+def _scores(results: Sequence[Result]) -> str:
+    layers = [f"layer {result.record.layer}: " if len(results) > 1 else "" for result in results]
+    return "; ".join(
+        f"{layer}{result.record.score:.3f} ({interval_text(result.record)})"
+        for layer, result in zip(layers, results, strict=True)
+    )
 
 
 def _say_failed(failures: Sequence[Failure]) -> None:
@@ -136,13 +190,17 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _compare_with_baseline(results: Sequence[Result], comparison: Comparison) -> None:
+def _compared(results: Sequence[Result], comparison: Comparison) -> list[Result]:
     """Models with the baseline on the same task by the same protocol; or protocols, of the same model."""
     if comparison.baseline is None:
-        return
+        return list(results)
     by, fixed = ("model", "protocol") if comparison.baseline in comparison.models else ("protocol", "model")
-    together: dict[tuple[str, str], list[Result]] = defaultdict(list)
-    for result in results:
-        together[result.record["task"], result.record[fixed]].append(result)
-    for members in together.values():
-        compare_with(members, comparison.baseline, by)
+    together: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, result in enumerate(results):
+        together[result.record.task, getattr(result.record, fixed)].append(place)
+    compared = list(results)
+    for places in together.values():
+        members = compare_with([results[place] for place in places], comparison.baseline, by)
+        for place, member in zip(places, members, strict=True):
+            compared[place] = member
+    return compared

@@ -1,69 +1,38 @@
-"""The rows of a comparison as Markdown and CSV: ours, failures, and what others have published."""
+"""The rows of a comparison's table: its scores, its failures, and what others have published."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ajepa.eval.results.published import published
-from ajepa.eval.results.result import interval_text
+from ajepa.eval.results.record import Record
+from ajepa.eval.results.table import Row, row
 
 from .cells import Failure
 
 
 def table_rows(
-    records: Sequence[dict[str, Any]], complete: Mapping[str, str], failures: Sequence[Failure]
-) -> list[dict[str, str]]:
+    records: Sequence[Record], complete: Mapping[str, str], failures: Sequence[Failure]
+) -> list[Row]:
     """The table's rows.
 
     Args:
-        complete: the published task's name of each task whose data are complete: only those stand beside
+        complete: the published task's name of each task whose data are complete: only those are listed with
             published scores.
     """
-    rows = []
-    for record in records:
-        over = ""
-        if "baseline" in record:
-            compared = record["baseline"]
-            below, above = compared["interval"]
-            over = f"{compared['difference']:+.3f} ({below:+.3f} to {above:+.3f})"
-        rows.append(
-            _row(record["model"], record["task"], record["protocol"], f"{record['score']:.3f}")
-            | {"interval": interval_text(record), "over the baseline": over}
-            | {"clips/s": f"{record['clips_per_s']:.0f}", "remark": "; ".join(record["notes"])}
-        )
+    cells = [(record.model, record.task, record.protocol) for record in records]
+    # A model's cell names the layer only where one cell has several.
+    rows = [row(record, layer=cells.count(cell) > 1) for record, cell in zip(records, cells, strict=True)]
     for failure in failures:
-        reason = f"failed: {failure.reason}"
-        rows.append(_row(failure.model, failure.task, failure.protocol, "-") | {"remark": reason})
-    ours = ((record["task"], record["protocol"], record["protocol_kind"]) for record in records)
+        rows.append(_row(failure.model, failure.task, failure.protocol, "-", f"failed: {failure.reason}"))
+    ours = ((record.task, record.protocol, record.protocol_kind) for record in records)
     for task, protocol, kind in dict.fromkeys(ours):
         for entry in published(complete.get(task, ""), kind):
             remark = f"published: {entry.source}"
-            rows.append(_row(entry.model, task, protocol, f"{entry.score:.3f}") | {"remark": remark})
+            rows.append(_row(entry.model, task, protocol, f"{entry.score:.3f}", remark))
     return rows
 
 
-def _row(model: str, task: str, protocol: str, score: str) -> dict[str, str]:
-    empty = {"interval": "", "over the baseline": "", "clips/s": "", "remark": ""}
-    return {"task": task, "protocol": protocol, "model": model, "score": score} | empty
-
-
-def markdown(rows: Sequence[dict[str, str]]) -> str:
-    """A Markdown table."""
-    if not rows:
-        return ""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    lines += ["| " + " | ".join(text.replace("|", "/") for text in row.values()) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def as_csv(rows: Sequence[dict[str, str]]) -> str:
-    """The table as CSV."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue()
+def _row(model: str, task: str, protocol: str, score: str, remark: str) -> Row:
+    empty = {"interval": "", "over the baseline": "", "seconds": "", "clips/s": ""}
+    return {"task": task, "protocol": protocol, "model": model, "score": score, **empty, "remark": remark}

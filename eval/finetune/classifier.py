@@ -22,7 +22,7 @@ class Classifier(nn.Module):
     """A copy of an encoder with a new head: "average pool and a linear layer" (A-JEPA, section 4).
 
     Args:
-        model: it is copied, and stays as it is.
+        model: the encoder, which is copied.
         head_std: of the head's initial weights, from torch's global generator.
     """
 
@@ -32,7 +32,7 @@ class Classifier(nn.Module):
         self.features = copy.deepcopy(model.features)
         self.encoder = copy.deepcopy(model.encoder).requires_grad_(True)
         self.fill, self.most_steps = model.fill_value, model.chunk_patches
-        # The mean of normed patches is not normed itself: Audio-MAE norms it anew before the head.
+        # The mean of normed patches is not normed itself: Audio-MAE norms it again before the head.
         self.norm = LayerNorm(self.encoder.width)
         self.head = nn.Linear(self.encoder.width, classes)
         nn.init.trunc_normal_(self.head.weight, std=config.head_std)
@@ -47,14 +47,15 @@ class Classifier(nn.Module):
     def pooled(
         self, waveform_BS: Tensor, lengths_B: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Mean of each clip's normed patches [B, D]: without a generator those of `AudioEncoder`, where a
-        clip is no longer than its chunks.
+        """Mean of each clip's normed patches [B, D].
+
+        Without a generator, and for clips no longer than a chunk, it is the mean that `AudioEncoder` gives.
 
         Args:
             waveform_BS: clips, zeros after their ends.
             lengths_B: samples of each.
-            generator: on the CPU; of the augmentations, of the masking and of drop path. None for
-                evaluation, where there are none.
+            generator: on the CPU, for the augmentations, the masking and drop path; None for evaluation,
+                which has none of them.
         """
         encoder, config = self.encoder, self.config
         with torch.no_grad():
@@ -72,7 +73,7 @@ class Classifier(nn.Module):
             patches_BNP, positions, valid_BN, grid = prepare(
                 encoder, patches_BTFP, steps_B.tolist(), self.most_steps, self.fill
             )
-        # Of what a clip was filled up with, to be attended to, nothing is averaged.
+        # The patches that fill a clip up to a whole grid are attended to, but not averaged.
         own_BT = torch.arange(grid.time, device=steps_B.device) < steps_B[:, None]
         own_BN = own_BT.repeat_interleave(grid.freq, 1)
         regularised = drop_path = None
@@ -98,7 +99,7 @@ class Classifier(nn.Module):
     def parameter_groups(self) -> list[dict[str, object]]:
         """Parameters with the share of the rate that their depth gives them, and whether they decay.
 
-        The head and the last norms have the whole rate, the last block once `layer_decay` of it, and so on
+        The head and the last norms have the whole rate, the last block `layer_decay` times that, and so on
         down to the patch embedding (ELECTRA's rule, as in BEiT and Audio-MAE).
         """
         blocks = len(self.encoder.blocks)

@@ -15,7 +15,7 @@ class FinetuneConfigError(AjepaError, ValueError):
 
 
 class Interval(NamedTuple):
-    """Numbers from `least` to `most`, without an end that is open; no infinite ones and no NaN."""
+    """Finite numbers from `least` to `most`; an open end does not belong to it."""
 
     least: float
     most: float = math.inf
@@ -65,7 +65,7 @@ class FinetuneConfig:
         epochs, warmup_epochs: passes over the training clips; the rate rises linearly, then falls along half
             a cosine to `min_lr`.
         lr: of the head and the last block, for a batch of `batch_size`.
-        layer_decay: each block's rate is so many times that of the block after it.
+        layer_decay: each block's rate is that of the block after it times this.
         drop_path: rate of stochastic depth in the last block.
         masked_share: of the patches that are masked in training, below 1.
         masked_how: "regularised": each block bars others from being attended to (A-JEPA, section 3.3). For
@@ -77,7 +77,7 @@ class FinetuneConfig:
         noise: uniform noise on the spectrogram and a shift by up to 10 frames (AST on Speech Commands).
         seconds: longest stretch of a clip that is trained on, at a random place. A longer clip is tested in
             several, whose logits are averaged.
-        loss: "cross-entropy", or "bce" for each class by itself; multilabel tasks need the second.
+        loss: "cross-entropy", or "bce", a binary one for each class; multilabel tasks need "bce".
         balanced: draw clips by the inverse of their classes' sizes instead of each once an epoch.
         samples_per_epoch: clips that `balanced` draws in an epoch; 0 draws as many as there are.
         head_std: of the head's initial weights.
@@ -119,7 +119,7 @@ class FinetuneConfig:
             raise ValueError(f"masked_how is {self.masked_how!r}, must be regularised, drop or zero")
 
     def clips_an_epoch(self, clips: int) -> int:
-        """Clips of one epoch, of a training set of so many."""
+        """Clips of one epoch, for a training set of `clips`."""
         return self.samples_per_epoch if self.balanced and self.samples_per_epoch else clips
 
 
@@ -150,9 +150,10 @@ RECIPES: dict[str, FinetuneConfig] = {
         loss="bce",
     ),
     "voxceleb1": FinetuneConfig(epochs=40, warmup_epochs=4, batch_size=32, time_mask=96),
+    "generic": FinetuneConfig(),
 }
 
-# The recipe that a task takes if none is named.
+# The recipe that a task takes if none is named; tasks of other packages take the generic one.
 OF_TASK = {
     "audioset_20k": "audioset-20k",
     "audioset_2m": "audioset-2m",
@@ -165,20 +166,25 @@ OF_TASK = {
 }
 
 
+def recipe_name(task: str, recipe: str | None = None) -> str:
+    """The recipe that is named, else the task's. Raises FinetuneConfigError: there is no such recipe."""
+    name = recipe or OF_TASK.get(task, "generic")
+    if name not in RECIPES:
+        raise FinetuneConfigError(f"no fine-tuning recipe is called {name!r}; there are {', '.join(RECIPES)}")
+    return name
+
+
 def config_for(
     task: str, recipe: str | None = None, settings: Sequence[str] = (), *, multilabel: bool = False
 ) -> FinetuneConfig:
-    """The settings for a task: a recipe's, and those of `settings`, such as "epochs=20".
+    """The settings for a task: a recipe's (`recipe_name`), then `settings`, such as "epochs=20".
 
     Args:
         multilabel: clips have several labels: the loss is "bce", whatever the recipe's.
 
     Raises FinetuneConfigError for an unknown recipe, key or value, and for another loss of a multilabel task.
     """
-    name = recipe or OF_TASK.get(task, "esc50")
-    if name not in RECIPES:
-        raise FinetuneConfigError(f"no fine-tuning recipe is called {name!r}; there are {', '.join(RECIPES)}")
-    config = RECIPES[name]
+    config = RECIPES[recipe_name(task, recipe)]
     changes: dict[str, Any] = {"loss": "bce"} if multilabel else {}
     kinds = get_type_hints(FinetuneConfig)
     for setting in settings:

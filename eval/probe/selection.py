@@ -157,15 +157,16 @@ def _scores(
     return torch.cat(parts), mixes[nearest_penalty(values[-1])].weight_L.tolist()
 
 
-def describe(choices: list[Choice], rounds: list[Round], probe: Probe) -> dict[str, dict[str, Any]]:
-    """The choices as records have them, by test split; says where a value is the last of those tried."""
+def describe(choices: list[Choice], rounds: list[Round], probe: Probe) -> tuple[dict[str, Any], ...]:
+    """The choices as records have them; says where a value is the last of those tried."""
     ends = {probe.values[0], probe.values[-1]}
-    return {
-        one.test: {
+    return tuple(
+        {
+            "split": one.test,
             "representation": choice.representation,
             probe.parameter: choice.value,
             "validation": choice.validation,
             "at_the_end_of_the_grid": choice.value in ends,
         }
         for one, choice in zip(rounds, choices, strict=True)
-    }
+    )

@@ -1,4 +1,4 @@
-"""What every native record of a score says: the task, how the interval was drawn, versions, hardware."""
+"""What a record says of the task, of how its interval was drawn, and of versions and hardware."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def about_task(task: Task) -> dict[str, Any]:
         "clips": len(task.clips),
         "clips_by_split": dict(sorted(task.counts.items())),
         "classes": len(task.classes),
-        "notes": list(task.notes),
+        "notes": task.notes,
         "task_hash": task.fingerprint(),
     }
 

@@ -171,10 +171,10 @@ def _default(one: Any) -> Any:
     return one.default if one.default_factory is MISSING else one.default_factory()
 
 
-def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Write one record as an object, several as a list; the file appears whole or not at all."""
+def write_records(path: Path, records: Sequence[Record], *, single: bool = False) -> None:
+    """Write a list, or with `single` a lone record as an object. The file appears whole or not at all."""
     content = [record.as_json() for record in records]
-    write_json(path, content[0] if len(content) == 1 else content)
+    write_json(path, content[0] if single and len(content) == 1 else content)
 
 
 def read_records(path: str | Path) -> list[Record]:

@@ -1,15 +1,17 @@
 """Evaluation tasks as data: labelled clips and their splits, read from the data sets' own layouts.
 
-`open_task(name, data, ...)` opens one. Nothing is downloaded or copied; a clip names its file.
+`open_task(name, data, ...)` opens one. Nothing is downloaded or copied; a clip names its file. Other packages
+add tasks as entry points of the group `ajepa.tasks`: functions that `OpenTask` describes.
 """
 
 from __future__ import annotations
 
 import csv
 import inspect
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from ajepa.eval.plugins import Registry
 
 from .audioset import open_audioset_2m, open_audioset_20k
 from .esc50 import open_esc10, open_esc50
@@ -18,7 +20,18 @@ from .table import open_table
 from .task import Clip, Round, Task, TaskError
 from .voxceleb1 import open_voxceleb1
 
-TASKS: dict[str, Callable[..., Task]] = {
+
+class OpenTask(Protocol):
+    """A function `open_it(data, *, option=default, ...)`: the task of the data set in `data`.
+
+    Its options are read off its signature. Raises TaskError for data that are not what it expects.
+    """
+
+    def __call__(self, *args: Any, **options: Any) -> Task:
+        """The task."""
+
+
+OURS: dict[str, OpenTask] = {
     "audioset_20k": open_audioset_20k,
     "audioset_2m": open_audioset_2m,
     "esc10": open_esc10,
@@ -28,11 +41,12 @@ TASKS: dict[str, Callable[..., Task]] = {
     "table": open_table,
     "voxceleb1": open_voxceleb1,
 }
+TASKS = Registry("ajepa.tasks", OURS)
 
 # Clips have several labels whatever the options; of a table its option `multilabel` says so.
 MULTILABEL = frozenset({"audioset_20k", "audioset_2m"})
 
-__all__ = ["MULTILABEL", "TASKS", "Clip", "Round", "Task", "TaskError", "open_task"]
+__all__ = ["MULTILABEL", "TASKS", "Clip", "OpenTask", "Round", "Task", "TaskError", "open_task"]
 
 
 def open_task(name: str, data: str | Path, **options: Any) -> Task:
@@ -41,9 +55,9 @@ def open_task(name: str, data: str | Path, **options: Any) -> Task:
     Raises:
         TaskError: no such task, an option that it does not take, or data that are not what it expects.
     """
-    if name not in TASKS:
-        raise TaskError(f"no task {name!r}; there are {', '.join(TASKS)}")
-    opener = TASKS[name]
+    opener = TASKS.get(name)
+    if opener is None:
+        raise TaskError(f"no task {name!r}; there are {', '.join(TASKS.names())}")
     taken = list(inspect.signature(opener).parameters)[1:]
     if surplus := sorted(set(options) - set(taken)):
         raise TaskError(f"task {name} has no option {', '.join(surplus)}; it has {', '.join(taken)}")

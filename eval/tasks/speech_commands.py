@@ -11,8 +11,7 @@ from pathlib import Path
 
 from ajepa import audio
 from ajepa.data.copies import one_of_each, speaker
-from ajepa.data.tables import existing_folder, listed, locate, without_missing, without_suffix
-from ajepa.hear_module.tasks import HEAR_WORDS as KEYWORDS
+from ajepa.data.tables import KEYWORDS, existing_folder, listed, locate, without_missing, without_suffix
 
 from .task import SPLITS, Clip, Task, TaskError
 

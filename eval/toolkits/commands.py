@@ -1,4 +1,4 @@
-"""Commands of stock toolkits, each in a process of its own with the cures it needs."""
+"""Commands of stock toolkits, each in its own process with the cures that it needs."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from ajepa.eval.results.errors import EvaluationError, check_distinct
+from ajepa.eval.results.errors import EvaluationError
 
 
 def run_stock(
     module: str, arguments: Sequence[str], cwd: Path, log: Path, device: str | None = None
 ) -> float:
-    """Run a stock module in a process of its own with the cures it needs; see `run_module`."""
+    """Run a stock module in its own process with the cures that it needs; see `run_module`."""
     return run_module("ajepa.cli", ["harness", "run", module, *arguments], cwd, log, device)
 
 
@@ -32,7 +29,7 @@ def run_module(
     threads: int | None = None,
     append: bool = False,
 ) -> float:
-    """Run `python -m module arguments...` in a process of its own; returns its seconds.
+    """Run `python -m module arguments...` in its own process; returns its seconds.
 
     Args:
         log: gets all that it prints.
@@ -60,36 +57,6 @@ def run_module(
         tail = "\n  ".join(told.splitlines()[-8:])
         raise EvaluationError(f"`python -m {module} {' '.join(arguments)}` failed; {log} ends with\n  {tail}")
     return time.perf_counter() - started
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder, which is made, while a toolkit works in it.
-
-    Raises:
-        EvaluationError: another one is in it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise EvaluationError(
-            f"{folder}: another process works there; wait for it, or choose another --out"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def check_names(names: Sequence[str], baseline: str | None = None) -> None:
-    """As `check_distinct`; and each must do as a part of a folder's name. Raises EvaluationError."""
-    check_distinct(names, baseline)
-    if wrong := [name for name in names if not name.isprintable() or "/" in name or name.startswith(".")]:
-        raise EvaluationError(
-            f"a model is called {wrong[0]!r}, which cannot name its folder; give another by NAME=SOURCE"
-        )
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -3,7 +3,8 @@
     python -m ajepa.eval.toolkits.xares.answers ENCODER_CLASS TASK_FILE OUT.json
 
 X-ARES keeps its heads and embeddings, and of their answers the score alone. Here its own code reads both
-again, so that a score can have an interval over clips; `xares_runs` checks that they give X-ARES's score.
+again, so that a score can have an interval over clips; `protocols/xares.py` checks that they give X-ARES's
+score.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ajepa.files import write_json
 
 
 def answers(encoder: str, task_file: str) -> dict[str, Any]:
-    """The columns of `ajepa.eval.toolkits.stock.Answers` for one seed, how many items each split has
+    """The columns of `ajepa.eval.results.answers.Answers` for one seed, how many items each split has
     ("items"), and to how many seconds X-ARES cuts clips ("crop_seconds"), or None.
 
     Args:

@@ -1,4 +1,4 @@
-"""Encoders for X-ARES 0.1.3 (arXiv 2505.16369): a class of its own for each checkpoint.
+"""Encoders for X-ARES 0.1.3 (arXiv 2505.16369): one class for each checkpoint.
 
     python -m ajepa.eval.xares runs/first            # writes ajepa_first_3f2a91c0.py
     python -m xares.run --max-jobs 0 ajepa_first_3f2a91c0.py tasks/esc50_task.py
@@ -9,8 +9,8 @@ checkpoint's fingerprint in its name, and its class refuses other weights.
 
 X-ARES batches clips of different lengths with zeros behind the shorter ones and does not say where those
 begin. The frames of that silence are therefore encoded as audio and count in its mean over time, for every
-encoder alike: a clip's score depends on the clips beside it. Nothing is guessed here from trailing zeros,
-which recordings have too.
+encoder alike: a clip's score depends on the other clips of its batch. Nothing is guessed here from trailing
+zeros, which recordings have too.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class XaresEncoder(nn.Module):
         if weights is not None and (found := fingerprint(self.model)) != weights:
             raise XaresError(
                 f"{source}: its fingerprint is {found}, but {type(self).__name__} was written for {weights}; "
-                f"write its file anew with `python -m ajepa.eval.xares {source}`"
+                f"write its file again with `python -m ajepa.eval.xares {source}`"
             )
         self.frequency = frequency
         self.sampling_rate = self.model.sample_rate
@@ -102,7 +102,7 @@ def encoder_class(
 
 def write_encoder(
     source: str | Path, folder: str | Path, *, name: str | None = None, frequency: str = "concatenate"
-) -> Path:
+) -> tuple[Path, str]:
     """Write the file of an encoder that X-ARES takes; its name and its class's have the weights' fingerprint.
 
     Args:
@@ -111,7 +111,7 @@ def write_encoder(
         name: what the file's name begins with; by default the source's.
         frequency: as of `XaresEncoder`.
 
-    Returns the file. Raises as `XaresEncoder` does.
+    Returns the file and the name of the class in it. Raises as `XaresEncoder` does.
     """
     path = Path(source).resolve()
     source = str(path) if path.exists() else str(source)
@@ -127,7 +127,7 @@ def write_encoder(
         "from ajepa.eval.xares import encoder_class\n\n"
         f"{class_name} = encoder_class({given})\n",
     )
-    return file
+    return file, class_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--frequency", choices=FREQUENCIES, default="concatenate")
     options = parser.parse_args(arguments)
     try:
-        file = write_encoder(options.source, options.out, name=options.name, frequency=options.frequency)
+        file, _ = write_encoder(options.source, options.out, name=options.name, frequency=options.frequency)
     except AjepaError as error:
         print(f"ajepa: {error}", file=sys.stderr)
         return 2

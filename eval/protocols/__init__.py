@@ -1,0 +1,33 @@
+"""Protocols: every way of scoring a model on a task, behind one interface."""
+
+from __future__ import annotations
+
+from ajepa.eval.plugins import Registry
+
+from .base import Bench, Conditions, Protocol, ProtocolError, Seeded, TaskEntry
+from .finetuning import Finetuning
+from .hear import Hear
+from .probing import Probing
+from .s3prl import S3prl
+from .xares import Xares
+
+__all__ = [
+    "OURS",
+    "PROTOCOLS",
+    "Bench",
+    "Conditions",
+    "Protocol",
+    "ProtocolError",
+    "Seeded",
+    "TaskEntry",
+]
+
+OURS: dict[str, type[Protocol]] = {
+    "linear": Probing,
+    "knn": Probing,
+    "finetune": Finetuning,
+    "hear": Hear,
+    "s3prl": S3prl,
+    "xares": Xares,
+}
+PROTOCOLS = Registry("ajepa.protocols", OURS)

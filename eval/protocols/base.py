@@ -1,0 +1,233 @@
+"""What a protocol is: one way of scoring a model on a task.
+
+A protocol is a frozen dataclass of its settings. It says what of a task it reads, which models it takes, on
+what its score depends, so that a finished cell is known again, and how it is run. Another package adds one as
+an entry point of the group `ajepa.protocols`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from ajepa.errors import AjepaError
+from ajepa.eval.models.open import ClipModel, Named, open_source
+from ajepa.eval.results.result import Result
+from ajepa.eval.tasks import MULTILABEL, Task, open_task
+from ajepa.model.fingerprint import fingerprint
+from ajepa.model.precision import Precision
+
+
+class ProtocolError(AjepaError, ValueError):
+    """A protocol's settings cannot work, or its task lacks what it needs; the message says what to give."""
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """A task of a comparison.
+
+    Attributes:
+        name: its name in tables.
+        task: the name that `open_task` knows.
+        folders: where its data are: `data` is the data set's folder, or a table; `hear`, `s3prl` and `xares`
+            are the folders that `ajepa data hear-task`, `ajepa data s3prl` and `ajepa data xares` made of it.
+        options: those of the task.
+        finetune: `recipe` and `set` of fine-tuning on this task.
+    """
+
+    name: str
+    task: str
+    folders: Mapping[str, str]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    finetune: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether its clips have several labels, as far as that is known before it is opened."""
+        return self.task in MULTILABEL or bool(self.options.get("multilabel"))
+
+    def folder(self, kind: str) -> Path:
+        """One of its folders as an absolute path: toolkits run in folders of their own."""
+        return Path(self.folders[kind]).resolve()
+
+    def open(self) -> Task:
+        """Its clips; raises as `open_task` does."""
+        return open_task(self.task, self.folders["data"], **self.options)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What all cells of a comparison share.
+
+    Attributes:
+        folder: of the results.
+        cache: folder of the embeddings.
+        precision: of the models.
+        device: where models are put; None is the CPU, and for toolkits a GPU where there is one.
+        threads: of each process; None leaves them as they are.
+    """
+
+    folder: Path
+    cache: Path
+    precision: Precision = "float32"
+    device: str | None = None
+    threads: int | None = None
+
+    @property
+    def toolkit_device(self) -> str:
+        """Where a toolkit in another process computes."""
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Bench:
+    """A model and the tasks that it is tried on, opened when they are first needed."""
+
+    def __init__(self, name: str, source: str, conditions: Conditions) -> None:
+        self.name, self.source, self.conditions = name, source, conditions
+        self._models: dict[Precision, Named] = {}
+        self._tasks: dict[str, Task] = {}
+
+    def model(self, precision: Precision = "float32") -> Named:
+        """The model, opened once; raises as `open_source` does."""
+        if precision not in self._models:
+            self._models[precision] = open_source(self.name, self.source, self.conditions.device, precision)
+        return self._models[precision]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint of the weights, before they are rounded to another precision."""
+        return fingerprint(self.model().module)
+
+    def task(self, entry: TaskEntry) -> Task:
+        """The task of an entry, opened once; raises as `open_task` does."""
+        if entry.name not in self._tasks:
+            self._tasks[entry.name] = entry.open()
+        return self._tasks[entry.name]
+
+
+@dataclass(frozen=True)
+class Protocol(ABC):
+    """One way of scoring; the fields are its settings, as a comparison's file or `--set` has them.
+
+    Numbers that are given as text are converted. Raises ProtocolError for a value of another kind.
+
+    Attributes:
+        protocol: its kind, the name in the registry.
+        reads: which of a task's folders it needs.
+        example: such a folder, for messages.
+    """
+
+    protocol: str
+
+    reads: ClassVar[str] = "data"
+    example: ClassVar[str] = "{data: FOLDER}"
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            if type(one.default) in (int, float, str):
+                value = getattr(self, one.name)
+                object.__setattr__(self, one.name, _converted(one.name, value, one.default))
+
+    @property
+    def embeds(self) -> int:
+        """How much of the cached embeddings it needs: 0 nothing, 1 the last layer, 2 all."""
+        return 0
+
+    @property
+    def repeats(self) -> Sequence[int]:
+        """The seeds, each of which is a training that may be finished already; part of a cell's name."""
+        return ()
+
+    def check(self, entry: TaskEntry) -> None:
+        """Raises ProtocolError where the entry lacks what the protocol needs; looks at no file."""
+        if self.reads not in entry.folders:
+            what = "data" if self.reads == "data" else "folder"
+            raise ProtocolError(
+                f"task {entry.name} needs its {what} for {self.protocol}, such as {self.example}"
+            )
+
+    def refusal(self, bench: Bench, entry: TaskEntry) -> str:
+        """Why it cannot score a model on a task; empty where it can."""
+        return "" if isinstance(bench.model().module, ClipModel) else self.not_taken(bench)
+
+    def not_taken(self, bench: Bench) -> str:
+        """The refusal of a kind of model."""
+        return (
+            f"the protocol {self.protocol} cannot score {bench.source}; choose a model that ajepa.load_model "
+            "loads, or the protocol linear or knn"
+        )
+
+    def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
+        """All that the score depends on besides the weights, seeds, precision and version of the package.
+
+        Args:
+            task: fingerprint of the task's clips; empty where the protocol does not read them.
+
+        Raises:
+            ProtocolError, EvaluationError: the toolkit or the data are not there.
+        """
+        return (task, *asdict(self).values())
+
+    @abstractmethod
+    def run(self, bench: Bench, entry: TaskEntry, folder: Path) -> list[Result]:
+        """Score the model on the task.
+
+        Args:
+            folder: of this cell alone, for a toolkit's files. It is not made yet, or has what a process that
+                was stopped left there. Cells that differ only in their seeds share it, one at a time.
+        """
+
+
+def _converted(name: str, value: Any, default: Any) -> Any:
+    kind = type(default)
+    try:
+        made = kind(value)
+        if (kind is not str and isinstance(value, bool)) or (kind is int and made != float(value)):
+            raise ValueError("another kind")
+        if kind is float and not math.isfinite(made):
+            raise ValueError("no number to calculate with")
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"{name} is {value!r}; expected a value such as {default}") from error
+    return made
+
+
+@dataclass(frozen=True)
+class Seeded(Protocol):
+    """A protocol that trains once for each seed.
+
+    Attributes:
+        seeds: whose scores are averaged; one number or several.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        seeds = tuple(self.seeds) if isinstance(self.seeds, (list, tuple)) else (self.seeds,)
+        if (
+            not seeds
+            or any(type(seed) is not int or not 0 <= seed < 2**32 for seed in seeds)  # numpy's range
+            or len(set(seeds)) < len(seeds)
+        ):
+            raise ProtocolError(
+                f"seeds are {self.seeds}; give different numbers from 0 to {2**32 - 1}, such as [0, 1, 2]"
+            )
+        object.__setattr__(self, "seeds", seeds)
+
+    @property
+    def repeats(self) -> Sequence[int]:
+        """The seeds."""
+        return self.seeds
+
+    def settings(self) -> dict[str, Any]:
+        """What is the same for all seeds."""
+        given = asdict(self)
+        del given["protocol"], given["seeds"]
+        return given

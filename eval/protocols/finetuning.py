@@ -1,0 +1,84 @@
+"""Fine-tuning as a protocol."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ajepa.eval.finetune.config import FinetuneConfig, config_for, recipe_name
+from ajepa.eval.models.open import EncoderModel
+from ajepa.eval.results.result import Result
+
+from .base import Bench, ProtocolError, Seeded, TaskEntry
+
+
+@dataclass(frozen=True)
+class Finetuning(Seeded):
+    """Fine-tuning of all weights.
+
+    Attributes:
+        recipe: its name; None takes the task's.
+        set: settings over the recipe's and over those of the task's entry.
+    """
+
+    recipe: str | None = None
+    set: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.set, dict):
+            raise ProtocolError(f"set is {self.set!r}; give settings such as {{epochs: 20}}")
+
+    def config(self, entry: TaskEntry, multilabel: bool) -> FinetuneConfig:
+        """The settings for a task. Raises FinetuneConfigError for those that are unknown."""
+        settings = {**entry.finetune.get("set", {}), **self.set}
+        texts = [f"{key}={value}" for key, value in settings.items()]
+        return config_for(entry.task, self._recipe(entry), texts, multilabel=multilabel)
+
+    def _recipe(self, entry: TaskEntry) -> str:
+        return recipe_name(entry.task, self.recipe or entry.finetune.get("recipe"))
+
+    def check(self, entry: TaskEntry) -> None:
+        """Its data and settings."""
+        super().check(entry)
+        own = entry.finetune
+        if not isinstance(own, dict) or not isinstance(own.get("set", {}), dict):
+            raise ProtocolError(
+                f"task {entry.name}: finetune is {own!r}; give settings such as {{set: {{epochs: 20}}}}"
+            )
+        if surplus := set(own) - {"recipe", "set"}:
+            raise ProtocolError(f"task {entry.name}: finetune has {', '.join(surplus)}; it takes recipe, set")
+        self.config(entry, entry.multilabel)
+
+    def refusal(self, bench: Bench, entry: TaskEntry) -> str:
+        """Only our encoders have something to train."""
+        return "" if isinstance(bench.model().module, EncoderModel) else self.not_taken(bench)
+
+    def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
+        """The task and all settings."""
+        return (task, self.protocol, self.config(entry, entry.multilabel))
+
+    def run(self, bench: Bench, entry: TaskEntry, folder: Path) -> list[Result]:
+        """Train for each seed and test split."""
+        # Lightning, which comes with it, takes seconds to import: processes for probes do without.
+        from ajepa.eval.finetune.run import finetune_model
+
+        task = bench.task(entry)
+
+        def report(split: str, seed: int, line: dict[str, float]) -> None:
+            values = ", ".join(f"{name} {value:.4g}" for name, value in line.items())
+            print(f"{bench.name}, seed {seed}, {split}: {values}", file=sys.stderr, flush=True)
+
+        record, draws_S = finetune_model(
+            bench.model(),  # bf16 is that of training, not of the weights
+            task,
+            self.config(entry, task.multilabel),
+            seeds=self.seeds,
+            bf16=bench.conditions.precision == "bf16",
+            report=report,
+        )
+        details = {**record.details, "recipe": self._recipe(entry)}
+        return [Result(replace(record, details=details), draws_S)]

@@ -1,0 +1,140 @@
+"""The stock HEAR toolkit, unmodified, as a protocol: embeddings, then its MLP's predictions.
+
+heareval's two commands run in other processes. Its scores come without the answers for each clip: there is no
+interval, only the spread over folds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from ajepa.eval.models.open import EncoderModel
+from ajepa.eval.models.sources import encoder_path
+from ajepa.eval.results.record import Record
+from ajepa.eval.results.result import Result
+from ajepa.eval.toolkits.commands import run_stock, versions
+
+from .base import Bench, Protocol, ProtocolError, TaskEntry
+
+GRIDS = ("default", "fast", "faster")
+SEED = 42  # heareval seeds everything with it
+
+
+@dataclass(frozen=True)
+class Hear(Protocol):
+    """HEAR's downstream training.
+
+    Attributes:
+        grid, grid_points: heareval's grid of hyper-parameters, and how many of its points are tried.
+    """
+
+    grid: str = "default"
+    grid_points: int = 8
+
+    reads: ClassVar[str] = "hear"
+    example: ClassVar[str] = "{hear: tasks/esc10-v2.0.0-full}; `ajepa data hear-task` makes one"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.grid not in GRIDS:
+            raise ProtocolError(f"grid is {self.grid!r}; choose {', '.join(GRIDS)}")
+
+    def refusal(self, bench: Bench, entry: TaskEntry) -> str:
+        """It takes our encoders and log-mel statistics, which have a module for the toolkit."""
+        module = bench.model().module
+        if bench.source != "logmel" and not isinstance(module, EncoderModel):
+            return self.not_taken(bench)
+        folder, rate = entry.folder("hear"), module.sample_rate
+        if (folder / str(rate)).is_dir():
+            return ""
+        return (
+            f"{folder}: no audio at the {rate} Hz of {bench.name}; `ajepa data hear-task ... --sample-rate "
+            f"{rate} --out OTHER_FOLDER` makes the task at that rate"
+        )
+
+    def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
+        """Names, sizes and dates of the files of the task's folder, the grid and the toolkit."""
+        folder = entry.folder("hear")
+        if not (folder / "task_metadata.json").is_file():
+            raise ProtocolError(f"{folder}: no HEAR task in it; `ajepa data hear-task` makes one")
+        listed = [
+            (path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        ]
+        return (self.protocol, self.grid, self.grid_points, listed, versions("heareval"))
+
+    def run(self, bench: Bench, entry: TaskEntry, folder: Path) -> list[Result]:
+        """Run its two commands."""
+        task = entry.folder("hear")
+        folder.mkdir(parents=True, exist_ok=True)
+        device = bench.conditions.device
+        log_mel = bench.source == "logmel"
+        module = "ajepa.eval.logmel" if log_mel else "ajepa.hear_module"
+        weights = [] if log_mel else ["--model", encoder_path(bench.source)]
+        embed = [module, *weights, "--tasks-dir", str(task.parent), "--task", task.name]
+        # Relative: heareval mirrors the path of the embeddings under its logs.
+        embedded = Path("embeddings", module, task.name)
+        predict = [str(embedded), "--grid", self.grid, "--grid-points", str(self.grid_points)]
+        embed_seconds = _run("embeddings", [*embed, "--embeddings-dir", "embeddings"], folder, device)
+        seconds = _run("predictions", predict, folder, device)
+
+        metadata = json.loads((task / "task_metadata.json").read_text())
+        results = json.loads((folder / embedded / "test.predicted-scores.json").read_text())
+        profile = json.loads((folder / embedded / "profile.embeddings.json").read_text())
+        folds = {key: value["test_score"] for key, value in results.items() if _is_split(value)}
+        counts = {
+            split: len(json.loads((task / f"{split}.json").read_text())) for split in metadata["splits"]
+        }
+        clips = sum(counts.values())
+        record = Record(
+            model=bench.name,
+            source=bench.source,
+            task=task.name,
+            protocol="hear",
+            protocol_kind="hear",
+            metric=metadata["evaluation"][0],
+            score=statistics.fmean(folds.values()),
+            spread=statistics.stdev(folds.values()) if len(folds) > 1 else None,
+            folds=folds,
+            seeds=(SEED,),
+            clips=clips,
+            clips_by_split=counts,
+            seconds=seconds,
+            clips_per_s=clips / profile["time_elapsed"],
+            weights=bench.fingerprint,
+            task_hash=_task_fingerprint(task),
+            versions=versions("heareval", "torch", "lightning", "numpy"),
+            details={
+                "grid": self.grid,
+                "grid_points": self.grid_points,
+                "hparams": results["hparams"],
+                "embed_seconds": embed_seconds,
+            },
+        )
+        return [Result(record, torch.empty(0))]
+
+
+def _is_split(value: object) -> bool:
+    return isinstance(value, dict) and "test_score" in value and "validation_score" in value
+
+
+def _run(step: str, arguments: list[str], folder: Path, device: str | None) -> float:
+    return run_stock(f"heareval.{step}.runner", arguments, folder, folder / f"{step}.log", device)
+
+
+def _task_fingerprint(task: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(task.rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(task).as_posix()}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

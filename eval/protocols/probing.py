@@ -1,0 +1,152 @@
+"""Probes on frozen features as protocols: a linear one, and nearest neighbours."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ajepa.eval.models.open import Named
+from ajepa.eval.probe.embeddings import DEFAULT_CACHE, POOLS, TIMES, Embedded, embed_task
+from ajepa.eval.probe.probes import BALANCED, PROBES, Probe
+from ajepa.eval.probe.selection import describe, run_probe
+from ajepa.eval.results.provenance import about_task, interval_method, provenance
+from ajepa.eval.results.record import Record
+from ajepa.eval.results.result import Result
+from ajepa.eval.results.scores import bootstrap, interval
+from ajepa.eval.tasks import Task
+
+from .base import Bench, Protocol, ProtocolError, TaskEntry
+
+CLASS_WEIGHTS = ("none", "balanced")
+
+
+@dataclass(frozen=True)
+class Probing(Protocol):
+    """How models are probed.
+
+    Attributes:
+        protocol: "linear" or "knn".
+        layer: "last", a number from 1, "best" on validation, "each" (a record for each), or "weighted": a sum
+            with weights that are learned with the linear probe.
+        pool: frequency patches of a time step side by side ("concat"), averaged ("mean"), or the one that is
+            "best" on validation.
+        time: over time the mean ("mean"), followed by the standard deviation ("mean+std"), or the one that is
+            "best" on validation. `logmel` has both in any case.
+        class_weight: in the linear probe clips weigh alike ("none"), or classes do ("balanced"), as with the
+            samplers of s3prl's keyword spotting.
+    """
+
+    protocol: str = "linear"
+    layer: str = "last"
+    pool: str = "concat"
+    time: str = "mean"
+    class_weight: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.protocol not in PROBES:
+            raise ProtocolError(f"protocol is {self.protocol!r}; choose {' or '.join(PROBES)}")
+        if self.layer == "weighted" and self.protocol != "linear":
+            raise ProtocolError(
+                f"weights of layers are learned with a linear probe, not with {self.protocol}"
+            )
+        if self.class_weight not in CLASS_WEIGHTS:
+            raise ProtocolError(f"class_weight is {self.class_weight!r}; choose {' or '.join(CLASS_WEIGHTS)}")
+        if self.class_weight == "balanced" and self.protocol != "linear":
+            raise ProtocolError(f"classes are balanced in a linear probe, not with {self.protocol}")
+        for name, value, known in (("pool", self.pool, POOLS), ("time", self.time, TIMES)):
+            if value not in (*known, "best"):
+                raise ProtocolError(f"{name} is {value!r}; choose {', '.join(known)} or best")
+
+    @property
+    def embeds(self) -> int:
+        """The last layer or all."""
+        return 1 if self.layer == "last" else 2
+
+    def probe(self, task: Task) -> Probe:
+        """The probe for a task. Raises ProtocolError: clips of several labels have no balance of classes."""
+        if self.class_weight == "none":
+            return PROBES[self.protocol]
+        if task.multilabel:
+            raise ProtocolError(f"{task.name}: clips have several labels; balanced classes need one a clip")
+        return BALANCED
+
+    def run(self, bench: Bench, entry: TaskEntry, folder: Path) -> list[Result]:
+        """Embed, or take what is cached, and probe."""
+        conditions = bench.conditions
+        model = bench.model(conditions.precision)
+        return list(probe_model(model, bench.task(entry), self, conditions.cache))
+
+
+def probe_model(
+    model: Named, task: Task, how: Probing, cache: str | Path = DEFAULT_CACHE
+) -> Iterator[Result]:
+    """The result of one model; with `layer="each"` one for each layer, as they come.
+
+    Args:
+        cache: folder of the embeddings.
+
+    Raises:
+        ProtocolError: no such layer.
+        AudioError: a clip cannot be decoded.
+        EmbeddingError: an embedding is not finite.
+    """
+    embedded = embed_task(model, task, all_layers=how.layer != "last", cache=cache)
+    layers = [how.layer]
+    if how.layer == "each":
+        layers = [*(str(number) for number in range(1, embedded.values.shape[1])), "last"]
+    for layer in layers:
+        yield _probe(model, task, embedded, layer, how)
+
+
+def _probe(model: Named, task: Task, embedded: Embedded, layer: str, how: Probing) -> Result:
+    probe, started = how.probe(task), time.perf_counter()
+    try:
+        representations = embedded.representations(layer, how.pool, how.time)
+    except ValueError as error:
+        raise ProtocolError(f"{model.name}: {error}") from error
+    outcome = run_probe(representations, task, probe)
+    seconds = time.perf_counter() - started
+    drawn = bootstrap(outcome.splits)
+    scores = [split.score for split in outcome.splits]
+    # One clip gives the width; the representations of all of them take gigabytes.
+    one = embedded._replace(values=embedded.values[:1]).representations(layer, how.pool, how.time)
+    chosen = describe(outcome.choices, task.rounds(), probe)
+    for choice, weights in zip(chosen, outcome.layer_weights, strict=True):
+        if weights:
+            # The first block's to the last one's, and the normed last one's.
+            choice["layer_weights"] = weights
+    record = Record(
+        model=model.name,
+        source=model.source,
+        task=task.name,
+        protocol=how.protocol,
+        protocol_kind=how.protocol,
+        metric=task.metric,
+        score=outcome.score,
+        interval=interval(drawn),
+        interval_method=interval_method(task),
+        spread=float(torch.tensor(scores).std()) if len(scores) > 1 else None,
+        folds={split.split: split.score for split in outcome.splits},
+        chosen=chosen,
+        layer=layer,
+        seconds=seconds,
+        clips_per_s=len(task.clips) / embedded.seconds,
+        weights=embedded.weights,
+        details={
+            "pool": how.pool,
+            "time": how.time,
+            "class_weight": how.class_weight,
+            "precision": model.precision,
+            "features": next(iter(one.values()))().shape[-1],
+            "embed_seconds": embedded.seconds,
+            "embeddings_cached": embedded.cached,
+        },
+        **about_task(task),
+        **provenance(torch.device("cpu")),  # the probe's; embedding may have run elsewhere
+    )
+    return Result(record, drawn)

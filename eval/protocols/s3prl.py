@@ -1,0 +1,261 @@
+"""Stock s3prl on SUPERB's keyword spotting and speaker identification, as a protocol.
+
+A frozen encoder under s3prl's own head: learned weights of all layers, linear to 256, mean over time, linear
+(arXiv 2105.01051, section 3). The head of the step with the best validation accuracy is evaluated on the test
+set by s3prl's own command, whose answers for each clip give the interval.
+
+A seed that is finished leaves its answers in the cell's folder: a process that was stopped goes on with the
+others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import yaml
+
+from ajepa.data.copies import speaker
+from ajepa.eval.models.open import EncoderModel, S3prlUpstream
+from ajepa.eval.models.sources import encoder_path
+from ajepa.eval.results.answers import Answers
+from ajepa.eval.results.errors import EvaluationError
+from ajepa.eval.results.provenance import provenance
+from ajepa.eval.results.record import Record
+from ajepa.eval.results.result import Result
+from ajepa.eval.toolkits.commands import run_stock, versions
+from ajepa.files import write_json
+from ajepa.s3prl_upstream.sets import CONFIG
+
+from .base import Bench, ProtocolError, Seeded, TaskEntry
+
+MODULE = "s3prl.run_downstream"
+SEED = 1337  # s3prl's
+# Clips of SUPERB's validation and test sets: other numbers are another task.
+CLIPS = {"speech_commands": (6_798, 3_081), "voxceleb1": (6_904, 8_251)}
+# The key of each task's settings that no other has.
+KEYS = {"speech_commands": "speech_commands_root", "voxceleb1": "meta_data"}
+
+
+@dataclass(frozen=True)
+class S3prl(Seeded):
+    """Settings of s3prl's training. The defaults are SUPERB's, which searches `lr` in powers of ten.
+
+    Attributes:
+        steps: of the optimiser, 32 clips each.
+        lr: of Adam.
+        eval_every: steps between two evaluations, among which validation chooses.
+        frequency: as in `UpstreamOptions`.
+        cache_gigabytes: for features of clips, see `ajepa.s3prl_upstream.cache`; 0 computes them every time.
+        workers: processes that load audio.
+        seeds: each a training.
+    """
+
+    seeds: tuple[int, ...] = (SEED,)
+    steps: int = 200_000
+    lr: float = 1.0e-4
+    eval_every: int = 5_000
+    frequency: str = "concatenate"
+    cache_gigabytes: float = 10.0
+    workers: int = 4
+
+    reads: ClassVar[str] = "s3prl"
+    example: ClassVar[str] = "{s3prl: FOLDER}; `ajepa data s3prl` makes one"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("steps", 1), ("eval_every", 1), ("workers", 0), ("cache_gigabytes", 0)):
+            if (value := getattr(self, name)) < least:
+                raise ProtocolError(f"{name} is {value}, must be at least {least}")
+        if self.lr <= 0:
+            raise ProtocolError(f"lr is {self.lr}, must be above 0")
+        if self.frequency not in ("concatenate", "average"):
+            raise ProtocolError(f"frequency is {self.frequency!r}; choose concatenate or average")
+
+    def refusal(self, bench: Bench, entry: TaskEntry) -> str:
+        """It takes our encoders, and upstreams of its own."""
+        taken = isinstance(bench.model().module, (EncoderModel, S3prlUpstream))
+        return "" if taken else self.not_taken(bench)
+
+    def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
+        """The folder's files and lists, the settings that s3prl learns with, and its version."""
+        if importlib.util.find_spec("s3prl") is None:
+            raise EvaluationError("s3prl is not installed; `ajepa harness enable s3prl` installs it")
+        data = entry.folder("s3prl")
+        downstream = _task_of(data)
+        if entry.task in CLIPS and entry.task != downstream:
+            raise ProtocolError(f"{data}: made for {downstream}, not for {entry.task}")
+        learnt = {k: v for k, v in self.settings().items() if k not in ("cache_gigabytes", "workers")}
+        return (self.protocol, _data_fingerprint(data), learnt, versions("s3prl"))
+
+    def run(self, bench: Bench, entry: TaskEntry, folder: Path) -> list[Result]:
+        """Train and test a head for each seed."""
+        data = entry.folder("s3prl")
+        task = _task_of(data)
+        runs = [self._run(bench, task, data, folder / f"seed-{seed}", seed) for seed in self.seeds]
+        first = runs[0]
+        answers = Answers(
+            first["clips"],
+            ["test"] * len(first["clips"]),
+            [_group(task, clip) for clip in first["clips"]],
+            first["truth"],
+            [run["answers"] for run in runs],
+        )
+        summary, draws_S = answers.summary()
+        notes = []
+        counts = first["validated"], len(answers.clips)
+        if counts != CLIPS[task]:
+            notes.append(
+                "{:,} clips to validate and {:,} to test".format(*counts)
+                + "; SUPERB's set has {:,} and {:,}".format(*CLIPS[task])
+            )
+        if self.steps != S3prl.steps:
+            notes.append(f"{self.steps:,} steps; SUPERB trains {S3prl.steps:,}")
+        seconds = sum(run["seconds"] for run in runs)
+        about = provenance(torch.device(bench.conditions.toolkit_device))
+        about["versions"] |= versions("s3prl", "torchaudio")
+        upstream, source = _upstream(bench)
+        record = Record(
+            model=bench.name,
+            source=source or upstream,
+            task=task,
+            protocol="s3prl",
+            protocol_kind="s3prl",
+            metric="accuracy",
+            seeds=self.seeds,
+            chosen=tuple({"seed": seed, **run["chosen"]} for seed, run in zip(self.seeds, runs, strict=True)),
+            layer="learned sum",
+            clips=sum(counts),
+            clips_by_split={"test": len(answers.clips), "valid": first["validated"]},
+            classes=len(set(answers.truth)),
+            seconds=seconds,
+            clips_per_s=32 * self.steps * len(runs) / seconds,
+            weights=bench.fingerprint if upstream == "ajepa" else None,  # its version tells s3prl's own
+            task_hash=_data_fingerprint(data),
+            notes=tuple(notes),
+            details={"upstream": upstream, "pool": self.frequency, "config": self.settings()},
+            **summary,
+            **about,
+        )
+        return [Result(record, draws_S)]
+
+    def _run(self, bench: Bench, task: str, data: Path, folder: Path, seed: int) -> dict[str, Any]:
+        """What one training leaves: answers on the test set, the step that validation chose, seconds."""
+        done = folder / "answers.json"
+        if done.is_file():
+            return json.loads(done.read_text())
+        folder.mkdir(parents=True, exist_ok=True)
+        said = f"{bench.name}, seed {seed}: s3prl trains {self.steps:,} steps; {folder}/train.log"
+        print(said, file=sys.stderr, flush=True)
+        upstream, source = _upstream(bench)
+        device = bench.conditions.toolkit_device
+        train = ["-m", "train", "-a", "-p", "run", "-d", task, "-c", str(data / CONFIG)]
+        train += ["-u", upstream, *(["-k", source] if source else [])]
+        train += ["-g", self._options(bench.conditions.folder)] if upstream == "ajepa" else []
+        train += ["--seed", str(seed), "--device", device, "-o", self._overrides()]
+        seconds = run_stock(MODULE, train, folder, folder / "train.log", device)
+        step, valid = _best(folder / "run" / "log.log")
+        test = ["-m", "evaluate", "-e", "run/dev-best.ckpt", "--device", device]
+        run_stock(MODULE, test, folder, folder / "test.log", device)
+        clips, answers = _labels(folder / "run" / "test_predict.txt")
+        same_clips, truth = _labels(folder / "run" / "test_truth.txt")
+        if clips != same_clips:
+            raise EvaluationError(f"{folder}/run: test_predict.txt and test_truth.txt name other clips")
+        run = {
+            "clips": clips,
+            "truth": truth,
+            "answers": answers,
+            "validated": len(_labels(folder / "run" / "dev_predict.txt")[0]),
+            "chosen": {"step": step, "validation": valid},
+            "seconds": seconds,
+        }
+        write_json(done, run)
+        for checkpoint in (folder / "run").glob("states-*.ckpt"):  # the best one stays
+            checkpoint.unlink()
+        return run
+
+    def _options(self, out: Path) -> str:
+        """Our upstream's options for -g."""
+        given: dict[str, Any] = {"frequency": self.frequency}
+        if self.cache_gigabytes:
+            given["cache"] = str(out / "features")
+            given["cache_gigabytes"] = self.cache_gigabytes
+        return yaml.safe_dump(given, default_flow_style=True, width=10_000).strip()
+
+    def _overrides(self) -> str:
+        """The settings for -o."""
+        every = min(self.eval_every, self.steps)
+        values = {
+            "runner.total_steps": self.steps,
+            "runner.eval_step": every,
+            "runner.save_step": every,
+            "runner.log_step": every,
+            "optimizer.lr": self.lr,
+            "downstream_expert.datarc.num_workers": self.workers,
+        }
+        return ",,".join(f"config.{key}={value}" for key, value in values.items())
+
+
+def _upstream(bench: Bench) -> tuple[str, str]:
+    """What s3prl's -u and -k take."""
+    module = bench.model().module
+    if isinstance(module, S3prlUpstream):
+        return module.upstream, module.checkpoint
+    return "ajepa", encoder_path(bench.source)
+
+
+def _task_of(data: Path) -> str:
+    """The task of s3prl that a folder was made for, by its settings. Raises EvaluationError."""
+    if not (data / CONFIG).is_file():
+        raise EvaluationError(f"{data}: no {CONFIG} in it; `ajepa data s3prl` makes such a folder")
+    settings = yaml.safe_load((data / CONFIG).read_text()) or {}
+    found = settings.get("downstream_expert", {}).get("datarc", {})
+    for task, key in KEYS.items():
+        if key in found:
+            return task
+    raise EvaluationError(
+        f"{data / CONFIG}: not the settings of {' or '.join(KEYS)}; `ajepa data s3prl` writes them"
+    )
+
+
+def _best(log: Path) -> tuple[int, float]:
+    """Step and validation accuracy of `dev-best.ckpt`, from s3prl's log."""
+    found = re.findall(r"^New best on dev at step (\d+): (\S+)$", log.read_text(), re.MULTILINE)
+    if not found:
+        raise EvaluationError(f"{log}: no evaluation was better than an accuracy of 0; train more steps")
+    step, score = found[-1]
+    return int(step), float(score)
+
+
+def _labels(path: Path) -> tuple[list[str], list[str]]:
+    """Clips and labels of s3prl's lists, by name: a clip's label is the last word of its line."""
+    rows = sorted(tuple(line.rsplit(" ", 1)) for line in path.read_text().splitlines())
+    return [clip for clip, _ in rows], [label for _, label in rows]
+
+
+def _group(task: str, clip: str) -> str:
+    """The speaker of a word, the session of an utterance; empty for a clip that stands alone."""
+    if task == "speech_commands":
+        return speaker(clip)
+    return clip.rpartition("-")[0]  # speaker-session-utterance
+
+
+def _data_fingerprint(data: Path) -> str:
+    """Hash of the names and sizes of the folder's files, links followed, and of what its lists and settings
+    say, wherever the folder is."""
+    settings = (data / CONFIG).read_text().replace(str(data.resolve()), "DATA")
+    digest = hashlib.sha256(settings.encode())
+    for path in sorted(data.rglob("*")):
+        if path.is_file() and path.name != CONFIG:
+            digest.update(f"{path.relative_to(data).as_posix()} {path.stat().st_size}\n".encode())
+            if path.suffix == ".txt":  # other splits are no other size
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
