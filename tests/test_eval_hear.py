@@ -88,7 +88,7 @@ def test_scores_of_two_models(tiny_recipe: Recipe, tmp_path: Path) -> None:
     assert read_records(out / "records.json") == records
     assert "log-mel" in by_task(records)
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.log")}
-    assert len(stamps) == 4
+    assert len(stamps) >= 4, "of two commands for each model"
     assert evaluate(comparison, out) == (records, [])
     assert stamps == {path: path.stat().st_mtime_ns for path in out.rglob("*.log")}, "run again"
 

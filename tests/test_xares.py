@@ -342,7 +342,7 @@ def test_a_record(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert 0 <= record["details"]["knn_score"] <= 1
     assert record["clips"] == sum(record["clips_by_split"].values()) == 96
     assert "groups of clips" in record["interval_method"], "speakers are drawn together"
-    assert not list(out.rglob("*.npy")), "embeddings are removed"
+    assert not list((out / "xares").rglob("*.npy")), "embeddings are removed"
     assert not list(out.rglob("wds-encoded*"))
     log = next(out.rglob("seed-1.log")).read_text()
     assert "already exists. Skip training" not in log

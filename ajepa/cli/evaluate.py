@@ -13,6 +13,7 @@ from ajepa.files import check_place
 from ajepa.named_source import named_source
 
 from . import tasks
+from .device import check_device
 from .usage import UsageError
 
 if TYPE_CHECKING:
@@ -154,8 +155,7 @@ def run_evaluate(options: argparse.Namespace, defaults: dict[str, Any]) -> int:
         raise UsageError("--model is empty; give SOURCE or NAME=SOURCE")
     if options.json:
         check_place(options.json, "--json")
-    if options.device:
-        _check_device(options.device)
+    check_device(options.device)
 
     from ajepa.eval.compare.run import Comparison, evaluate
     from ajepa.eval.models.open import named_model
@@ -207,16 +207,6 @@ def _kind(options: argparse.Namespace) -> str:
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # no such kind, no such number, not on this machine
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--device {device}: {reason}; leave it out, or choose cpu") from error
 
 
 def _tasks(options: argparse.Namespace, how: type[Protocol]) -> dict[str, dict[str, Any]]:

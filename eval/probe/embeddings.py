@@ -190,7 +190,7 @@ def _compute(model: Named, task: Task, all_layers: bool, path: Path) -> Tensor:
     """
     module = model.module
     rate = int(module.sample_rate)
-    device = next(chain(module.parameters(), module.buffers())).device
+    device = next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
     shape: tuple[int, ...] = ()
     with (
         path.open("wb") as file,
