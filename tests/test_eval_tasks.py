@@ -12,10 +12,11 @@ import soundfile
 
 from ajepa.data.synthetic import write_esc50, write_speech_commands, write_voxceleb1
 from ajepa.eval.models.open import open_model
-from ajepa.eval.probe.run import ProbeOptions, probe_models
+from ajepa.eval.protocols.probing import Probing
 from ajepa.eval.tasks import Clip, Task, TaskError, open_task
 from ajepa.hear_module.tasks import HEAR_WORDS
 from tests.hear_tasks import tones, write_rows
+from tests.probing import probed
 
 
 def check_rounds(task: Task) -> None:
@@ -250,8 +251,8 @@ def test_mp3(tmp_path: Path) -> None:
     rows = [f"{number}.mp3,{'ab'[number % 2]},{number // 8}" for number in range(24)]
     table = write_rows(tmp_path / "meta.csv", "filename,label,fold", *rows)
     task = open_task("table", table, fold="fold")
-    (record,) = probe_models([open_model("logmel")], task, ProbeOptions(cache=tmp_path / "cache"))
-    assert record["score"] == 1
+    (record,) = probed([open_model("logmel")], task, Probing(), tmp_path / "cache")
+    assert record.score == 1
 
 
 def test_the_real_sets(shared: Path) -> None:
