@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -62,3 +63,11 @@ def test_import_is_light() -> None:
     code = "import sys, ajepa, ajepa.cli; print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchmetrics") is None, reason="torchmetrics is not installed")
+def test_training_starts_without_torchmetrics() -> None:
+    """Fabric would load it, which takes longer than torch; who needs it can import it afterwards."""
+    code = "import sys, ajepa.training.loop; print('torchmetrics' in sys.modules); import torchmetrics"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]

@@ -10,8 +10,6 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 
 from ajepa.nn.blocks import Attention
@@ -19,6 +17,8 @@ from ajepa.nn.decoder import WindowAttention
 from ajepa.objectives.base import Objective
 from ajepa.recipes import RecipeError
 from ajepa.recipes.parts import RunConfig
+
+from .fabric import DDPStrategy, Fabric, ModelParallelStrategy
 
 # How long a process waits for the others before it gives up. Longer than any checkpoint takes to write.
 PATIENCE = timedelta(minutes=15)

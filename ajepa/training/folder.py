@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from lightning_fabric import Fabric
 
 from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.layout import checkpoint_path, finished_encoder, latest_checkpoint
 from ajepa.recipes import Recipe, RecipeError, recipe_from_dict
 
+from .fabric import Fabric
 from .state import BestEncoder
 
 # What a run must keep to be one run; the rest (devices, logging, workers) may change from start to start.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 
 from ajepa.features import LogMel
 from ajepa.nn.encoder import Encoder
@@ -15,6 +14,7 @@ from ajepa.objectives.base import Objective
 from ajepa.recipes import Recipe, RecipeError
 
 from .devices import lay_out
+from .fabric import Fabric
 from .optimiser import make_optimizer
 from .probe import Probe
 from .state import restore_optimizer, restore_weights
