@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from importlib.metadata import version
 from itertools import chain
@@ -32,6 +32,7 @@ from ajepa import audio
 from ajepa.data.threads import in_order
 from ajepa.errors import AjepaError
 from ajepa.eval.models.open import Named
+from ajepa.eval.robustness.corruptions import Corruption
 from ajepa.eval.tasks import Clip, Task
 from ajepa.files import in_place_of, own_partial
 from ajepa.model.fingerprint import fingerprint
@@ -119,6 +120,7 @@ def embed_task(
     *,
     all_layers: bool = False,
     cache: str | Path = DEFAULT_CACHE,
+    corruption: Corruption | None = None,
 ) -> Embedded:
     """The embeddings of the task's clips, from the cache or computed into it.
 
@@ -127,6 +129,7 @@ def embed_task(
         task: its clips in its order.
         all_layers: all of them, not the last alone.
         cache: folder of the cache.
+        corruption: what happens to each clip first; then those of `task.test_clips` alone are embedded.
 
     Raises:
         AudioError: a clip cannot be decoded.
@@ -134,12 +137,13 @@ def embed_task(
     """
     weights = fingerprint(model.module)
     folder = Path(cache).expanduser()
-    key = _key(model, weights, task)
+    clips = task.clips if corruption is None else tuple(task.clips[place] for place in task.test_clips)
+    key = _key(model, weights, clips, corruption)
     last, every = (folder / f"{key}-{layers}.safetensors" for layers in ("last", "all"))
     path = every if all_layers else last
-    found = _read(path, len(task.clips))
+    found = _read(path, len(clips))
     if found is None and not all_layers:  # a file of all layers has the last one too
-        found = _read(every, len(task.clips), last_layer=True)
+        found = _read(every, len(clips), last_layer=True)
     if found is not None:
         values, seconds = found
         return Embedded(values, weights, seconds, True)
@@ -147,7 +151,8 @@ def embed_task(
     rows = own_partial(path, "rows")
     started = time.perf_counter()
     try:
-        computed = _compute(model, task, all_layers, rows)
+        heard = f"{task.name}, {corruption}" if corruption else task.name
+        computed = _compute(model, clips, corruption, f"{model.name} on {heard}", all_layers, rows)
         seconds = time.perf_counter() - started
         header = {"seconds": repr(seconds), "model": model.name, "source": model.source, "task": task.name}
         with in_place_of(path) as partial:
@@ -155,16 +160,18 @@ def embed_task(
     finally:
         rows.unlink(missing_ok=True)
     # From the file, so that their disk space is not taken twice.
-    values, _ = _read(path, len(task.clips)) or (computed, seconds)
+    values, _ = _read(path, len(clips)) or (computed, seconds)
     return Embedded(values, weights, seconds, False)
 
 
-def _key(model: Named, weights: str, task: Task) -> str:
+def _key(model: Named, weights: str, clips: Sequence[Clip], corruption: Corruption | None) -> str:
     """Asks for each clip's file: of AudioSet's two million that alone takes 20 s."""
     kind, rate = type(model.module).__name__, model.module.sample_rate
     parts = (FORMAT, version("ajepa"), kind, weights, rate, model.precision)
     digest = hashlib.sha256(f"{parts}\n".encode())
-    for clip in task.clips:
+    if corruption is not None:
+        digest.update(f"{corruption.key}\n".encode())
+    for clip in clips:
         status = clip.path.stat()
         entry = [str(clip.path.resolve()), status.st_size, status.st_mtime_ns, clip.start, clip.seconds]
         digest.update(json.dumps(entry).encode())
@@ -183,7 +190,14 @@ def _read(path: Path, clips: int, last_layer: bool = False) -> tuple[Tensor, flo
     return (values, seconds) if len(values) == clips else None
 
 
-def _compute(model: Named, task: Task, all_layers: bool, path: Path) -> Tensor:
+def _compute(
+    model: Named,
+    clips: tuple[Clip, ...],
+    corruption: Corruption | None,
+    label: str,
+    all_layers: bool,
+    path: Path,
+) -> Tensor:
     """The embeddings, mapped from a file into which each clip's are written as they come.
 
     All layers of a large set fit into no memory: of ViT-B those of Speech Commands are 68 GB.
@@ -194,8 +208,8 @@ def _compute(model: Named, task: Task, all_layers: bool, path: Path) -> Tensor:
     shape: tuple[int, ...] = ()
     with (
         path.open("wb") as file,
-        closing(_batches(task.clips, rate, bool(module.ragged))) as batches,
-        tqdm(total=len(task.clips), desc=f"{model.name} on {task.name}", unit="clip", disable=None) as bar,
+        closing(_batches(clips, rate, bool(module.ragged), corruption)) as batches,
+        tqdm(total=len(clips), desc=label, unit="clip", disable=None) as bar,
         torch.no_grad(),
         autocast(model.precision, device),
     ):
@@ -204,10 +218,10 @@ def _compute(model: Named, task: Task, all_layers: bool, path: Path) -> Tensor:
             waveform_BS = pad_sequence(waveforms, batch_first=True).to(device)
             part = module(waveform_BS, lengths, all_layers).float().cpu().contiguous().numpy()
             for row, values in zip(rows, part, strict=True):
-                _check_finite(values, model, task.clips[row])
+                _check_finite(values, model, clips[row])
                 file.seek(row * values.nbytes)
                 file.write(values)
-            shape = (len(task.clips), *part.shape[1:])
+            shape = (len(clips), *part.shape[1:])
             bar.update(len(rows))
     return torch.from_file(str(path), shared=False, size=math.prod(shape)).view(shape)
 
@@ -222,15 +236,14 @@ def _check_finite(values: np.ndarray, model: Named, clip: Clip) -> None:
 
 
 def _batches(
-    clips: tuple[Clip, ...], rate: int, ragged: bool
+    clips: tuple[Clip, ...], rate: int, ragged: bool, corruption: Corruption | None
 ) -> Generator[tuple[list[int], list[Tensor]], None, None]:
     """Clips by falling length, decoded in threads: (their places in the task, waveforms)."""
     seconds = [clip.seconds or audio.info(clip.path).seconds - clip.start for clip in clips]
     order = sorted(range(len(clips)), key=lambda index: -seconds[index])
 
     def decode(index: int) -> tuple[int, Tensor]:
-        clip = clips[index]
-        return index, audio.load(clip.path, start=clip.start, seconds=clip.seconds, sample_rate=rate)
+        return index, _waveform(clips[index], rate, corruption)
 
     workers = min(4, os.cpu_count() or 1)
     rows: list[int] = []
@@ -245,3 +258,14 @@ def _batches(
             rows.append(index)
             waveforms.append(waveform)
     yield rows, waveforms
+
+
+def _waveform(clip: Clip, rate: int, corruption: Corruption | None) -> Tensor:
+    """A clip at the model's rate, corrupted at its own."""
+    if corruption is None:
+        return audio.load(clip.path, start=clip.start, seconds=clip.seconds, sample_rate=rate)
+    own = audio.info(clip.path).sample_rate
+    waveform_S = audio.load(clip.path, start=clip.start, seconds=clip.seconds, sample_rate=own)
+    # Two folders are in the name: in Speech Commands one speaker's files of all words are called alike.
+    heard_S = corruption(waveform_S, own, f"{'/'.join(clip.path.parts[-2:])} {clip.start:g}")
+    return audio.resample(heard_S, own, rate)

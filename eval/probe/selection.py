@@ -36,11 +36,13 @@ class Outcome(NamedTuple):
 
     Attributes:
         layer_weights: for each test split those learned for the scored model; empty where none were.
+        corrupted: for each corruption the test splits with the scores of their corrupted clips.
     """
 
     splits: list[Scored]
     choices: list[Choice]
     layer_weights: list[list[float]]
+    corrupted: dict[str, list[Scored]]
 
     @property
     def score(self) -> float:
@@ -65,7 +67,15 @@ class _Data:
         return torch.cat([self.members[split] for split in sorted(splits)]).sort().values
 
 
-def run_probe(representations: Mapping[str, Callable[[], Tensor]], task: Task, probe: Probe) -> Outcome:
+Representations = Mapping[str, Callable[[], Tensor]]
+
+
+def run_probe(
+    representations: Representations,
+    task: Task,
+    probe: Probe,
+    corrupted: Mapping[str, Representations] | None = None,
+) -> Outcome:
     """Choose on validation and score each test split.
 
     Args:
@@ -73,6 +83,8 @@ def run_probe(representations: Mapping[str, Callable[[], Tensor]], task: Task, p
             for a learned sum of layers; each is called when it is needed: one lies in memory at a time.
         task: the clips' labels and splits.
         probe: the probe.
+        corrupted: by a corruption's name, the same representations of `task.test_clips` corrupted. What is
+            trained on clean clips, and chosen by them, scores these too.
     """
     data, rounds = _Data(task), task.rounds()
     tried: dict[Round, list[Choice]] = defaultdict(list)
@@ -85,14 +97,18 @@ def run_probe(representations: Mapping[str, Callable[[], Tensor]], task: Task, p
             tried[one].append(Choice(name, probe.values[value], float(merit_V[value])))
     choices = [max(tried[one], key=lambda choice: choice.validation) for one in rounds]
 
-    scored: dict[str, tuple[Scored, list[float]]] = {}
+    corrupted = corrupted or {}
+    scored: dict[str, tuple[list[Scored], list[float]]] = {}
     for name in dict.fromkeys(choice.representation for choice in choices):
         features = representations[name]()
+        also = [given[name]() for given in corrupted.values()]
         for one, choice in zip(rounds, choices, strict=True):
             if choice.representation == name:
-                scored[one.test] = _test(features, data, one, choice.value, probe)
-    splits, layer_weights = zip(*(scored[one.test] for one in rounds), strict=True)
-    return Outcome(list(splits), choices, list(layer_weights))
+                scored[one.test] = _test(features, also, data, one, choice.value, probe)
+    by_split, layer_weights = zip(*(scored[one.test] for one in rounds), strict=True)
+    clean, *others = zip(*by_split, strict=True)
+    heard = {name: list(splits) for name, splits in zip(corrupted, others, strict=True)}
+    return Outcome(list(clean), choices, list(layer_weights), heard)
 
 
 def _validate(
@@ -111,7 +127,9 @@ def _validate(
     for train, valids in wanted.items():
         rows = data.rows(train)
         scored = torch.cat([data.members[valid] for valid in valids])
-        scores_VMC, _ = _scores(features, data, rows, scored, probe, probe.values, False)
+        scores_VMC, _ = _scores(
+            features[rows], data.target[rows], features[scored], data.classes, probe, probe.values, False
+        )
         sizes = [len(data.members[valid]) for valid in valids]
         for valid, part_VMC in zip(valids, scores_VMC.split(sizes, dim=1), strict=True):
             target = data.target[data.members[valid]]
@@ -124,34 +142,40 @@ def _validate(
 
 
 def _test(
-    features: Tensor, data: _Data, one: Round, value: float, probe: Probe
-) -> tuple[Scored, list[float]]:
+    features: Tensor, also: Sequence[Tensor], data: _Data, one: Round, value: float, probe: Probe
+) -> tuple[list[Scored], list[float]]:
+    """The test split scored, then the same clips as each of `also` has them; and layer weights."""
     rows, scored = data.rows(one.train), data.members[one.test]
-    scores_VMC, layer_weights = _scores(features, data, rows, scored, probe, [value], True)
+    place_N = torch.full((len(data.task.clips),), -1)
+    place_N[list(data.task.test_clips)] = torch.arange(len(data.task.test_clips))
+    heard = torch.cat([features[scored], *(others[place_N[scored]] for others in also)])
+    scores_VMC, layer_weights = _scores(
+        features[rows], data.target[rows], heard, data.classes, probe, [value], True
+    )
     groups = tuple(data.task.clips[index].group for index in scored.tolist())
-    return Scored(one.test, scores_VMC[0], data.target[scored], groups), layer_weights
+    parts = scores_VMC[0].split(len(scored))
+    return [Scored(one.test, part_MC, data.target[scored], groups) for part_MC in parts], layer_weights
 
 
 def _scores(
-    features: Tensor,
-    data: _Data,
-    rows: Tensor,
-    scored: Tensor,
+    train: Tensor,
+    target: Tensor,
+    others: Tensor,
+    classes: int,
     probe: Probe,
     values: Sequence[float],
     final: bool,
 ) -> tuple[Tensor, list[float]]:
-    """Scores [V, M, C] of the clips `scored` by a probe trained on `rows`; and layer weights, if learned."""
-    train, others, target = features[rows], features[scored], data.target[rows]
+    """Scores [V, M, C] of `others` by a probe trained on `train`; and layer weights, if learned."""
     if train.ndim == 2:
-        return probe.scores(train, target, others, values, data.classes, final), []
+        return probe.scores(train, target, others, values, classes, final), []
     by_penalty: dict[float, list[float]] = defaultdict(list)  # ascending, as the values are
     for value in values:
         by_penalty[nearest_penalty(value)].append(value)
     weight_N = class_weights(target) if probe.balanced else None
-    mixes = learn_mixes(train, target, list(by_penalty), data.classes, weight_N)
+    mixes = learn_mixes(train, target, list(by_penalty), classes, weight_N)
     parts = [
-        probe.scores(mixes[c](train), target, mixes[c](others), some, data.classes, final)
+        probe.scores(mixes[c](train), target, mixes[c](others), some, classes, final)
         for c, some in by_penalty.items()
     ]
     return torch.cat(parts), mixes[nearest_penalty(values[-1])].weight_L.tolist()

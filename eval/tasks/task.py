@@ -109,6 +109,12 @@ class Task:
         """Labels, sorted."""
         return tuple(sorted(set(chain.from_iterable({clip.labels for clip in self.clips}))))
 
+    @cached_property
+    def test_clips(self) -> tuple[int, ...]:
+        """Places of the clips that some round scores."""
+        tests = {one.test for one in self.rounds()}
+        return tuple(place for place, clip in enumerate(self.clips) if clip.split in tests)
+
     @property
     def metric(self) -> str:
         """Name of the score."""
