@@ -65,7 +65,7 @@ def run_compare(options: argparse.Namespace) -> int:
 
     from ajepa.eval.compare.run import Comparison, compare
     from ajepa.eval.probe.embeddings import DEFAULT_CACHE
-    from ajepa.eval.results.table import table
+    from ajepa.eval.results.table import robustness_table, table
 
     comparison = Comparison.read(options.file)
     engine, several = _engine(options), (options.jobs or 1) > 1
@@ -83,6 +83,8 @@ def run_compare(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(GOES_ON) from None
     print(table(records))
+    if any(record.corrupted for record in records):
+        print(f"\n{robustness_table(records)}")
     print(f"\n{options.out / 'table.md'}: {len(records)} cells, {len(failures)} failed")
     return 1 if failures else 0
 

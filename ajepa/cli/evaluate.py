@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # What each protocol reads besides --model, --task, --json, --out and --device; another option is an error.
 CLIPS = (*tasks.ARGUMENTS, "data", "baseline", "precision")
-PROBE = (*CLIPS, "layer", "pool", "time", "class_weight", "cache")
+PROBE = (*CLIPS, "layer", "pool", "time", "class_weight", "cache", "corrupt", "noise")
 TOOLKIT = ("data", "baseline", "set", "seeds")
 READ = {
     "linear": PROBE,
@@ -113,6 +113,15 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default="none",
         help="linear: clips weigh alike, or classes do; default: none",
     )
+    probe.add_argument(
+        "--corrupt",
+        action="append",
+        default=[],
+        metavar="HOW",
+        help="also score corrupted test clips with the probe of clean ones: noise:10dB, reverb:0.6s, "
+        "telephone, codec:8kbps, level:-20dB, or standard for the usual set; may be repeated",
+    )
+    probe.add_argument("--noise", metavar="FOLDER", help="recordings to take noise from; default: synthetic")
     probe.add_argument("--cache", type=Path, help="folder of embeddings; default: ~/.cache/ajepa/embeddings")
     trained = evaluate.add_argument_group("finetune, s3prl and xares")
     trained.add_argument(
@@ -163,7 +172,7 @@ def run_evaluate(options: argparse.Namespace, defaults: dict[str, Any]) -> int:
     from ajepa.eval.protocols import PROTOCOLS
     from ajepa.eval.results.errors import check_distinct
     from ajepa.eval.results.record import write_records
-    from ajepa.eval.results.table import table
+    from ajepa.eval.results.table import robustness_table, table
 
     how = PROTOCOLS.get(kind)
     if how is None:
@@ -196,6 +205,8 @@ def run_evaluate(options: argparse.Namespace, defaults: dict[str, Any]) -> int:
             print(note, file=sys.stderr)
         if shown:
             print(table(shown))
+            if any(record.corrupted for record in shown):
+                print(f"\n{robustness_table(shown)}")
     return 1 if failures else 0
 
 
@@ -234,9 +245,11 @@ def _settings(options: argparse.Namespace, how: type[Protocol]) -> dict[str, Any
             raise UsageError(f"--set {text}: give KEY=VALUE")
         pairs[key] = value
     settings = {"set": pairs} if "set" in taken else pairs
-    for name in ("layer", "pool", "time", "class_weight", "recipe", "grid", "grid_points"):
+    for name in ("layer", "pool", "time", "class_weight", "recipe", "grid", "grid_points", "corrupt"):
         if name in taken:
             settings[name] = getattr(options, name)
+    if options.noise is not None:
+        settings["noise"] = options.noise
     if options.seeds is not None:
         try:
             settings["seeds"] = [int(seed) for seed in options.seeds.split(",")]

@@ -34,6 +34,7 @@ from ajepa.eval.results.errors import EvaluationError
 from ajepa.eval.results.record import PretrainingRun, Record
 from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import interval
+from ajepa.eval.robustness.curve import joined as joined_curves
 from ajepa.eval.toolkits.commands import run_module
 from ajepa.recipes import RecipeError, load_recipe
 
@@ -234,8 +235,15 @@ def _join(members: Sequence[Result], runs: Sequence[Run]) -> Result:
         chosen_RS = torch.randint(len(draws_RS), shape, generator=generator)
         draws_S = draws_RS.gather(0, chosen_RS).mean(0)
     first = records[0]
+    curve, area = first.corrupted, first.noise_area
+    if several:
+        curve, area = joined_curves(
+            [record.corrupted for record in records], [record.noise_area for record in records]
+        )
     record = replace(
         first,
+        corrupted=curve,
+        noise_area=area,
         model=runs[0].model,
         source=runs[0].options[0],  # the recipe; the runs' folders are named below
         score=sum(scores) / len(scores),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from ajepa.eval.results.provenance import about_task, interval_method, provenanc
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import bootstrap, interval
+from ajepa.eval.robustness.corruptions import Corruption, find_noises, parse
+from ajepa.eval.robustness.curve import robustness
 from ajepa.eval.tasks import Task
 
 from .base import Bench, Protocol, ProtocolError, TaskEntry
@@ -36,6 +38,9 @@ class Probing(Protocol):
             "best" on validation.
         time: over time the mean ("mean"), followed by the standard deviation ("mean+std"), or the one that is
             "best" on validation. `logmel` has both in any case.
+        corrupt: what the test clips are also scored with, such as noise:10dB or standard; the probe is
+            trained on clean clips and chosen by them. See `ajepa.eval.robustness.corruptions.parse`.
+        noise: folder of recordings that noise is cut from; empty for synthetic noise.
         class_weight: in the linear probe clips weigh alike ("none"), or classes do ("balanced"), as with the
             samplers of s3prl's keyword spotting.
     """
@@ -45,6 +50,8 @@ class Probing(Protocol):
     pool: str = "concat"
     time: str = "mean"
     class_weight: str = "none"
+    corrupt: tuple[str, ...] = ()
+    noise: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,6 +68,22 @@ class Probing(Protocol):
         for name, value, known in (("pool", self.pool, POOLS), ("time", self.time, TIMES)):
             if value not in (*known, "best"):
                 raise ProtocolError(f"{name} is {value!r}; choose {', '.join(known)} or best")
+
+        given = (self.corrupt,) if isinstance(self.corrupt, str) else tuple(self.corrupt)
+        object.__setattr__(self, "corrupt", given)
+        if self.noise and not any(text == "standard" or text.startswith("noise") for text in given):
+            raise ProtocolError(f"noise is {self.noise!r}, but corrupt asks for none; add noise:10dB to it")
+        for text in given:
+            parse(text)
+
+    def corruptions(self) -> list[Corruption]:
+        """What is asked for, each once. Raises CorruptionError: the folder of noises has none."""
+        noises = find_noises(self.noise) if self.noise else ()
+        return list({str(one): one for text in self.corrupt for one in parse(text, noises)}.values())
+
+    def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
+        """Also the files of noise."""
+        return (*super().depends_on(entry, task), *(one.key for one in self.corruptions()))
 
     @property
     def embeds(self) -> int:
@@ -96,20 +119,32 @@ def probe_model(
         EmbeddingError: an embedding is not finite.
     """
     embedded = embed_task(model, task, all_layers=how.layer != "last", cache=cache)
+    corrupted = {
+        one: embed_task(model, task, all_layers=how.layer != "last", cache=cache, corruption=one)
+        for one in how.corruptions()
+    }
     layers = [how.layer]
     if how.layer == "each":
         layers = [*(str(number) for number in range(1, embedded.values.shape[1])), "last"]
     for layer in layers:
-        yield _probe(model, task, embedded, layer, how)
+        yield _probe(model, task, embedded, corrupted, layer, how)
 
 
-def _probe(model: Named, task: Task, embedded: Embedded, layer: str, how: Probing) -> Result:
+def _probe(
+    model: Named,
+    task: Task,
+    embedded: Embedded,
+    corrupted: Mapping[Corruption, Embedded],
+    layer: str,
+    how: Probing,
+) -> Result:
     probe, started = how.probe(task), time.perf_counter()
     try:
         representations = embedded.representations(layer, how.pool, how.time)
     except ValueError as error:
         raise ProtocolError(f"{model.name}: {error}") from error
-    outcome = run_probe(representations, task, probe)
+    heard = {str(one): others.representations(layer, how.pool, how.time) for one, others in corrupted.items()}
+    outcome = run_probe(representations, task, probe, heard)
     seconds = time.perf_counter() - started
     drawn = bootstrap(outcome.splits)
     scores = [split.score for split in outcome.splits]
@@ -120,6 +155,7 @@ def _probe(model: Named, task: Task, embedded: Embedded, layer: str, how: Probin
         if weights:
             # The first block's to the last one's, and the normed last one's.
             choice["layer_weights"] = weights
+    curve, area = robustness(list(corrupted), outcome.corrupted, outcome.score, drawn)
     record = Record(
         model=model.name,
         source=model.source,
@@ -137,6 +173,8 @@ def _probe(model: Named, task: Task, embedded: Embedded, layer: str, how: Probin
         seconds=seconds,
         clips_per_s=len(task.clips) / embedded.seconds,
         weights=embedded.weights,
+        corrupted=curve,
+        noise_area=area,
         details={
             "pool": how.pool,
             "time": how.time,
@@ -145,6 +183,7 @@ def _probe(model: Named, task: Task, embedded: Embedded, layer: str, how: Probin
             "features": next(iter(one.values()))().shape[-1],
             "embed_seconds": embedded.seconds,
             "embeddings_cached": embedded.cached,
+            **({"noise": how.noise or "synthetic"} if any(one.kind == "noise" for one in corrupted) else {}),
         },
         **about_task(task),
         **provenance(torch.device("cpu")),  # the probe's; embedding may have run elsewhere

@@ -47,6 +47,41 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Corrupted:
+    """The score of the same probe on test clips that are corrupted.
+
+    Attributes:
+        corruption: as `ajepa.eval.robustness.corruptions.parse` reads it, such as noise:10dB.
+        score: of the corrupted clips.
+        loss: the score of the clean clips minus this one.
+        interval: 95 % interval of the score; None for the mean over several pre-trainings.
+        loss_interval: 95 % interval of the loss, from the same draws of clips; None likewise.
+    """
+
+    corruption: str
+    score: float
+    loss: float
+    interval: tuple[float, float] | None = None
+    loss_interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class NoiseArea:
+    """The mean score over ratios of clip to noise, by the trapezoid rule between the lowest and highest.
+
+    Attributes:
+        low_db, high_db: the ratios.
+        score: the area under the curve, divided by its width.
+        interval: its 95 % interval; None for the mean over several pre-trainings.
+    """
+
+    low_db: float
+    high_db: float
+    score: float
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class PretrainingRun:
     """One seed of a model that was pre-trained for a comparison, and its score.
 
@@ -100,6 +135,8 @@ class Record:
         notes: what differs from the published task or protocol.
         pretraining: the runs, one for each seed, of a model that a comparison pre-trains.
         baseline: the difference from the baseline, if there is one.
+        corrupted: scores of corrupted test clips, where they were asked for.
+        noise_area: the area under the curve over noise, of two ratios or more.
         details: settings and findings of this protocol alone.
     """
 
@@ -131,6 +168,8 @@ class Record:
     notes: tuple[str, ...] = ()
     pretraining: tuple[PretrainingRun, ...] = ()
     baseline: Difference | None = None
+    corrupted: tuple[Corrupted, ...] = ()
+    noise_area: NoiseArea | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -150,6 +189,9 @@ class Record:
         given = _made(cls, converted(content) if found == 1 else content)
         if given["baseline"] is not None:
             given["baseline"] = Difference(**_made(Difference, given["baseline"]))
+        if given["noise_area"] is not None:
+            given["noise_area"] = NoiseArea(**_made(NoiseArea, given["noise_area"]))
+        given["corrupted"] = tuple(Corrupted(**_made(Corrupted, one)) for one in given["corrupted"])
         given["pretraining"] = tuple(
             PretrainingRun(**_made(PretrainingRun, run)) for run in given["pretraining"]
         )

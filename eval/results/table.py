@@ -47,6 +47,25 @@ def table(records: Sequence[Record]) -> str:
     return text(rows)
 
 
+def robustness_table(records: Sequence[Record]) -> str:
+    """A text table: scores of corrupted clips, with their intervals, and the area under the noise curve."""
+    rows = []
+    for record in records:
+        if record.corrupted:
+            one = {"task": record.task, "protocol": record.protocol, "model": record.model}
+            one["clean"] = f"{record.score:.3f}"
+            for corrupted in record.corrupted:
+                one[corrupted.corruption] = _scored(corrupted.score, corrupted.interval)
+            if area := record.noise_area:
+                one["noise area"] = _scored(area.score, area.interval)
+            rows.append(one)
+    return text(rows)
+
+
+def _scored(score: float, interval: tuple[float, float] | None) -> str:
+    return f"{score:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+
+
 def by_task(records: Sequence[Record]) -> str:
     """A text table: models down, tasks across, score ± standard deviation."""
     rows: dict[str, Row] = {}
