@@ -9,7 +9,7 @@ OUT ?= runs/demo
 help:
 	@echo "make demo              pre-train a small A-JEPA and score it, in minutes (DATA=folder: on your audio)"
 	@echo "make test              lint, types and tests"
-	@echo "make test-fast         the tests that start no processes, while you write"
+	@echo "make test-fast         without the slow tests, while you write"
 	@echo "make setup             only the environment, .venv"
 	@echo "make docs              the documentation site, into build/site"
 	@echo "make bench             the CPU's benchmarks"

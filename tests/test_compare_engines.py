@@ -163,6 +163,7 @@ def test_a_killed_process_costs_one_cell(
     assert "failed: log-mel on sounds, fatal: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["here", "processes"])
 def test_an_unforeseen_error_costs_one_cell(
     kind: str, content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

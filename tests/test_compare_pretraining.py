@@ -54,6 +54,7 @@ def content(tiny_recipe: Recipe, table: Path, tmp_path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_models_are_pre_trained_once_and_their_seeds_joined(
     content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -155,6 +155,7 @@ def test_files_that_cannot_be_used(content: str, words: str, tmp_path: Path) -> 
         Comparison.read(tmp_path / "absent.yaml")
 
 
+@pytest.mark.slow
 def test_protocols_with_names_and_options(file: Path, tmp_path: Path) -> None:
     """Fine-tuning and layers among the probes; a protocol is the baseline, of each model on its own."""
     content = yaml.safe_load(file.read_text())

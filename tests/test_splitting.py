@@ -63,6 +63,11 @@ def test_the_split_is_written_down_and_can_be_repeated(tmp_path: Path) -> None:
     assert kept.read_bytes() == written
 
 
+def test_the_split_is_the_same_with_every_release_of_its_libraries(tmp_path: Path) -> None:
+    task = open_task("table", write_table(tmp_path, groups=10), split="auto", group="site")
+    assert {clip.group for clip in task.clips if clip.split == "test"} == {"site 5", "site 7"}
+
+
 def test_several_labels_a_clip(tmp_path: Path) -> None:
     table = write_table(tmp_path)
     task = open_task("table", table, split="auto", group="site", multilabel=True)

@@ -72,13 +72,14 @@ def _parts(table: Path, labels: list[str] | None, groups: list[str]) -> np.ndarr
                 f"{table}: the label {rarest!r} has {size} clips; --split {AUTO} needs "
                 f"{PARTS} of each label: leave it out, or add a column of splits"
             )
+    # Groups are numbered at random here: scikit-learn's own shuffle is missing in some releases (GroupKFold)
+    # or loses the balance of labels (StratifiedGroupKFold, 1.6); the split must not depend on the release.
+    numbers = np.unique(groups, return_inverse=True)[1]
+    numbers = np.random.default_rng(SEED).permutation(numbers.max() + 1)[numbers]
     if labels is None:
-        numbers = np.unique(groups, return_inverse=True)[1]
-        # GroupKFold does not shuffle in older releases of scikit-learn: new numbers do it for all.
-        shuffled = np.random.default_rng(SEED).permutation(numbers.max() + 1)[numbers]
-        folds = GroupKFold(PARTS).split(groups, groups=shuffled)
+        folds = GroupKFold(PARTS).split(groups, groups=numbers)
     else:
-        folds = StratifiedGroupKFold(PARTS, shuffle=True, random_state=SEED).split(groups, labels, groups)
+        folds = StratifiedGroupKFold(PARTS).split(groups, labels, numbers)
     parts = np.empty(len(groups), dtype=int)
     for part, (_, held_out) in enumerate(folds):
         parts[held_out] = part
