@@ -17,7 +17,7 @@ from .devices import lay_out
 from .fabric import Fabric
 from .optimiser import make_optimizer
 from .probe import Probe
-from .state import restore_optimizer, restore_weights
+from .restore import restore_optimizer, restore_weights
 
 
 @dataclass

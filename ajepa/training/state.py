@@ -1,4 +1,4 @@
-"""A run's checkpoints: written whole, read to resume, pruned; and the finished encoder."""
+"""A run's checkpoints: written whole and pruned; and the finished encoder."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.layout import ENCODER, checkpoint_path, checkpoint_paths
@@ -18,8 +17,7 @@ from ajepa.checkpoints.native import Checkpoint
 from ajepa.recipes import Recipe, RecipeError
 from ajepa.recipes.parts import ProbeConfig
 
-if TYPE_CHECKING:
-    from .run import Run
+from .run import Run
 
 
 def first_checkpoint(out: Path) -> Path:
@@ -81,30 +79,6 @@ def _save(run: Run, path: Path, tensors: dict[str, Tensor], step: int, info: dic
             whole[name] = gathered.detach().cpu()  # one by one: the device never holds all of them whole
     if run.first_process:
         checkpoint.save(path, Checkpoint(whole, run.recipe.as_dict(), step, info))
-
-
-def restore_weights(path: Path, objective: nn.Module) -> int:
-    """Restore the weights in place, before FSDP shares them out; returns the step."""
-    saved = checkpoint.load(path, prefixes=("objective.",))
-    objective.load_state_dict({k.removeprefix("objective."): v for k, v in saved.tensors.items()})
-    return saved.step
-
-
-def restore_optimizer(path: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Restore the optimiser's state on the parameters' devices, each process its part."""
-    saved = checkpoint.load(path, prefixes=("optimizer.",)).tensors
-    for name, parameter in objective.named_parameters():
-        state = {}
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            value = saved.get(f"optimizer.{key}.{name}")
-            if value is None:
-                continue
-            value = value.to(parameter.device)
-            if isinstance(parameter, DTensor) and value.ndim:
-                value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
-            state[key] = value
-        if state:
-            optimizer.state[parameter] = state
 
 
 def prune_checkpoints(out: Path, keep: int, keep_every: int) -> None:
