@@ -217,7 +217,7 @@ def test_the_command(sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     [
         (["--task", "esc50"], "linear needs --data"),
         (["--protocol", "hear"], "hear needs --tasks-dir and --out"),
-        (["--task", "esc51", "--data", "x"], "no task 'esc51'; there are "),
+        (["--task", "esc51", "--data", "x"], "no task is called 'esc51'; choose "),
         (["--task", "esc50", "--data", "absent"], "absent: no such folder"),
         (["--task", "esc50", "--data", "x", "--label", "y"], "no option label"),
         (["knn", "--protocol", "linear", "--task", "esc50"], "two protocols, knn and linear"),

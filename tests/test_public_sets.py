@@ -123,7 +123,7 @@ def test_a_set_appears_when_it_is_whole(
 
 
 def test_an_unknown_set_is_told_with_those_that_exist(tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match=r"'esc51'; there are .*esc50"):
+    with pytest.raises(DownloadError, match=r"'esc51'; choose .*esc50"):
         public.get("esc51", tmp_path)
 
 

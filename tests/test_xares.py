@@ -213,7 +213,7 @@ def test_tars_of_esc50(tmp_path: Path) -> None:
 def test_force_replaces_nothing_but_tars(tmp_path: Path) -> None:
     """`--source data/esc50 --out data`: the tars' folder would be the data set's own."""
     write_esc50(tmp_path / "esc50", clips_per_class=5, classes=2, seconds=0.3)
-    with pytest.raises(XaresSetError, match="has no tars of X-ARES"):
+    with pytest.raises(XaresSetError, match="is not a folder of X-ARES tars"):
         write_tars("esc50", tmp_path / "esc50", tmp_path, force=True)
     assert (tmp_path / "esc50" / "meta" / "esc50.csv").is_file()
 

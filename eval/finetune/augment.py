@@ -1,4 +1,4 @@
-"""What fine-tuning does to its training clips. Every draw comes from a generator that is passed in.
+"""Augmentation of the training clips in fine-tuning. All random draws come from a generator passed in.
 
 Axes: B clips, S samples, C classes, L frames, M mel bands.
 """
@@ -17,21 +17,21 @@ def mixup(
     beta: float,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mix some clips with others of the batch, and their targets in the same shares (arXiv 1710.09412).
+    """Mix some clips with others of the batch, and their targets in the same proportions (arXiv 1710.09412).
 
     Args:
         waveform_BS: clips, zeros after their ends.
-        lengths_B: samples of each, on the CPU.
-        target_BC: shares of the classes.
-        share: of the clips that are mixed.
-        beta: both parameters of the Beta distribution of the clip's own share.
+        lengths_B: samples in each clip, on the CPU.
+        target_BC: share of each class.
+        share: fraction of the clips to mix.
+        beta: both parameters of the Beta distribution that a clip's own weight is drawn from.
 
     Returns:
-        Clips, lengths and targets. A mixed clip lasts as long as the longer of its two, another as before: no
-        clip is trained with more padding than it is tested with.
+        Clips, lengths and targets. A mixed clip is as long as the longer of its two; the others keep their
+        length. No clip is trained with more padding than it is tested with.
     """
     clips = len(waveform_BS)
-    # torch's Beta distribution takes no generator: two Gamma variables give one of it.
+    # torch's Beta distribution takes no generator, so two Gamma variables stand in for it.
     gamma_2B = torch._standard_gamma(torch.full((2, clips), beta), generator=generator)
     own_B = gamma_2B[0] / gamma_2B.sum(0)
     mixed_B = torch.rand(clips, generator=generator) < share
@@ -46,7 +46,7 @@ def mixup(
 def spec_augment(
     spectrogram_BLM: Tensor, freq_mask: int, time_mask: int, fill: float, generator: torch.Generator
 ) -> Tensor:
-    """Overwrite one band and one stretch of each clip (arXiv 1904.08779), each up to the given width."""
+    """Overwrite one band and one time stretch of each clip (arXiv 1904.08779), each up to the given width."""
     clips, frames, mels = spectrogram_BLM.shape
     for size, widest, dim in ((mels, freq_mask, 2), (frames, time_mask, 1)):
         if widest:
@@ -57,7 +57,7 @@ def spec_augment(
 
 
 def _stretches(clips: int, size: int, widest: int, generator: torch.Generator) -> Tensor:
-    """One stretch of each row, of 0 to `widest` places, anywhere: bool [B, size]."""
+    """One stretch per row, 0 to `widest` places long, at a random position: bool [B, size]."""
     width_B1 = torch.randint(widest + 1, (clips, 1), generator=generator)
     start_B1 = (torch.rand(clips, 1, generator=generator) * (size - width_B1 + 1)).long()
     place = torch.arange(size)
@@ -65,7 +65,7 @@ def _stretches(clips: int, size: int, widest: int, generator: torch.Generator) -
 
 
 def add_noise(spectrogram_BLM: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform noise of up to a tenth of a random amplitude, and a shift by up to 10 frames (AST's)."""
+    """Add uniform noise of up to a tenth of a random amplitude and shift by up to 10 frames (as in AST)."""
     amplitude = torch.rand(len(spectrogram_BLM), 1, 1, generator=generator) / 10
     noise = torch.rand(spectrogram_BLM.shape, generator=generator) * amplitude
     shift = int(torch.randint(-10, 11, (1,), generator=generator))

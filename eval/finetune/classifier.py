@@ -23,7 +23,7 @@ class Classifier(nn.Module):
 
     Args:
         model: the encoder, which is copied.
-        head_std: of the head's initial weights, from torch's global generator.
+        head_std: standard deviation of the head's initial weights, drawn from torch's global generator.
     """
 
     def __init__(self, model: AudioEncoder, classes: int, config: FinetuneConfig) -> None:
@@ -32,7 +32,7 @@ class Classifier(nn.Module):
         self.features = copy.deepcopy(model.features)
         self.encoder = copy.deepcopy(model.encoder).requires_grad_(True)
         self.fill, self.most_steps = model.fill_value, model.chunk_patches
-        # The mean of normed patches is not normed itself: Audio-MAE norms it again before the head.
+        # The mean of normed patches is no longer normed: Audio-MAE applies a norm again before the head.
         self.norm = LayerNorm(self.encoder.width)
         self.head = nn.Linear(self.encoder.width, classes)
         nn.init.trunc_normal_(self.head.weight, std=config.head_std)
@@ -41,7 +41,7 @@ class Classifier(nn.Module):
     def forward(
         self, waveform_BS: Tensor, lengths_B: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Logits [B, C]; arguments as `pooled` has them."""
+        """Logits [B, C]. Takes the arguments of `pooled`."""
         return self.head(self.norm(self.pooled(waveform_BS, lengths_B, generator)))
 
     def pooled(
@@ -49,20 +49,20 @@ class Classifier(nn.Module):
     ) -> Tensor:
         """Mean of each clip's normed patches [B, D].
 
-        Without a generator, and for clips no longer than a chunk, it is the mean that `AudioEncoder` gives.
+        Without a generator, and for clips no longer than a chunk, this is the mean that `AudioEncoder` gives.
 
         Args:
-            waveform_BS: clips, zeros after their ends.
-            lengths_B: samples of each.
-            generator: on the CPU, for the augmentations, the masking and drop path; None for evaluation,
-                which has none of them.
+            waveform_BS: clips, with zeros after their ends.
+            lengths_B: samples in each clip.
+            generator: on the CPU, for the augmentations, the masking and drop path. None for evaluation,
+                which uses none of these.
         """
         encoder, config = self.encoder, self.config
         with torch.no_grad():
             waveform_BS = levelled(waveform_BS, encoder.config.inputs, lengths_B)
             spectrogram_BLM = self.features(waveform_BS, lengths_B)
             if generator is not None:
-                # 0 is the mean of the normalised spectrograms.
+                # 0 is the mean of a normalised spectrogram.
                 spectrogram_BLM = spec_augment(
                     spectrogram_BLM, config.freq_mask, config.time_mask, 0.0, generator
                 )
@@ -73,11 +73,11 @@ class Classifier(nn.Module):
             patches_BNP, positions, valid_BN, grid = prepare(
                 encoder, patches_BTFP, steps_B.tolist(), self.most_steps, self.fill
             )
-        # The patches that fill a clip up to a whole grid are attended to, but not averaged.
+        # Patches that fill a clip up to a whole grid are attended to, but left out of the average.
         own_BT = torch.arange(grid.time, device=steps_B.device) < steps_B[:, None]
         own_BN = own_BT.repeat_interleave(grid.freq, 1)
         regularised = drop_path = None
-        if generator is not None:  # what follows draws on the device
+        if generator is not None:  # the steps below draw on the device
             seed = int(torch.randint(2**62, (1,), generator=generator))
             inner = torch.Generator(patches_BNP.device).manual_seed(seed)
             masking = RegularisedMasking(config.masked_share, inner)
@@ -97,10 +97,10 @@ class Classifier(nn.Module):
         return (tokens_BND * weight_BN1).sum(1) / weight_BN1.sum(1)
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """Parameters with the share of the rate that their depth gives them, and whether they decay.
+        """Parameters with the learning-rate factor for their depth, and whether they get weight decay.
 
-        The head and the last norms have the whole rate, the last block `layer_decay` times that, and so on
-        down to the patch embedding (ELECTRA's rule, as in BEiT and Audio-MAE).
+        The head and the last norms use the full rate, the last block uses `layer_decay` times that, and so on
+        down to the patch embedding (ELECTRA's rule, also used by BEiT and Audio-MAE).
         """
         blocks = len(self.encoder.blocks)
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}

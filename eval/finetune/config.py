@@ -1,4 +1,4 @@
-"""How an encoder is fine-tuned: typed settings, and those that papers used."""
+"""How an encoder is fine-tuned: typed settings, and the settings that papers used."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ajepa.errors import AjepaError
 
 
 class FinetuneConfigError(AjepaError, ValueError):
-    """Settings of fine-tuning that cannot be used; the message names them."""
+    """The fine-tuning settings cannot be used; the message names them."""
 
 
 class Interval(NamedTuple):
-    """Finite numbers from `least` to `most`; an open end does not belong to it."""
+    """Finite numbers from `least` to `most`. An open end is excluded."""
 
     least: float
     most: float = math.inf
@@ -23,7 +23,7 @@ class Interval(NamedTuple):
     open_most: bool = False
 
     def holds(self, value: float) -> bool:
-        """Whether a number lies in it."""
+        """Whether the interval contains a number."""
         above = value > self.least if self.open_least else value >= self.least
         below = value < self.most if self.open_most else value <= self.most
         return math.isfinite(value) and above and below
@@ -36,7 +36,7 @@ class Interval(NamedTuple):
 
 
 POSITIVE, NOT_NEGATIVE = Interval(0, open_least=True), Interval(0)
-# What each setting can be; NaN trains nothing, and says so only after an epoch.
+# Allowed values of each setting. Without this check, NaN would train nothing and show up only after an epoch.
 INTERVALS = {
     "epochs": Interval(1),
     "warmup_epochs": NOT_NEGATIVE,
@@ -59,28 +59,30 @@ INTERVALS = {
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Settings of one fine-tuning. Raises ValueError for values that cannot work.
+    """Settings of one fine-tuning run. Raises ValueError for values that cannot work.
 
     Args:
-        epochs, warmup_epochs: passes over the training clips; the rate rises linearly, then falls along half
-            a cosine to `min_lr`.
-        lr: of the head and the last block, for a batch of `batch_size`.
-        layer_decay: each block's rate is that of the block after it times this.
+        epochs, warmup_epochs: passes over the training clips. The rate rises linearly during warm-up, then
+            falls along half a cosine to `min_lr`.
+        lr: rate of the head and the last block, for a batch of `batch_size`.
+        layer_decay: each block's rate is this factor times the rate of the block after it.
         drop_path: rate of stochastic depth in the last block.
-        masked_share: of the patches that are masked in training, below 1.
-        masked_how: "regularised": each block bars others from being attended to (A-JEPA, section 3.3). For
-            comparison, with one draw for all blocks: "drop" leaves patches out, "zero" overwrites their input
-            with 0, the mean of the normalised spectrograms.
-        mixup: share of the clips that are mixed with another one; `mixup_beta` is both parameters of the
-            Beta distribution that their shares come from.
-        freq_mask, time_mask: SpecAugment's widest stretches, in mel bands and in frames.
-        noise: uniform noise on the spectrogram and a shift by up to 10 frames (AST on Speech Commands).
-        seconds: longest stretch of a clip that is trained on, at a random place. A longer clip is tested in
-            several, whose logits are averaged.
-        loss: "cross-entropy", or "bce", a binary one for each class; multilabel tasks need "bce".
-        balanced: draw clips by the inverse of their classes' sizes instead of each once an epoch.
-        samples_per_epoch: clips that `balanced` draws in an epoch; 0 draws as many as there are.
-        head_std: of the head's initial weights.
+        masked_share: fraction of the patches masked in training, below 1.
+        masked_how: "regularised": each block hides some patches from attention (A-JEPA, section 3.3). For
+            comparison, with one draw for all blocks: "drop" leaves patches out, and "zero" overwrites their
+            input with 0, the mean of a normalised spectrogram.
+        mixup: fraction of the clips that are mixed with another one. `mixup_beta` is both parameters of the
+            Beta distribution that the mixing weights are drawn from.
+        freq_mask, time_mask: widest SpecAugment masks, in mel bands and in frames.
+        noise: add uniform noise to the spectrogram and shift it by up to 10 frames (as AST does on Speech
+            Commands).
+        seconds: longest stretch of a clip to train on, cut at a random place. A longer clip is tested in
+            several stretches, whose logits are averaged.
+        loss: "cross-entropy", or "bce" (binary cross-entropy per class). Multilabel tasks need "bce".
+        balanced: draw clips by the inverse of their classes' sizes, instead of each clip once per epoch.
+        samples_per_epoch: number of clips that `balanced` draws per epoch; 0 draws as many as the training
+            set has.
+        head_std: standard deviation of the head's initial weights.
     """
 
     epochs: int = 50
@@ -107,10 +109,10 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         for name, interval in INTERVALS.items():
             value = getattr(self, name)
-            if not interval.holds(value):  # nor does any hold NaN
+            if not interval.holds(value):  # no interval contains NaN
                 raise ValueError(f"{name} is {value}, must be {interval}")
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, must lie within {self.epochs} epochs")
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, must be at most epochs, {self.epochs}")
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr is {self.min_lr}, must be at most lr, {self.lr}")
         if self.loss not in ("cross-entropy", "bce"):
@@ -119,13 +121,13 @@ class FinetuneConfig:
             raise ValueError(f"masked_how is {self.masked_how!r}, must be regularised, drop or zero")
 
     def clips_an_epoch(self, clips: int) -> int:
-        """Clips of one epoch, for a training set of `clips`."""
+        """Number of clips in one epoch, for a training set of `clips`."""
         return self.samples_per_epoch if self.balanced and self.samples_per_epoch else clips
 
 
-# Audio-MAE's (arXiv 2207.06405, table 6 and its scripts), which A-JEPA follows, with A-JEPA's regularised
-# masking; Speech Commands as in AST (arXiv 2104.01778, section 3.3). Chosen here, since these leave it open:
-# the rate and batch on ESC-50, and all of VoxCeleb1.
+# Audio-MAE's settings (arXiv 2207.06405, table 6 and its scripts), which A-JEPA follows, plus A-JEPA's
+# regularised masking. Speech Commands as in AST (arXiv 2104.01778, section 3.3). Where these papers leave
+# settings open, we chose them: the rate and batch size on ESC-50, and everything for VoxCeleb1.
 RECIPES: dict[str, FinetuneConfig] = {
     "audioset-2m": FinetuneConfig(
         epochs=100,
@@ -153,7 +155,7 @@ RECIPES: dict[str, FinetuneConfig] = {
     "generic": FinetuneConfig(),
 }
 
-# The recipe that a task takes if none is named; tasks of other packages take the generic one.
+# The recipe a task uses when none is named; tasks from other packages use the generic one.
 OF_TASK = {
     "audioset_20k": "audioset-20k",
     "audioset_2m": "audioset-2m",
@@ -167,22 +169,22 @@ OF_TASK = {
 
 
 def recipe_name(task: str, recipe: str | None = None) -> str:
-    """The recipe that is named, else the task's. Raises FinetuneConfigError: there is no such recipe."""
+    """The named recipe, or the task's default. Raises FinetuneConfigError if there is no such recipe."""
     name = recipe or OF_TASK.get(task, "generic")
     if name not in RECIPES:
-        raise FinetuneConfigError(f"no fine-tuning recipe is called {name!r}; there are {', '.join(RECIPES)}")
+        raise FinetuneConfigError(f"no fine-tuning recipe is called {name!r}; choose {', '.join(RECIPES)}")
     return name
 
 
 def config_for(
     task: str, recipe: str | None = None, settings: Sequence[str] = (), *, multilabel: bool = False
 ) -> FinetuneConfig:
-    """The settings for a task: a recipe's (`recipe_name`), then `settings`, such as "epochs=20".
+    """The settings for a task: from a recipe (`recipe_name`), then overridden by `settings` like "epochs=20".
 
     Args:
-        multilabel: clips have several labels: the loss is "bce", whatever the recipe's.
+        multilabel: clips have several labels: the loss is "bce", whatever the recipe says.
 
-    Raises FinetuneConfigError for an unknown recipe, key or value, and for another loss of a multilabel task.
+    Raises FinetuneConfigError for an unknown recipe, key or value, or another loss for a multilabel task.
     """
     config = RECIPES[recipe_name(task, recipe)]
     changes: dict[str, Any] = {"loss": "bce"} if multilabel else {}
@@ -191,10 +193,10 @@ def config_for(
         key, equals, text = setting.partition("=")
         if not equals or key not in kinds:
             raise FinetuneConfigError(
-                f"{setting!r} sets nothing; give KEY=VALUE with a key of {', '.join(asdict(config))}"
+                f"{setting!r} is not a setting; give KEY=VALUE with a key of {', '.join(asdict(config))}"
             )
         kind = kinds[key]
-        changes[key] = _as_kind(key, text, kind if isinstance(kind, type) else str)  # else: a choice of words
+        changes[key] = _as_kind(key, text, kind if isinstance(kind, type) else str)  # not a type: a Literal
     if multilabel and changes["loss"] == "cross-entropy":
         raise FinetuneConfigError(f"loss is cross-entropy, but clips of {task} have several labels; use bce")
     try:
@@ -211,4 +213,4 @@ def _as_kind(key: str, text: str, kind: type) -> object:
     try:
         return kind(text)
     except ValueError as error:
-        raise FinetuneConfigError(f"{key} is {text!r}, must be of kind {kind.__name__}") from error
+        raise FinetuneConfigError(f"{key} is {text!r}, must be of type {kind.__name__}") from error

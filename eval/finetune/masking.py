@@ -1,6 +1,6 @@
-"""What regularised masking is compared with: patches that are left out, and patches without content.
+"""Alternatives that regularised masking is compared with: dropped patches, and patches set to zero.
 
-Both take the draw of `RegularisedMasking`, the same share of each clip's patches, once for all blocks.
+Both mask the patches drawn by `RegularisedMasking`: the same share of each clip, one draw for all blocks.
 
 Axes: B clips, N tokens, P values of a patch, D features, K tokens that are kept.
 """
@@ -13,11 +13,11 @@ from ajepa.nn.encoder import RegularisedMasking, gather_tokens
 
 
 def zero_patches(patches_BNP: Tensor, own_BN: Tensor, masking: RegularisedMasking) -> Tensor:
-    """Patches with the drawn ones at 0, the mean of the normalised spectrograms; all stay tokens.
+    """Patches with the drawn ones set to 0, the mean of a normalised spectrogram. All remain tokens.
 
     Args:
         patches_BNP: flat patches.
-        own_BN: False for padding and for what a clip was filled up with, which are not drawn from.
+        own_BN: False for padding and for fill patches at the end of a clip; these are never drawn.
         masking: the share and the generator.
     """
     kept_BN = masking.visible(patches_BNP, own_BN, slice(0, None))
@@ -31,20 +31,20 @@ def drop_patches(
     own_BN: Tensor,
     masking: RegularisedMasking,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Patches without the drawn ones: no block sees these, and they get no output.
+    """Patches without the drawn ones: no block sees them, and they have no output.
 
     Args:
         positions: [N, D] or [B, N, D].
-        valid_BN: False for padding, None for none.
-        own_BN: False for padding and for what a clip was filled up with, which are not drawn from.
+        valid_BN: False for padding; None if there is no padding.
+        own_BN: False for padding and for fill patches at the end of a clip; these are never drawn.
 
     Returns:
-        The same four for the tokens that are left, K of them: [B, K, P], [B, K, D], [B, K], [B, K].
+        The same four for the K tokens that are left: [B, K, P], [B, K, D], [B, K], [B, K].
     """
     dropped_BN = own_BN & ~masking.visible(patches_BNP, own_BN, slice(0, None))
     left_BN = ~dropped_BN if valid_BN is None else valid_BN & ~dropped_BN
     most = int(left_BN.sum(1).max())
-    index_BK = (~left_BN).long().argsort(dim=1, stable=True)[:, :most]  # those that are left, in their order
+    index_BK = (~left_BN).long().argsort(dim=1, stable=True)[:, :most]  # the tokens left, in order
     left_BK = left_BN.gather(1, index_BK)
     if positions.ndim == 2:
         positions = positions.expand(len(patches_BNP), -1, -1)

@@ -1,4 +1,4 @@
-"""Fine-tuning on every round of a task with every seed, and its record."""
+"""Fine-tuning on every round of a task with every seed, and the resulting record."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ def finetune_model(
 ) -> Result:
     """Fine-tune a model for every round of a task and every seed.
 
-    The score is the mean over the seeds of the mean over the test splits; its interval is a bootstrap over
-    clips, with the same draws for all seeds.
+    The score is averaged over the test splits, then over the seeds. Its interval is a bootstrap over clips,
+    with the same draws for all seeds.
 
     Args:
-        report: gets the test split, the seed, and a line of the history after each epoch; last the score.
+        report: called with the test split, the seed and a line of the history after each epoch; last, with
+            the score.
 
     Raises:
-        FinetuneError: the model is a baseline, in which there is nothing to train; or training diverged.
+        FinetuneError: the model is a baseline and has nothing to train, or training diverged.
         AudioError: a clip cannot be decoded.
     """
     if not isinstance(model.module, EncoderModel):
@@ -95,7 +96,7 @@ def finetune_model(
         chosen=tuple(_chosen(seed, split, outcome) for seed, split, outcome in outcomes),
         seconds=sum(outcome.seconds for _, _, outcome in outcomes),
         clips_per_s=_rate(task, config, [outcome for _, _, outcome in outcomes], len(seeds)),
-        weights=weights,  # those that training began with
+        weights=weights,  # the weights before fine-tuning
         details={
             "pool": "mean",
             "precision": "bf16" if bf16 else "float32",
@@ -108,7 +109,7 @@ def finetune_model(
 
 
 def _truth(targets: Targets, numbers: np.ndarray, multilabel: bool) -> Tensor:
-    """What `scores.score` takes: 0 and 1 for each class [B, C], or class numbers [B]."""
+    """The target for `scores.score`: 0 and 1 for each class [B, C], or class numbers [B]."""
     target_BC = targets.dense(numbers)
     return target_BC if multilabel else target_BC.argmax(1)
 
@@ -125,7 +126,7 @@ def _chosen(seed: int, split: str, outcome: Outcome) -> dict[str, Any]:
 
 
 def _rate(task: Task, config: FinetuneConfig, outcomes: Sequence[Outcome], seeds: int) -> float:
-    """Clips that are trained on in a second; the time for evaluation counts."""
+    """Clips trained on per second, with the time for evaluation included."""
     counts = task.counts
     trained = sum(
         config.clips_an_epoch(sum(counts[split] for split in chosen.train)) for chosen in task.rounds()

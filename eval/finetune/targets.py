@@ -1,4 +1,4 @@
-"""A task's labels, a batch at a time: all of AudioSet's as one matrix would take 4 GB."""
+"""A task's labels, one batch at a time: all of AudioSet's labels as one matrix would take 4 GB."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ajepa.eval.tasks import Task
 
 
 class Targets:
-    """Which clips bear which classes.
+    """The classes of each clip.
 
     Args:
         task: single-label or multilabel.
@@ -29,9 +29,10 @@ class Targets:
         return target_BC
 
     def weights(self, numbers: np.ndarray) -> Tensor:
-        """By what these clips are drawn for classes of equal size, [B] float64.
+        """Sampling weights of these clips that balance the classes, [B] float64.
 
-        Audio-MAE's rule: 1000 / (n + 0.01), n the clips of a class among these, summed over a clip's labels.
+        Audio-MAE's rule: 1000 / (n + 0.01), summed over a clip's labels, with n the number of these clips
+        that have the label.
         """
         chosen = np.zeros(self.clips, dtype=bool)
         chosen[numbers] = True

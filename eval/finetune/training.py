@@ -1,4 +1,4 @@
-"""Fine-tuning for one round of a task: train, choose the epoch if there is something to choose by, test."""
+"""Fine-tuning for one round of a task: train, choose the epoch where validation clips exist, test."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from .classifier import Classifier
 from .config import FinetuneConfig
 from .targets import Targets
 
-CLIPS_AT_ONCE = 1024  # in memory while they are scored
-DIVERGED = "lower lr; if it is so from the first epoch on, take another checkpoint of the encoder"
-Score = Callable[[np.ndarray, np.ndarray], float]  # of clips' numbers and logits, the higher the better
+CLIPS_AT_ONCE = 1024  # in memory during scoring
+DIVERGED = "lower lr; if this happens from the first epoch on, use another checkpoint of the encoder"
+Score = Callable[[np.ndarray, np.ndarray], float]  # takes clip numbers and logits; higher is better
 
 
 class FinetuneError(AjepaError, ValueError):
-    """A model cannot be fine-tuned as asked; the message says what can be done."""
+    """A model cannot be fine-tuned as asked; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a round gave.
+    """The result of a round.
 
     Attributes:
-        test: numbers of the clips that were tested, in the task's order.
-        logits: theirs, [clips, classes].
-        epoch: whose weights were tested, counted from 1.
-        history: for each epoch the training loss and, where clips were free for it, the validation score.
+        test: numbers of the tested clips, in the task's order.
+        logits: their logits, [clips, classes].
+        epoch: the epoch whose weights were tested, counted from 1.
+        history: for each epoch the training loss and, if there were validation clips, the validation score.
     """
 
     test: np.ndarray
@@ -55,7 +55,7 @@ class Outcome:
 
 
 class Waveforms:
-    """The clips of a task at one rate, decoded once as far as they fit into memory."""
+    """The clips of a task at one sample rate, decoded once as far as they fit into memory."""
 
     def __init__(self, clips: Sequence[Clip], sample_rate: int, megabytes: int = 4096) -> None:
         self.clips, self.sample_rate = clips, sample_rate
@@ -63,7 +63,7 @@ class Waveforms:
         self._room = megabytes * 2**20
 
     def __getitem__(self, number: int) -> Tensor:
-        """A whole clip [S]. Raises AudioError where it cannot be read."""
+        """A whole clip [S]. Raises AudioError if it cannot be read."""
         if number in self._kept:
             return self._kept[number]
         clip = self.clips[number]
@@ -88,16 +88,16 @@ def finetune(
 ) -> Outcome:
     """Fine-tune a copy of an encoder for one round of a task.
 
-    The epoch whose weights are tested is the best on the validation split. With folds, or where that split is
-    trained on, none is free to choose by, and it is the last: never is an epoch chosen on what is tested. The
-    same seed gives the same result on the same number of threads.
+    The tested weights are from the epoch with the best validation score. With folds, or when the validation
+    split is also trained on, there are no validation clips, and the last epoch is tested: the epoch is never
+    chosen on test clips. The same seed gives the same result on the same number of threads.
 
     Args:
-        model: stays as it is. Training runs on its device.
-        score: of validation logits.
+        model: left unchanged. Training runs on its device.
+        score: scores the validation logits.
         bf16: autocast to bfloat16.
-        waveforms: share them between rounds, so that clips are decoded once.
-        report: gets each epoch's line of the history.
+        waveforms: pass the same ones to every round, so that each clip is decoded once.
+        report: called with each epoch's line of the history.
 
     Raises:
         FinetuneError: the loss does not fit the task, or training diverged.
@@ -108,7 +108,7 @@ def finetune(
     waveforms = waveforms or Waveforms(task.clips, model.sample_rate)
     splits = np.array([clip.split for clip in task.clips])
     train, test = (np.flatnonzero(np.isin(splits, list(names))) for names in (chosen.train, [chosen.test]))
-    # Clips that are trained on cannot choose the epoch.
+    # Clips that are trained on must not choose the epoch.
     choosing = not task.folds and "valid" not in chosen.train
     valid = np.flatnonzero(splits == "valid") if choosing else np.array([], dtype=int)
     targets = Targets(task)
@@ -169,9 +169,10 @@ def finetune(
 def predict(
     network: Classifier, waveforms: Waveforms, numbers: np.ndarray, *, bf16: bool = False
 ) -> np.ndarray:
-    """Logits of clips [clips, classes]. Neighbours in length share a batch, so that little is padded.
+    """Logits of clips [clips, classes]. Clips of similar length share a batch, to keep padding small.
 
-    Raises FinetuneError for logits that are not finite: the last step of an epoch may diverge unseen.
+    Raises FinetuneError if logits are not finite: the last step of an epoch can diverge without showing
+    in the loss.
     """
     network.eval()
     config, device = network.config, network.head.weight.device
@@ -200,9 +201,9 @@ def predict(
 
 
 def _order(train: np.ndarray, targets: Targets, config: FinetuneConfig, generator: torch.Generator) -> Tensor:
-    """An epoch's clips: each once, or drawn with replacement by the inverse sizes of their classes.
+    """The clips of an epoch: each once, or drawn with replacement by the inverse sizes of their classes.
 
-    (Audio-MAE's script means to draw without, but its option's text "False" is true to argparse.)
+    (Audio-MAE's script intends to draw without replacement, but argparse reads its option "False" as true.)
     """
     if not config.balanced:
         return torch.from_numpy(train)[torch.randperm(len(train), generator=generator)]
@@ -225,7 +226,7 @@ def _crops(
 
 
 def _pieces(waveform_S: Tensor, longest: int) -> Iterator[Tensor]:
-    """Consecutive stretches; the last one ends with the clip and may overlap the one before."""
+    """Consecutive stretches. The last one ends with the clip and may overlap the one before it."""
     for start in range(0, max(1, len(waveform_S) - longest + 1), longest):
         yield waveform_S[start : start + longest]
     if len(waveform_S) > longest and len(waveform_S) % longest:

@@ -1,9 +1,9 @@
 """Embeddings of a task's clips, computed once and kept on disk.
 
-Clips are embedded at their native length, batched with clips of about the same length. A file of embeddings
-is named by a hash of all that they depend on: the weights and settings of the model, each clip's file (path,
-size, time of change) and stretch, layers, precision and the version of this package. It appears whole or not
-at all.
+Clips are embedded at their native length, in batches of clips of about the same length. An embedding file
+is named by a hash of everything that it depends on: the weights and settings of the model, each clip's file
+(path, size, modification time) and stretch, layers, precision and the version of this package. A file appears
+complete or not at all.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from ajepa.model.fingerprint import fingerprint
 from ajepa.model.precision import autocast
 
 DEFAULT_CACHE = "~/.cache/ajepa/embeddings"
-FORMAT = 2  # of the files; 1 had no axis of statistics
-BATCH_SECONDS = 80.0  # of audio, padding included
+FORMAT = 2  # of the files; format 1 had no axis for statistics
+BATCH_SECONDS = 80.0  # of audio, including padding
 MOST_CLIPS = 64
 POOLS = ("concat", "mean")
 TIMES = ("mean", "mean+std")
@@ -54,11 +54,11 @@ class Embedded(NamedTuple):
     """Embeddings of a task's clips.
 
     Attributes:
-        values: [N, L, S, F, D] float32: clips, layers (the last one last), statistics over time, frequency
-            patches, features. Their memory is the file's: only what is used of it is read.
+        values: [N, L, S, F, D] float32: clips, layers (last layer last), statistics over time, frequency
+            patches, features. Mapped from the file: only the parts in use are read.
         weights: fingerprint of the model.
-        seconds: how long embedding took, decoding included, when it was done.
-        cached: read from the disk.
+        seconds: how long the embedding took when it was computed, decoding included.
+        cached: whether it was read from disk.
     """
 
     values: Tensor
@@ -67,16 +67,16 @@ class Embedded(NamedTuple):
     cached: bool
 
     def representations(self, layer: str, pool: str, time: str = "mean") -> dict[str, Callable[[], Tensor]]:
-        """The representations that the choices allow, by name, as functions that give [N, features].
+        """The representations that the choices allow, by name, as functions that return [N, features].
 
         Args:
             layer: "last", "best" (all of them), a number from 1, or "weighted": all in one, [N, L, features].
-                A model of one layer, as baselines are, gives that one.
-            pool: of frequency patches, "concat" (side by side), "mean" (averaged) or "best" (both).
-            time: "mean", "mean+std" or "best" (both); a baseline's own statistics stay what they are.
+                A model with one layer, such as a baseline, always gives that layer.
+            pool: over frequency patches: "concat" (joined), "mean" (averaged) or "best" (both).
+            time: "mean", "mean+std" or "best" (both). A baseline's own statistics are always kept.
 
         Raises:
-            ValueError: no such layer or pooling.
+            ValueError: there is no such layer or pooling.
         """
         _, layers, statistics, freq, _ = self.values.shape
         pools = _choices("pool", pool, POOLS)[: None if freq > 1 else 1]
@@ -87,7 +87,7 @@ class Embedded(NamedTuple):
         elif layer == "best":
             chosen.update({str(index + 1): index for index in range(layers - 1)}, last=layers - 1)
         elif layer == "last" or (layers == 1 and layer.isdigit()):
-            chosen["last"] = layers - 1  # a baseline's statistics are its only layer
+            chosen["last"] = layers - 1  # a baseline has one layer, its statistics
         elif layer.isdigit() and 1 <= int(layer) < layers:
             chosen[layer] = int(layer) - 1
         else:
@@ -122,18 +122,18 @@ def embed_task(
     cache: str | Path = DEFAULT_CACHE,
     corruption: Corruption | None = None,
 ) -> Embedded:
-    """The embeddings of the task's clips, from the cache or computed into it.
+    """The embeddings of the task's clips, read from the cache or computed and added to it.
 
     Args:
         model: the model.
-        task: its clips in its order.
-        all_layers: all of them, not the last alone.
+        task: the task; the clips keep its order.
+        all_layers: embed all layers, not only the last.
         cache: folder of the cache.
-        corruption: what happens to each clip first; then those of `task.test_clips` alone are embedded.
+        corruption: applied to each clip first; then only `task.test_clips` are embedded.
 
     Raises:
         AudioError: a clip cannot be decoded.
-        EmbeddingError: an embedding is not finite; nothing is kept then.
+        EmbeddingError: an embedding is not finite; then nothing is kept.
     """
     weights = fingerprint(model.module)
     folder = Path(cache).expanduser()
@@ -142,7 +142,7 @@ def embed_task(
     last, every = (folder / f"{key}-{layers}.safetensors" for layers in ("last", "all"))
     path = every if all_layers else last
     found = _read(path, len(clips))
-    if found is None and not all_layers:  # a file of all layers has the last one too
+    if found is None and not all_layers:  # a file with all layers includes the last one
         found = _read(every, len(clips), last_layer=True)
     if found is not None:
         values, seconds = found
@@ -159,13 +159,13 @@ def embed_task(
             save_file({"values": computed}, partial, metadata=header)
     finally:
         rows.unlink(missing_ok=True)
-    # From the file, so that their disk space is not taken twice.
+    # Read back from the file, so that the disk space is not used twice.
     values, _ = _read(path, len(clips)) or (computed, seconds)
     return Embedded(values, weights, seconds, False)
 
 
 def _key(model: Named, weights: str, clips: Sequence[Clip], corruption: Corruption | None) -> str:
-    """Asks for each clip's file: of AudioSet's two million that alone takes 20 s."""
+    """Stats each clip's file, which takes 20 s for AudioSet's two million clips."""
     kind, rate = type(model.module).__name__, model.module.sample_rate
     parts = (FORMAT, version("ajepa"), kind, weights, rate, model.precision)
     digest = hashlib.sha256(f"{parts}\n".encode())
@@ -179,7 +179,7 @@ def _key(model: Named, weights: str, clips: Sequence[Clip], corruption: Corrupti
 
 
 def _read(path: Path, clips: int, last_layer: bool = False) -> tuple[Tensor, float] | None:
-    """None where there is no such file, or one that cannot be read: it is then written anew."""
+    """None if there is no such file, or if it cannot be read: it is then written again."""
     try:
         with safe_open(path, framework="pt") as file:
             stored = file.get_slice("values")
@@ -198,9 +198,9 @@ def _compute(
     all_layers: bool,
     path: Path,
 ) -> Tensor:
-    """The embeddings, mapped from a file into which each clip's are written as they come.
+    """The embeddings, mapped from a file that each clip's values are written to as they are computed.
 
-    All layers of a large set fit into no memory: of ViT-B those of Speech Commands are 68 GB.
+    All layers of a large set do not fit into memory: for ViT-B on Speech Commands they take 68 GB.
     """
     module = model.module
     rate = int(module.sample_rate)
@@ -227,7 +227,7 @@ def _compute(
 
 
 def _check_finite(values: np.ndarray, model: Named, clip: Clip) -> None:
-    """A probe would give NaN an ordinary score: all neighbours are then equally near."""
+    """A probe would score NaN like ordinary values: all neighbours are then equally near."""
     if wrong := int((~np.isfinite(values)).sum()):
         raise EmbeddingError(
             f"{model.name}: {wrong:,} of {values.size:,} values of the embedding of {clip.path} are NaN or "
@@ -238,7 +238,7 @@ def _check_finite(values: np.ndarray, model: Named, clip: Clip) -> None:
 def _batches(
     clips: tuple[Clip, ...], rate: int, ragged: bool, corruption: Corruption | None
 ) -> Generator[tuple[list[int], list[Tensor]], None, None]:
-    """Clips by falling length, decoded in threads: (their places in the task, waveforms)."""
+    """Clips from longest to shortest, decoded in threads: (their places in the task, waveforms)."""
     seconds = [clip.seconds or audio.info(clip.path).seconds - clip.start for clip in clips]
     order = sorted(range(len(clips)), key=lambda index: -seconds[index])
 
@@ -261,11 +261,11 @@ def _batches(
 
 
 def _waveform(clip: Clip, rate: int, corruption: Corruption | None) -> Tensor:
-    """A clip at the model's rate, corrupted at its own."""
+    """A clip at the model's sample rate, corrupted at its own rate."""
     if corruption is None:
         return audio.load(clip.path, start=clip.start, seconds=clip.seconds, sample_rate=rate)
     own = audio.info(clip.path).sample_rate
     waveform_S = audio.load(clip.path, start=clip.start, seconds=clip.seconds, sample_rate=own)
-    # Two folders are in the name: in Speech Commands one speaker's files of all words are called alike.
+    # Two folders are in the name: Speech Commands gives one speaker's files the same name for every word.
     heard_S = corruption(waveform_S, own, f"{'/'.join(clip.path.parts[-2:])} {clip.start:g}")
     return audio.resample(heard_S, own, rate)

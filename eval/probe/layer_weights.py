@@ -1,20 +1,18 @@
 """A learned weighted sum of layers, as in SUPERB (arXiv 2105.01051), fitted together with a linear head.
 
-With z_l the features of layer l, standardised over the training clips, the minimum over a, W and b of
+With z_l the features of layer l, standardised over the training clips, we minimise over a, W and b
 
     c * sum_n w_n loss(x_n W + b, y_n) + |W|^2 / 2    where    x = sum_l softmax(a)_l z_l / s
 
-is sought by L-BFGS from equal weights, in seconds where SUPERB takes 200,000 steps of Adam; w_n are weights
-of the clips, 1 by default. The problem is not convex; the start makes the answer one and the same. With all
-weight on one layer it is the linear probe on that layer. The root mean square s of the sum, relative to
-that of a layer, keeps x at one scale: layers that differ would else be worth less together than alone, only
-because their sum is smaller and needs a larger W.
+by L-BFGS from equal weights. This takes seconds, where SUPERB takes 200,000 steps of Adam. The w_n are clip
+weights, 1 by default. The problem is not convex; the fixed start makes the result reproducible. With all the
+weight on one layer it is the linear probe on that layer. The scale s is the root mean square of the sum,
+relative to the root mean square of a layer, and keeps x at one scale. Without it, layers that differ would be
+worth less together than alone, only because their sum is smaller and needs a larger W.
 
-To be small, the fit sees the features on the axes along which the layers together vary most over the
-training clips: AXES of them, shared by all layers, as W is. Only the weights are taken from it; the head that
-is scored is then fitted to all features (`ajepa.eval.probe.selection`).
-
-Shape suffixes: N clips, L layers, D features, K axes, C classes.
+To keep the fit small, it uses only the AXES axes along which the layers together vary most over the training
+clips, shared by all layers, as W is. Only the layer weights come from this fit; the head that is scored is
+then fitted to all features (`ajepa.eval.probe.selection`).
 """
 
 from __future__ import annotations
@@ -30,33 +28,33 @@ from .logistic import mean_loss
 from .probes import LEAST_STD
 
 AXES = 256
-ROWS = 4096  # clips times layers from which the axes are found
+ROWS = 4096  # clips times layers used to find the axes
 STEPS = 100
-PENALTIES = (1e-3, 1e-1, 10.0)  # the weights change little with c: these serve all that a head is tried with
+PENALTIES = (1e-3, 1e-1, 10.0)  # the weights change little with c, so these cover all values tried for a head
 
 
 class LayerMix(NamedTuple):
-    """What turns the features of all layers into one: a sum with weights.
+    """Turns the features of all layers into one representation: a weighted sum.
 
     Attributes:
-        weight_L: of the layers, positive; their sum is 1.
-        scale_LD: what the features of each layer are divided by: their deviation in training.
+        weight_L: weights of the layers, positive, with sum 1.
+        scale_LD: divisors of each layer's features: their standard deviations in training.
     """
 
     weight_L: Tensor
     scale_LD: Tensor
 
     def __call__(self, features_NLD: Tensor) -> Tensor:
-        """Features [N, D], less a constant that is the same for all clips."""
+        """Features [N, D], up to a constant that is the same for all clips."""
         factor_LD = self.weight_L[:, None] / self.scale_LD
         sum_ND = torch.zeros_like(features_NLD[:, 0])
-        for layer, factor_D in enumerate(factor_LD):  # einsum would copy all features
+        for layer, factor_D in enumerate(factor_LD):  # einsum would copy all the features
             sum_ND.addcmul_(features_NLD[:, layer], factor_D)
         return sum_ND
 
 
 def nearest_penalty(penalty: float) -> float:
-    """The one of PENALTIES whose weights serve a head with this penalty: the nearest in ratio."""
+    """The value of PENALTIES whose weights serve a head with this penalty: the nearest in ratio."""
     return min(PENALTIES, key=lambda one: max(one, penalty) / min(one, penalty))
 
 
@@ -67,14 +65,14 @@ def learn_mixes(
     classes: int,
     clip_weight_N: Tensor | None = None,
 ) -> dict[float, LayerMix]:
-    """Learn the weights of the layers on training clips, for each penalty on its own.
+    """Learn the weights of the layers on training clips, separately for each penalty.
 
     Args:
-        features_NLD: of the training clips.
+        features_NLD: features of the training clips.
         target: class numbers [N], or 0 and 1 [N, C] for several labels.
-        penalties: values for c of the formula above.
+        penalties: values of c in the formula above.
         classes: C; a class may have no clip here.
-        clip_weight_N: the w_n, of mean 1; None weighs all clips alike.
+        clip_weight_N: the w_n, with mean 1; None weights all clips equally.
     """
     several = target.ndim == 2
     truth_NC = (target if several else functional.one_hot(target, classes)).to(features_NLD)
@@ -93,10 +91,10 @@ class Problem(NamedTuple):
 
     Attributes:
         axes_LNK: standardised features of each layer, on the shared axes.
-        truth_NC: one-hot classes, or with several labels 0 and 1.
-        weight_N: of the clips.
-        gram_LL: products of layers, summed over clips and axes; their squares have mean 1.
-        c: the penalty's c.
+        truth_NC: one-hot classes, or 0 and 1 for several labels.
+        weight_N: weights of the clips.
+        gram_LL: products of layers, summed over clips and axes, with a diagonal of mean 1.
+        c: the c of the formula.
         several: several labels, and so a binary loss for each class.
     """
 
@@ -108,10 +106,10 @@ class Problem(NamedTuple):
     several: bool
 
     def __call__(self, logit_L: Tensor, head_KC: Tensor, bias_C: Tensor) -> Tensor:
-        """Its value for the logits a of the weights, and the head."""
+        """The value for the weights' logits a and the head."""
         _, clips, axes = self.axes_LNK.shape
         weight_L = logit_L.softmax(0)
-        # One product of a vector and a matrix: many times faster than a sum over layers.
+        # One vector-matrix product: many times faster than a sum over layers.
         sum_NK = (weight_L @ self.axes_LNK.flatten(1)).view(clips, axes)
         scale = (weight_L @ self.gram_LL @ weight_L).clamp_min(LEAST_STD).rsqrt()
         logits_NC = sum_NK @ (scale * head_KC) + bias_C
@@ -123,7 +121,7 @@ def _minimise(problem: Problem) -> Tensor:
     """Weights of the layers at the minimum."""
     axes_LNK, classes = problem.axes_LNK, problem.truth_NC.shape[1]
     layers, clips, axes = axes_LNK.shape
-    # The head in coordinates in which its Hessian is about 1 at the start, as in `logistic`.
+    # The head is in coordinates where its Hessian is about 1 at the start, as in `logistic`.
     variance_K = axes_LNK.mean(0).square().mean(0) / problem.gram_LL.mean().clamp_min(LEAST_STD)
     curvature = 0.25 if problem.several else (1 - 1 / classes) / classes
     scale_K1 = (curvature * variance_K + 1 / (problem.c * clips)).rsqrt()[:, None]
@@ -150,13 +148,13 @@ def _minimise(problem: Problem) -> Tensor:
 
 
 def _on_shared_axes(features_NLD: Tensor, mean_LD: Tensor, scale_LD: Tensor) -> Tensor:
-    """Standardised features on axes that are uncorrelated in the mean of the layers [L, N, K]."""
+    """Standardised features on axes that are uncorrelated on average over the layers [L, N, K]."""
     clips, layers, width = features_NLD.shape
     generator = torch.Generator().manual_seed(0)
     basis_DK = None
     if width > AXES:
-        # One step of subspace iteration from random axes (arXiv 0909.4061, section 4.5): what the layers
-        # hardly vary along is suppressed by the square of its share.
+        # One step of subspace iteration from random axes (arXiv 0909.4061, section 4.5): directions in which
+        # the layers hardly vary are suppressed by the square of their share.
         step = -(-clips * layers // ROWS)
         rows_RD = ((features_NLD[::step] - mean_LD) / scale_LD).flatten(0, 1)
         start_DK = torch.randn(width, AXES, generator=generator, dtype=rows_RD.dtype)

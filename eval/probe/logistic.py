@@ -1,19 +1,19 @@
-"""Logistic regression along a path of penalties, by L-BFGS in the coordinates where it is easy.
+"""Logistic regression along a path of penalties, by L-BFGS in well-scaled coordinates.
 
-For each c of the path, from the strongest penalty (the smallest c) to the weakest, the minimum of
+For each c of the path, from the strongest penalty (the smallest c) to the weakest, we minimise
 
     c * sum_n w_n loss(x_n W + b, y_n) + |W|^2 / 2
 
-with the cross-entropy over classes, or with the binary one of each class (several labels), and weights w_n of
-the clips, 1 by default. This is what scikit-learn's LogisticRegression(C=c) minimises; the intercept b is not
-penalised.
+The loss is the cross-entropy over classes, or the binary cross-entropy of each class (several labels). The
+w_n are clip weights, 1 by default. scikit-learn's LogisticRegression(C=c) minimises the same function; the
+intercept b is not penalised.
 
 Features are rotated onto the principal axes of the training clips (with more features than clips, onto the
-axes that the clips span). |W| and so the minimum stay the same, but there the Hessian is almost diagonal:
-about h * variance_k + 1 / (c N) for axis k, with h the mean of p (1 - p) over clips and classes. Dividing
-each axis by its square root makes it almost the identity, and fewer than half of the steps do (measured
-against scikit-learn's, on 1,200 clips of 768 features). Each c starts from the weights and the h
-of the one before.
+axes that the clips span). The rotation keeps |W| and therefore the minimum, but makes the Hessian almost
+diagonal: about h * variance_k + 1 / (c N) for axis k, with h the mean of p (1 - p) over clips and classes.
+Dividing each axis by the square root of this makes the Hessian almost the identity, and fewer than half as
+many steps are needed (measured against scikit-learn's, on 1,200 clips of 768 features). Each c starts from
+the weights and the h of the previous one.
 
 Shape suffixes: N clips, D features, K principal axes, C classes, R penalties.
 """
@@ -31,7 +31,7 @@ from torch.nn import functional
 MEMORY = 8
 STEPS = 500
 ROUNDS = 20
-# Below this share of the largest variance the Gram matrix of clips leaves nothing of an axis but rounding.
+# Below this share of the largest variance, the Gram matrix of the clips holds only rounding errors.
 LEAST_VARIANCE = {torch.float32: 1e-7, torch.float64: 1e-14}
 
 
@@ -47,7 +47,7 @@ class Linear(NamedTuple):
 
 
 class _Axes(NamedTuple):
-    """Features on their principal axes, (features - mean_D) @ basis_DK, and a last column of ones."""
+    """Features on their principal axes, (features - mean_D) @ basis_DK, plus a last column of ones."""
 
     scores_NK: Tensor
     basis_DK: Tensor
@@ -68,15 +68,15 @@ def fit_logistic(
     """Fit one classifier for each penalty.
 
     Args:
-        features_ND: training clips, float32 or float64, in which everything is computed.
+        features_ND: training clips, float32 or float64; the fit uses the same type.
         target: class numbers [N], or 0 and 1 [N, C] for several labels.
         penalties: the c of the formula above [R], ascending.
         classes: C; a class may have no clip here.
-        clip_weight_N: the w_n, of mean 1; None weighs all clips alike.
-        tolerance: stop when the squared gradient, in the scaled coordinates, is about this share of the loss:
-            so far above its minimum, about, is then the loss.
-        separated: where the mean training loss (nats) falls below it, weaker penalties scale the weights and
-            hardly turn them: they are not fitted, and get the same weights.
+        clip_weight_N: the w_n, with mean 1; None weights all clips equally.
+        tolerance: stop when the squared gradient, in the scaled coordinates, is about this share of the loss.
+            The loss is then above its minimum by about the same share.
+        separated: once the mean training loss (nats) falls below this, weaker penalties scale the weights and
+            hardly turn them. They are not fitted, and get the same weights.
     """
     count, dtype = len(features_ND), features_ND.dtype
     several = target.ndim == 2
@@ -105,9 +105,9 @@ class _Problem(NamedTuple):
 
     Attributes:
         scores_NK: the clips on the axes.
-        truth_NC: one-hot classes, or with several labels 0 and 1.
-        weight_N: of the clips.
-        decay_K1: 1 / (c N), for the intercept 0.
+        truth_NC: one-hot classes, or 0 and 1 for several labels.
+        weight_N: weights of the clips.
+        decay_K1: 1 / (c N), and 0 for the intercept.
         several: several labels, and so a binary loss for each class.
     """
 
@@ -122,12 +122,12 @@ class _Problem(NamedTuple):
         return torch.sigmoid(logits_NC) if self.several else torch.softmax(logits_NC, 1)
 
     def curvature(self, weight_KC: Tensor) -> Tensor:
-        """h of this module's head: the mean of p (1 - p) over clips and classes."""
+        """The h of the module docstring: the mean of p (1 - p) over clips and classes."""
         chance_NC = self.chances(self.scores_NK @ weight_KC)
         return (self.weight_N[:, None] * chance_NC * (1 - chance_NC)).mean().clamp_min(1e-6)
 
     def __call__(self, weight_KC: Tensor) -> tuple[Tensor, Tensor]:
-        """Its value, and its gradient [K, C] by hand: half the time of autograd's."""
+        """The value and its gradient [K, C], written by hand: half the time of autograd."""
         logits_NC = self.scores_NK @ weight_KC
         error_NC = self.weight_N[:, None] * (self.chances(logits_NC) - self.truth_NC)
         pull_KC = self.decay_K1 * weight_KC
@@ -139,14 +139,15 @@ class _Problem(NamedTuple):
 def _minimise(problem: _Problem, weight_KC: Tensor, variance_K1: Tensor, tolerance: float) -> Tensor:
     """Weights at the minimum.
 
-    In rounds: what is small beside the loss, and the scale of the axes, is known where the loss is; far from
-    the minimum, as a weak penalty's is from weights of zero, both are another's.
+    Runs in rounds: the stopping threshold and the scale of the axes depend on the loss at the current
+    weights. Far from the minimum (such as from zero weights with a weak penalty) both are off, so each round
+    computes them again.
     """
     before = math.inf
     for _ in range(ROUNDS):
         scale_K1 = (problem.curvature(weight_KC) * variance_K1 + problem.decay_K1).rsqrt()
         loss, gradient_KC = problem(weight_KC)
-        # Of the largest entry, about 3 times the root mean square.
+        # The bound is on the largest entry, which is about 3 times the root mean square.
         least = 3 * math.sqrt(float(loss) * tolerance / weight_KC.numel())
         if float((gradient_KC * scale_K1).abs().max()) <= least or float(loss) >= before:
             break
@@ -156,7 +157,7 @@ def _minimise(problem: _Problem, weight_KC: Tensor, variance_K1: Tensor, toleran
 
 
 def _descend(problem: _Problem, start_KC: Tensor, scale_K1: Tensor, least: float) -> Tensor:
-    """Weights where the gradient of weights / scale, which the optimiser moves, is at most `least`."""
+    """Weights where the gradient of weights / scale, the optimiser's variables, is at most `least`."""
     scaled_KC = start_KC / scale_K1
 
     def closure() -> Tensor:
@@ -177,7 +178,7 @@ def _descend(problem: _Problem, start_KC: Tensor, scale_K1: Tensor, least: float
 
 
 def mean_loss(logits_NC: Tensor, truth_NC: Tensor, weight_N: Tensor, several: bool) -> Tensor:
-    """Weighted mean over clips of the cross-entropy, nats; several labels: of the sum of the binary ones."""
+    """Weighted mean over clips of the loss, in nats: cross-entropy, or with several labels the binary sum."""
     matched_N = (logits_NC * truth_NC).sum(1)
     total_N = functional.softplus(logits_NC).sum(1) if several else torch.logsumexp(logits_NC, 1)
     return (weight_N * (total_N - matched_N)).mean()

@@ -1,8 +1,8 @@
 """Probes on frozen features: a linear one and nearest neighbours.
 
-A probe is a function from labelled training clips to the scores of other clips, for each of several values
-of its one hyper-parameter, listed from the smoothest to the sharpest. Of values that do equally well on
-validation the first is taken.
+A probe is a function from labelled training clips to scores of other clips, for several values of its one
+hyper-parameter, listed from the smoothest to the sharpest. Where several values do equally well on
+validation, the first is taken.
 
 Shape suffixes: N training clips, M clips to score, D features, C classes, V values.
 """
@@ -20,9 +20,9 @@ from torch.nn import functional
 from .logistic import fit_logistic
 
 LEAST_STD = 1e-6  # features that are constant in training stay at 0
-ROWS = 1024  # clips whose neighbours are sought at a time
-CHOOSING = {"tolerance": 1e-4, "separated": 1e-2}  # of the fits among which a penalty is chosen
-FINAL = {"tolerance": 1e-6}  # of those that are scored
+ROWS = 1024  # clips per block of the neighbour search
+CHOOSING = {"tolerance": 1e-4, "separated": 1e-2}  # for the fits that choose a penalty
+FINAL = {"tolerance": 1e-6}  # for the fits that are scored
 
 
 class Probe(NamedTuple):
@@ -30,10 +30,11 @@ class Probe(NamedTuple):
 
     Attributes:
         scores: (train_ND, target, scored_MD, values, classes, final) to [V, M, C]: log-probabilities, or with
-            several labels (target [N, C]) what ranks the clips of a class. `final`: not for a choice.
-        parameter: what the values are called in records.
-        values: those that are tried.
-        balanced: do the classes weigh alike in the fit, however many clips they have?
+            several labels (target [N, C]) values that rank the clips of a class. `final` marks the fit that
+            is scored, as opposed to one that chooses a value.
+        parameter: the hyper-parameter's name in records.
+        values: the values to try.
+        balanced: give all classes equal weight in the fit, however many clips they have.
     """
 
     scores: Callable[[Tensor, Tensor, Tensor, Sequence[float], int, bool], Tensor]
@@ -43,14 +44,14 @@ class Probe(NamedTuple):
 
 
 def standardised(train_ND: Tensor, scored_MD: Tensor) -> tuple[Tensor, Tensor]:
-    """Both with mean 0 and variance 1 over the training clips."""
+    """Both sets standardised to mean 0 and variance 1 over the training clips."""
     mean_D, std_D = train_ND.mean(0), train_ND.std(0, correction=0)
     std_D = torch.where(std_D > LEAST_STD, std_D, torch.inf)
     return (train_ND - mean_D) / std_D, (scored_MD - mean_D) / std_D
 
 
 def class_weights(target: Tensor) -> Tensor:
-    """Weights [N] of mean 1 with which every class that has a clip weighs alike, for class numbers [N]."""
+    """Weights [N], with mean 1, that give every class with clips the same total, for class numbers [N]."""
     _, place_N, count_C = target.unique(return_inverse=True, return_counts=True)
     return len(target) / (len(count_C) * count_C[place_N].float())
 
@@ -65,7 +66,7 @@ def linear(
     *,
     balanced: bool = False,
 ) -> Tensor:
-    """Multinomial logistic regression on standardised features; one binary one a class for several labels."""
+    """Multinomial logistic regression on standardised features; binary per class for several labels."""
     train_ND, scored_MD = standardised(train_ND, scored_MD)
     precision = FINAL if final else CHOOSING
     weight_N = class_weights(target) if balanced else None
@@ -77,7 +78,7 @@ def linear(
 def knn(
     train_ND: Tensor, target: Tensor, scored_MD: Tensor, values: Sequence[float], classes: int, final: bool
 ) -> Tensor:
-    """The k nearest training clips by the cosine of standardised features vote, with 1 + cosine."""
+    """The k nearest training clips by cosine of standardised features vote, each with weight 1 + cosine."""
     train_ND, scored_MD = standardised(train_ND, scored_MD)
     train_ND, scored_MD = functional.normalize(train_ND), functional.normalize(scored_MD)
     truth_NC = (functional.one_hot(target, classes) if target.ndim == 1 else target).to(train_ND)
@@ -90,7 +91,7 @@ def knn(
             count = min(most, int(neighbours))
             total_M1 = (1 + cosine_MK[:, :count]).sum(1, keepdim=True)
             shares_VMC[row, first : first + ROWS] = votes_MKC[:, :count].sum(1) / total_M1
-    # The constant bounds what a class without a vote costs in log-probability.
+    # The constant limits how much log-probability a class without votes loses.
     return shares_VMC if target.ndim == 2 else (shares_VMC + 1e-3).log()
 
 

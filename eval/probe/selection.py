@@ -1,10 +1,10 @@
-"""From features to scores: what is chosen on validation alone, then one score for each test split.
+"""From features to scores: choices are made on validation alone, then each test split is scored once.
 
-Features with an axis of layers are brought to one layer first, by weights that are learned on the clips that
+Features with an axis of layers are first reduced to one layer, by weights that are learned on the clips that
 the probe is trained on.
 
-Shape suffixes: N clips of the task, M clips that are scored, L layers, D features, C classes, V values of a
-probe's hyper-parameter.
+Shape suffixes: N clips of the task, M scored clips, L layers, D features, C classes, V values of a probe's
+hyper-parameter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .probes import Probe, class_weights
 
 
 class Choice(NamedTuple):
-    """What validation chose for a test split: a representation and a value, and its validation score."""
+    """What validation chose for a test split: a representation and a value, with their validation score."""
 
     representation: str
     value: float
@@ -35,8 +35,8 @@ class Outcome(NamedTuple):
     """Test splits with their scores, and the choices made for them, in the order of `Task.rounds`.
 
     Attributes:
-        layer_weights: for each test split those learned for the scored model; empty where none were.
-        corrupted: for each corruption the test splits with the scores of their corrupted clips.
+        layer_weights: for each test split, the weights learned for the scored model; empty if none were.
+        corrupted: for each corruption, the test splits with the scores of their corrupted clips.
     """
 
     splits: list[Scored]
@@ -46,12 +46,12 @@ class Outcome(NamedTuple):
 
     @property
     def score(self) -> float:
-        """Mean over test splits."""
+        """Score, averaged over the test splits."""
         return sum(split.score for split in self.splits) / len(self.splits)
 
 
 class _Data:
-    """A task's labels and split members as tensors."""
+    """A task's labels and the members of its splits, as tensors."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -76,15 +76,15 @@ def run_probe(
     probe: Probe,
     corrupted: Mapping[str, Representations] | None = None,
 ) -> Outcome:
-    """Choose on validation and score each test split.
+    """Choose on validation, then score each test split.
 
     Args:
-        representations: by name, functions that give the features of the task's clips, [N, D], or [N, L, D]
-            for a learned sum of layers; each is called when it is needed: one lies in memory at a time.
+        representations: by name, functions that return the features of the task's clips, [N, D], or
+            [N, L, D] for a learned sum of layers. Each is called when needed: one is in memory at a time.
         task: the clips' labels and splits.
         probe: the probe.
-        corrupted: by a corruption's name, the same representations of `task.test_clips` corrupted. What is
-            trained on clean clips, and chosen by them, scores these too.
+        corrupted: by a corruption's name, the same representations of the corrupted `task.test_clips`. The
+            probe that is trained, and chosen, on clean clips scores these too.
     """
     data, rounds = _Data(task), task.rounds()
     tried: dict[Round, list[Choice]] = defaultdict(list)
@@ -116,7 +116,7 @@ def _validate(
 ) -> dict[Round, list[tuple[Tensor, Tensor]]]:
     """(score [V], mean log-probability of the truth [V]) of each round's inner splits.
 
-    Folds a and b validate each other's rounds with one and the same model, trained on all but a and b.
+    Folds a and b validate each other's rounds with the same model, trained on all folds but a and b.
     """
     wanted: dict[frozenset[str], list[str]] = defaultdict(list)
     for one in rounds:
@@ -144,7 +144,7 @@ def _validate(
 def _test(
     features: Tensor, also: Sequence[Tensor], data: _Data, one: Round, value: float, probe: Probe
 ) -> tuple[list[Scored], list[float]]:
-    """The test split scored, then the same clips as each of `also` has them; and layer weights."""
+    """The scored test split, the same clips scored as in each of `also`, and the layer weights."""
     rows, scored = data.rows(one.train), data.members[one.test]
     place_N = torch.full((len(data.task.clips),), -1)
     place_N[list(data.task.test_clips)] = torch.arange(len(data.task.test_clips))
@@ -166,10 +166,10 @@ def _scores(
     values: Sequence[float],
     final: bool,
 ) -> tuple[Tensor, list[float]]:
-    """Scores [V, M, C] of `others` by a probe trained on `train`; and layer weights, if learned."""
+    """Scores [V, M, C] of `others` by a probe trained on `train`, and the layer weights if learned."""
     if train.ndim == 2:
         return probe.scores(train, target, others, values, classes, final), []
-    by_penalty: dict[float, list[float]] = defaultdict(list)  # ascending, as the values are
+    by_penalty: dict[float, list[float]] = defaultdict(list)  # ascending, like the values
     for value in values:
         by_penalty[nearest_penalty(value)].append(value)
     weight_N = class_weights(target) if probe.balanced else None
@@ -182,7 +182,7 @@ def _scores(
 
 
 def describe(choices: list[Choice], rounds: list[Round], probe: Probe) -> tuple[dict[str, Any], ...]:
-    """The choices as records have them; says where a value is the last of those tried."""
+    """The choices in the form of records. Marks a value at the end of the range tried."""
     ends = {probe.values[0], probe.values[-1]}
     return tuple(
         {

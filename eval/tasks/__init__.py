@@ -1,7 +1,7 @@
 """Evaluation tasks as data: labelled clips and their splits, read from the data sets' own layouts.
 
-`open_task(name, data, ...)` opens one. Nothing is downloaded or copied; a clip names its file. Other packages
-add tasks as entry points of the group `ajepa.tasks`: functions that `OpenTask` describes.
+`open_task(name, data, ...)` opens one. Nothing is downloaded or copied; each clip names its file. Other
+packages add tasks as entry points of the group `ajepa.tasks`: functions as `OpenTask` describes.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .voxceleb1 import open_voxceleb1
 
 
 class OpenTask(Protocol):
-    """A function `open_it(data, *, option=default, ...)`: the task of the data set in `data`.
+    """A function `open_it(data, *, option=default, ...)` that opens the task of the data set in `data`.
 
-    Its options are read off its signature. Raises TaskError for data that are not what it expects.
+    Its options are read from its signature. Raises TaskError if the data are not in the expected form.
     """
 
     def __call__(self, *args: Any, **options: Any) -> Task:
@@ -43,25 +43,25 @@ OURS: dict[str, OpenTask] = {
 }
 TASKS = Registry("ajepa.tasks", OURS)
 
-# Clips have several labels whatever the options; of a table its option `multilabel` says so.
+# Clips have several labels whatever the options are; for a table, the option `multilabel` decides.
 MULTILABEL = frozenset({"audioset_20k", "audioset_2m"})
 
 __all__ = ["MULTILABEL", "TASKS", "Clip", "OpenTask", "Round", "Task", "TaskError", "open_task"]
 
 
 def open_task(name: str, data: str | Path, **options: Any) -> Task:
-    """Open the task `name` of the data set in `data`; `options` are those of the task's own function.
+    """Open the task `name` of the data set in `data`; `options` are the options of the task's own function.
 
     Raises:
-        TaskError: no such task, an option that it does not take, or data that are not what it expects.
+        TaskError: there is no such task or option, or the data are not in the expected form.
     """
     opener = TASKS.get(name)
     if opener is None:
-        raise TaskError(f"no task {name!r}; there are {', '.join(TASKS.names())}")
+        raise TaskError(f"no task is called {name!r}; choose {', '.join(TASKS.names())}")
     taken = list(inspect.signature(opener).parameters)[1:]
     if surplus := sorted(set(options) - set(taken)):
         raise TaskError(f"task {name} has no option {', '.join(surplus)}; it has {', '.join(taken)}")
     try:
         return opener(data, **options)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise TaskError(f"{data}: a table of {name} is no CSV in UTF-8 ({error}); save it as such") from error
+        raise TaskError(f"{data}: a table of {name} is not UTF-8 CSV ({error}); save it as such") from error

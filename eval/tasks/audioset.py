@@ -1,11 +1,11 @@
 """AudioSet (J. F. Gemmeke et al., ICASSP 2017), 527 classes, any number to a clip: AS-20K and AS-2M.
 
 Layout: the official `balanced_train_segments.csv`, `unbalanced_train_segments.csv` and `eval_segments.csv` in
-the folder itself or in `metadata/`, `csv/` or `data/`; audio of 10 s in a folder for each list or all in one,
-at any depth. A file is called after its video: `ID.wav`, `YID.wav`, `ID_30.000.flac`, `YID_30_40.mp3`.
+the folder itself or in `metadata/`, `csv/` or `data/`; audio of 10 s in one folder per list or all in one,
+at any depth. A file is named after its video: `ID.wav`, `YID.wav`, `ID_30.000.flac`, `YID_30_40.mp3`.
 
-Clips that are no longer online are the rule: what is there is used, and the notes say how much that is and
-give a hash of the IDs. Scores on different IDs differ; an ID list fixes a subset.
+Many clips are no longer online. The task uses the clips that are present, and its notes report their number
+and a hash of their IDs. Scores on different IDs are not comparable; an ID list fixes a subset.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ CLASSES = 527
 LABELS = "class_labels_indices.csv"
 TABLE_FOLDERS = ("", "metadata", "csv", "data")
 AUDIO_FOLDERS = ("", "audio", "audios", "data")
-ID_LENGTH = 11  # of a YouTube video's name
-HELD_OUT = 20  # one training clip in so many
-COMPARABLE_SHARE = 0.75  # below, a score is not one of AudioSet, and the task has another name
+ID_LENGTH = 11  # of a YouTube video's ID
+HELD_OUT = 20  # one training clip in 20
+COMPARABLE_SHARE = 0.75  # with less, a score is not one on AudioSet, and the task gets another name
 
 
 class Part(NamedTuple):
-    """One of the official lists: its table, rows, and what people call the folder of its audio."""
+    """One of the official lists: its table, its number of rows, and the usual names of its audio folder."""
 
     table: str
     rows: int
@@ -68,26 +68,26 @@ def open_audioset_20k(
 
     Args:
         data: the folder of the tables and the audio.
-        id_list: a file (or several) of the clips to use, an ID a line, or in the JSON form of AST and
-            Audio-MAE. A split that it names no clip of is used whole.
-        skip_missing: leave out clips of `id_list` whose file is not there.
+        id_list: a file (or several) of the clips to use, one ID per line or in the JSON form of AST and
+            Audio-MAE. A split with no clip in the list is used whole.
+        skip_missing: leave out clips of `id_list` whose files are missing.
 
     Raises:
-        TaskError: no such folder or table, a row of another form, a split without audio, a listed clip that
-            AudioSet does not have or whose audio is not there.
+        TaskError: a folder or table is missing, a row has another form, a split has no audio, or a listed
+            clip is not in AudioSet or has no audio.
     """
     with _no_collections():
         return _open(Path(data), "audioset_20k", (BALANCED,), id_list, skip_missing)
 
 
 def open_audioset_2m(data: str | Path, *, id_list: IdLists | None = None, skip_missing: bool = False) -> Task:
-    """AS-2M: trained on the balanced and the unbalanced list; all else as in `open_audioset_20k`."""
+    """AS-2M: trained on the balanced and the unbalanced list; otherwise like `open_audioset_20k`."""
     with _no_collections():
         return _open(Path(data), "audioset_2m", (BALANCED, UNBALANCED), id_list, skip_missing)
 
 
 def ids_hash(ids: Iterable[str]) -> str:
-    """Hash of a set of IDs, whatever their order: SHA-256 of the sorted IDs, a line each; 16 digits of it."""
+    """Hash of a set of IDs in any order: 16 digits of the SHA-256 of the sorted IDs, one per line."""
     digest = hashlib.sha256()
     for name in sorted(ids):
         digest.update(f"{name}\n".encode())
@@ -111,7 +111,7 @@ def _open(
             wanted.setdefault(folder, set()).update(found)
     if both := sorted(rows["train"].keys() & rows["test"].keys()):
         raise TaskError(
-            f"{data}: {listed(both)} in the tables of training and of {EVAL.table}; get them from {HOME}"
+            f"{data}: {listed(both)} is in a training table and in {EVAL.table}; get the tables from {HOME}"
         )
     files = _files(wanted)
     if id_list is not None:
@@ -123,11 +123,11 @@ def _open(
         there = [ytid for ytid in labels_of if ytid in files]
         if not there:
             raise TaskError(
-                f"{data}: no audio of the {len(labels_of):,} {split} clips; expected files such as "
+                f"{data}: no audio for the {len(labels_of):,} {split} clips; add files such as "
                 f"{(train[0] if split == 'train' else EVAL).folders[0]}/Y{next(iter(labels_of))}.wav"
             )
         notes.append(
-            f"{split}: {len(there):,} of {len(labels_of):,} listed clips are there, "
+            f"{split}: {len(there):,} of {len(labels_of):,} listed clips are present, "
             f"{len(labels_of) - len(there):,} are missing; hash of their IDs {ids_hash(there)}"
         )
         for ytid in there:
@@ -136,8 +136,8 @@ def _open(
     counts = Counter(clip.split for clip in clips)
     if not counts["valid"]:
         raise TaskError(
-            f"{data}: of {counts['train']:,} training clips none is among the 1 in {HELD_OUT} (by a hash of "
-            "the ID) that is held out for choices; use more clips"
+            f"{data}: none of the {counts['train']:,} training clips is among the 1 in {HELD_OUT} (by a hash "
+            "of the ID) that is held out for choices; use more clips"
         )
     notes.append(
         f"{counts['valid']:,} training clips, by a hash of their IDs, are held out for choices; the model "
@@ -155,7 +155,7 @@ def _open(
 
 @contextmanager
 def _no_collections() -> Iterator[None]:
-    """Millions of objects are made that live on: the garbage collector would go through them all, again and
+    """Opening makes millions of objects that stay alive. The garbage collector would scan them all again and
     again, and take as long as everything else."""
     collecting = gc.isenabled()
     gc.disable()
@@ -170,12 +170,12 @@ def _table(data: Path, part: Part) -> Path:
     places = [data / folder / part.table for folder in TABLE_FOLDERS]
     table = next((place for place in places if place.is_file()), None)
     if table is None:
-        raise TaskError(f"{places[0]}: no such file, nor in {listed(TABLE_FOLDERS[1:])}; it is at {HOME}")
+        raise TaskError(f"{places[0]}: no such file, nor in {listed(TABLE_FOLDERS[1:])}; get it from {HOME}")
     return table
 
 
 def _labels(data: Path) -> frozenset[str] | None:
-    """The classes' names such as /m/09x0r, where the table of classes is there."""
+    """The classes' names such as /m/09x0r, if the table of classes is present."""
     for folder in TABLE_FOLDERS:
         path = data / folder / LABELS
         if path.is_file():
@@ -192,7 +192,7 @@ def _labels(data: Path) -> frozenset[str] | None:
 def _read(table: Path, known: frozenset[str] | None) -> dict[str, tuple[str, ...]]:
     """Labels by ID, in the order of the table: rows `ID, start, end, "label,label"` after comments."""
     labels_of: dict[str, tuple[str, ...]] = {}
-    tuples: dict[str, tuple[str, ...]] = {}  # the same labels occur over and over: one tuple for all
+    tuples: dict[str, tuple[str, ...]] = {}  # the same labels occur many times: share one tuple
     with table.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, skipinitialspace=True)
         for row in reader:
@@ -214,15 +214,15 @@ def _read(table: Path, known: frozenset[str] | None) -> dict[str, tuple[str, ...
 
 
 def _audio_folders(data: Path, part: Part) -> list[Path]:
-    """The folders of a list's audio, or where there is none of such a name, the whole data set's."""
+    """The folders of a list's audio, or the whole data set's folder if none has such a name."""
     places = (data / above / name for above in AUDIO_FOLDERS for name in part.folders)
     return [place for place in places if place.is_dir()] or [data]
 
 
 def _files(wanted: Mapping[Path, Collection[str]]) -> dict[str, Path]:
-    """Files of the wanted clips in each folder and below, by ID; of several files of a clip the first.
+    """Files of the wanted clips in each folder and below, by ID; the first one if a clip has several.
 
-    Folders are listed once, and no file is asked for by itself: two million of them take seconds.
+    Each folder is listed once, instead of a query per file: two million files take seconds.
     """
     suffixes = {suffix.removeprefix(".") for suffix in AUDIO_SUFFIXES}
     found: dict[str, Path] = {}
@@ -230,7 +230,7 @@ def _files(wanted: Mapping[Path, Collection[str]]) -> dict[str, Path]:
         seen: set[str] = set()
         for parent, folders, names in os.walk(root, followlinks=True):
             real = os.path.realpath(parent)
-            if real in seen:  # linked twice, or in a circle
+            if real in seen:  # linked twice, or in a loop
                 folders.clear()
                 continue
             seen.add(real)
@@ -244,9 +244,9 @@ def _files(wanted: Mapping[Path, Collection[str]]) -> dict[str, Path]:
 
 
 def _id_of(stem: str, ids: Collection[str]) -> str | None:
-    """The ID that a file is called after: at the start or behind a Y, alone or before an underscore.
+    """The ID that a file is named after: at the start or after a Y, alone or before an underscore.
 
-    IDs may hold Y and underscores themselves, so that they are recognised by those that are listed.
+    IDs may contain Y and underscores themselves, so they are matched against the listed IDs.
     """
     for start in (0, 1) if stem.startswith("Y") else (0,):
         ytid = stem[start : start + ID_LENGTH]
@@ -261,7 +261,7 @@ def _restrict(
     lists: Sequence[str | Path],
     skip_missing: bool,
 ) -> list[str]:
-    """Leaves in `rows` the clips of the lists, in each split that they name; gives notes."""
+    """Keep only the listed clips in `rows`, in each split with listed clips; returns notes."""
     official = {ytid for labels_of in rows.values() for ytid in labels_of}
     chosen: set[str] = set()
     for path in map(Path, lists):
@@ -269,7 +269,7 @@ def _restrict(
         ids = [_id_of(stem, official) for stem in stems]
         if strange := [stem for stem, ytid in zip(stems, ids, strict=True) if ytid is None]:
             raise TaskError(
-                f"{path}: {len(strange):,} of {len(stems):,} names are no clip of this task: "
+                f"{path}: {len(strange):,} of {len(stems):,} names are not clips of this task: "
                 f"{listed(strange)}"
             )
         chosen.update(ytid for ytid in ids if ytid)
@@ -290,7 +290,7 @@ def _restrict(
 
 
 def _listed_names(path: Path) -> list[str]:
-    """File names without suffix: a line each, or the `wav` of each entry of AST's JSON lists."""
+    """File names without suffix: one per line, or the `wav` of each entry of AST's JSON lists."""
     if not path.is_file():
         raise TaskError(f"{path}: no such file; expected a list of IDs")
     if path.suffix.lower() == ".json":

@@ -1,8 +1,8 @@
 """ESC-50 and ESC-10 (K. J. Piczak, ACM Multimedia 2015; github.com/karolpiczak/ESC-50).
 
-Layout: `audio/{fold}-{clip}-{take}-{target}.wav` (or another format) and `meta/esc50.csv`. The folds are the
-data set's own, which keep the clips of one source together. A copy that lacks classes in some folds is used
-as far as it goes: its complete folds if there are three, else sub-folds of the one that is complete.
+Layout: `audio/{fold}-{clip}-{take}-{target}.wav` (or another format) and `meta/esc50.csv`. The folds are
+the data set's own, which keep the clips of one source together. If a copy lacks classes in some folds, the
+task uses its complete folds if there are at least three, or else makes sub-folds of a complete one.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ def open_esc50(data: str | Path, *, csv: str | Path | None = None, skip_missing:
 
     Args:
         data: the data set's folder.
-        csv: a table of the same columns in place of `meta/esc50.csv`; its folds are used as they are.
-        skip_missing: leave out clips whose file is not there.
+        csv: a table with the same columns to use instead of `meta/esc50.csv`; its folds are used as they are.
+        skip_missing: leave out clips whose files are missing.
 
     Raises:
-        TaskError: no such folder, table or file, or no fold that can be used.
+        TaskError: the folder, the table or a file is missing, or no fold can be used.
     """
     return _open(Path(data), "esc50", csv, skip_missing)
 
 
 def open_esc10(data: str | Path, *, csv: str | Path | None = None, skip_missing: bool = False) -> Task:
-    """ESC-10: the clips of an ESC-50 folder that its table flags `esc10`; arguments as in `open_esc50`."""
+    """ESC-10: the clips that the table of an ESC-50 folder flags `esc10`; arguments as in `open_esc50`."""
     return _open(Path(data), "esc10", csv, skip_missing)
 
 
 def _open(data: Path, name: str, csv: str | Path | None, skip_missing: bool) -> Task:
-    existing_folder(data, f"an ESC-50 folder with audio/ and meta/esc50.csv; it is at {HOME}")
+    existing_folder(data, f"an ESC-50 folder with audio/ and meta/esc50.csv; get it from {HOME}")
     table = data / "meta" / "esc50.csv"
     if csv is not None:
         table = Path(csv) if Path(csv).is_file() else data / csv
@@ -68,7 +68,7 @@ def _open(data: Path, name: str, csv: str | Path | None, skip_missing: bool) -> 
             held = ", ".join(f"fold {fold}: {len(of_fold[fold])}" for fold in sorted(of_fold))
             raise TaskError(
                 f"{table}: no fold has all {len(classes)} classes ({held}); complete the copy from {HOME}, "
-                "or pass a table with folds of your own"
+                "or pass a table with your own folds"
             )
         fold = max(complete, key=lambda fold: sum(clip.split == fold for clip in clips))
         clips = subfolds([clip for clip in clips if clip.split == fold], SUBFOLDS)
@@ -90,9 +90,9 @@ def _open(data: Path, name: str, csv: str | Path | None, skip_missing: bool) -> 
 
 
 def subfolds(clips: list[Clip], count: int) -> list[Clip]:
-    """The clips with `count` folds: those of one source stay together, classes are spread evenly.
+    """The clips split into `count` folds: clips of one source stay together, classes are spread evenly.
 
-    Sources go, largest first, to the fold with the fewest clips of their class, then with the fewest clips.
+    Each source, largest first, goes to the fold with the fewest clips of its class, then the fewest clips.
     """
     sources: dict[tuple[tuple[str, ...], str], list[Clip]] = defaultdict(list)
     for clip in clips:

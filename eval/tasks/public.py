@@ -1,6 +1,6 @@
 """Public data sets from their official addresses, checked, in the layout that the tasks read.
 
-A folder appears under its official name when it is whole and was checked, not before.
+A folder gets its official name only once it is complete and checked.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from .speech_commands import (
 )
 from .task import SPLITS, TaskError
 
-# SHA-256 of the lines `MD5  file name` of ESC-50's 2,000 clips, by name. The MD5 sums are those that the
-# package soundata 0.1.3 publishes. GitHub packs its zip anew at times, so that the zip has no lasting sum.
+# SHA-256 of the lines `MD5  file name` of ESC-50's 2,000 clips, sorted by name. The package soundata 0.1.3
+# publishes the MD5 sums. GitHub packs its zip again from time to time, so the zip has no lasting checksum.
 ESC50_SUMS = "7dac98ebb302b554321c1ceacd9ab75bb0769516f66d19b4f3a6a6874355c2f2"
 GOOGLE = "http://download.tensorflow.org/data/"
 
-Report = Callable[[str, str, int, int | None], None]  # what is done, its unit, done so far, in all if known
+Report = Callable[[str, str, int, int | None], None]  # activity, its unit, done so far, total if known
 
 
 class ContentError(DownloadError):
-    """A folder does not hold the data set that it should."""
+    """A folder does not hold the expected data set."""
 
 
 class Archive(NamedTuple):
@@ -48,11 +48,11 @@ class Archive(NamedTuple):
 
     Attributes:
         url: its official address.
-        folder: what its content is called on disk.
-        check: raises ContentError, TaskError or AudioError for a folder that does not hold all of it.
+        folder: the name of its content on disk.
+        check: raises ContentError, TaskError or AudioError for an incomplete folder.
         sha256: published checksum; None if there is none.
-        evidence: what is known once it was fetched and checked.
-        strip: everything in it lies in one folder, which is left out.
+        evidence: what is known after it was fetched and checked.
+        strip: the archive has one top folder, which is left out.
     """
 
     url: str
@@ -64,7 +64,7 @@ class Archive(NamedTuple):
 
 
 def check_esc50(folder: Path, clips: int = ESC50_CLIPS["esc50"], sums: str = ESC50_SUMS) -> None:
-    """All clips have the published sums, and in the table the folds and classes that their names say."""
+    """All clips have the published checksums, and the table has the folds and classes of their names."""
     found = open_esc50(folder).clips
     if len(found) != clips:
         raise ContentError(f"{folder}: {len(found):,} clips, not {clips:,}")
@@ -75,7 +75,7 @@ def check_esc50(folder: Path, clips: int = ESC50_CLIPS["esc50"], sums: str = ESC
         )
     if digest.hexdigest() != sums:
         raise ContentError(f"{folder}: the clips are not ESC-50's, by their checksums")
-    # The sums know nothing of the table, but they pin the names, which are fold-clip-take-class.
+    # The checksums do not cover the table, but they pin the names, which are fold-clip-take-class.
     classes = {(clip.path.stem.rpartition("-")[2], clip.labels) for clip in found}
     if any(clip.split != clip.path.stem.partition("-")[0] for clip in found) or not len(classes) == len(
         {number for number, _ in classes}
@@ -84,7 +84,7 @@ def check_esc50(folder: Path, clips: int = ESC50_CLIPS["esc50"], sums: str = ESC
 
 
 def check_words(folder: Path, counts: tuple[int, int, int]) -> None:
-    """So many clips are there for training, validation and testing."""
+    """The splits for training, validation and testing have these numbers of clips."""
     task = open_speech_commands_v2(folder)
     found = tuple(task.counts[split] for split in SPLITS)
     if found != counts:
@@ -94,7 +94,7 @@ def check_words(folder: Path, counts: tuple[int, int, int]) -> None:
 
 
 def check_test_set(folder: Path, clips: int) -> None:
-    """So many clips of the 12 classes are there, each a WAV file by its first bytes."""
+    """The folder has this number of clips of the 12 classes, each a WAV file by its first bytes."""
     classes = (*KEYWORDS, UNKNOWN, SILENCE)
     if absent := [name for name in classes if not (folder / name).is_dir()]:
         raise ContentError(f"{folder}: no folder {', '.join(absent)}")
@@ -116,7 +116,7 @@ SETS: dict[str, tuple[Archive, ...]] = {
             "ESC-50",
             check_esc50,
             None,
-            "the 2,000 clips have their published MD5 sums (the zip, which GitHub packs anew, has none)",
+            "the 2,000 clips have their published MD5 sums (GitHub packs the zip again, so it has none)",
             strip=True,
         ),
     ),
@@ -133,7 +133,7 @@ SETS: dict[str, tuple[Archive, ...]] = {
             "speech_commands_test_set_v0.01",
             partial(check_test_set, clips=V1_TEST_CLIPS),
             None,
-            "no checksum of it is published: its classes and number of clips are right, and all are WAV",
+            "no checksum is published: its classes and number of clips are right, and all are WAV",
         ),
     ),
     "speech_commands_v2": (
@@ -158,24 +158,24 @@ SETS: dict[str, tuple[Archive, ...]] = {
 def get(
     name: str, out: Path, *, url: str | None = None, report: Report = lambda what, unit, done, total: None
 ) -> list[tuple[Path, str]]:
-    """Fetch a data set into `out`: (folder, what is known of it) for each archive.
+    """Fetch a data set into `out`; returns (folder, what is known about it) for each archive.
 
-    A folder that is there and holds all of it stays as it is. Called again after an interruption it goes on.
+    A complete folder is left as it is. After an interruption, call again to continue.
 
     Args:
-        url: a mirror: the address of a folder, ending in /, that has the archives under their official names;
-            of a set of one archive also that archive's.
+        url: a mirror: the address of a folder, ending in /, that has the archives under their official names.
+            For a set of one archive, it may also be the archive's own address.
 
     Raises:
-        DownloadError: there is no such set, it cannot be fetched or is not what it should be, or another
-            process is at it.
+        DownloadError: there is no such set, it cannot be fetched or has the wrong content, or another
+            process is fetching it.
     """
     if name not in SETS:
-        raise DownloadError(f"no data set is called {name!r}; there are {', '.join(SETS)}")
+        raise DownloadError(f"no data set is called {name!r}; choose {', '.join(SETS)}")
     archives = SETS[name]
     if url is not None and not url.endswith("/") and len(archives) > 1:
         names = " and ".join(archive.url.rpartition("/")[2] for archive in archives)
-        raise DownloadError(f"--url {url}: {name} has {names}; give the folder of both, ending in /")
+        raise DownloadError(f"--url {url}: {name} has {names}; give their folder, ending in /")
     got = []
     for archive in archives:
         address = archive.url if url is None else url
@@ -192,16 +192,16 @@ def _get(archive: Archive, url: str, out: Path, report: Report) -> tuple[Path, s
             archive.check(folder)
         except (ContentError, TaskError, audio.AudioError) as error:
             raise DownloadError(
-                f"{folder} is there but not whole ({error}); remove it, or choose another --out"
+                f"{folder} exists but is not complete ({error}); remove it, or choose another --out"
             ) from error
-        return folder, "was there, and is whole"
+        return folder, "was present, and is complete"
     work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work / "lock", timeout=0):
             packed, unpacked = work / "archive", work / "unpacked"
             label = url.rpartition("/")[2]
             sha256 = fetch(url, packed, sha256=archive.sha256, report=partial(report, label, "B"))
-            shutil.rmtree(unpacked, ignore_errors=True)  # of a call that was stopped
+            shutil.rmtree(unpacked, ignore_errors=True)  # left by an interrupted call
             try:
                 files = partial(report, archive.folder, " files")
                 unpack(packed, unpacked, strip=archive.strip, report=files)
@@ -210,11 +210,11 @@ def _get(archive: Archive, url: str, out: Path, report: Report) -> tuple[Path, s
             except (ArchiveError, ContentError, TaskError, audio.AudioError) as error:
                 packed.unlink()
                 raise DownloadError(
-                    f"{url}: not what it should be ({error}); what came is removed. Call again, or name "
+                    f"{url}: wrong content ({error}); the download was removed: try again, or name "
                     "another mirror with --url"
                 ) from error
             unpacked.rename(folder)
     except Timeout as error:
-        raise DownloadError(f"{work}: another process fetches {archive.folder} there; wait for it") from error
+        raise DownloadError(f"{work}: another process is fetching {archive.folder}; wait for it") from error
     shutil.rmtree(work)
     return folder, f"{archive.evidence}; SHA-256 {sha256}"

@@ -1,7 +1,7 @@
 """Speech Commands (P. Warden, arXiv 1804.03209), version 0.01 with 12 classes and 0.02 with 35.
 
 Layout: a folder for each word with `{speaker}_nohash_{take}.wav`, `validation_list.txt`, `testing_list.txt`,
-and `_background_noise_/`. The test set of the 12 classes is an archive of its own.
+and `_background_noise_/`. The test set of the 12 classes is a separate archive.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HOME = "http://download.tensorflow.org/data"
 UNKNOWN, SILENCE, NOISE = "_unknown_", "_silence_", "_background_noise_"
 VALIDATION_NOISE = "running_tap"
 SILENCE_SECONDS = 1.0
-# The set's own "64,727 files" of version 0.01 include the noises.
+# The data set's published "64,727 files" of version 0.01 include the noises.
 V1_COUNTS, V1_WORDS, V1_NOISES = (51_088, 6_798, 6_835), 30, 6
 V1_TEST_CLIPS, V2_TEST_CLIPS = 3_081, 4_890
 V2_COUNTS, V2_WORDS = (84_843, 9_981, 11_005), 35
@@ -31,10 +31,10 @@ def open_speech_commands_v2(data: str | Path, *, skip_missing: bool = False) -> 
 
     Args:
         data: the data set's folder.
-        skip_missing: leave out listed clips whose file is not there.
+        skip_missing: leave out listed clips whose files are missing.
 
     Raises:
-        TaskError: no such folder or list, or no audio.
+        TaskError: the folder or a list is missing, or there is no audio.
     """
     data = Path(data)
     clips = _listed_clips(data, f"{HOME}/speech_commands_v0.02.tar.gz", skip_missing)
@@ -54,13 +54,13 @@ def open_speech_commands_v1(
 ) -> Task:
     """Ten words, `_unknown_` (all others) and `_silence_`, tested on the official archive.
 
-    Silence for training is 1 s slices, half overlapping, of `_background_noise_`; those of `running_tap` are
-    for validation, as HEAR has it. The clips that `testing_list.txt` names are not used.
+    Silence for training is 1 s slices, half overlapping, of `_background_noise_`. The slices of `running_tap`
+    are for validation, as in HEAR. The clips that `testing_list.txt` names are not used.
 
     Args:
         data: the folder of version 0.01.
         test_data: the unpacked `speech_commands_test_set_v0.01.tar.gz`: a folder for each of the 12 classes;
-            if None, the folder of that name beside `data`.
+            if None, the folder of that name next to `data`.
         skip_missing: as in `open_speech_commands_v2`.
 
     Raises:
@@ -71,14 +71,14 @@ def open_speech_commands_v1(
         test_data = data.absolute().parent / TEST_FOLDER
         if not test_data.is_dir():
             raise TaskError(
-                f"speech_commands_v1 is tested on an archive of its own ({archive}): pass test_data, or put "
+                f"speech_commands_v1 is tested on a separate archive ({archive}): pass test_data, or put "
                 f"it at {test_data}"
             )
     listed_clips = _listed_clips(data, f"{HOME}/speech_commands_v0.01.tar.gz", skip_missing)
     if absent := sorted(set(KEYWORDS) - {clip.labels[0] for clip in listed_clips}):
         raise TaskError(
-            f"{data}: no clips of {listed(absent)}; the 12 classes need all of {', '.join(KEYWORDS)}. "
-            "speech_commands_v2 takes the words that are there"
+            f"{data}: no clips of {listed(absent)}; the 12 classes need all of {', '.join(KEYWORDS)}: "
+            "complete the copy, or use speech_commands_v2, which takes the words that are present"
         )
     clips = [
         clip if clip.labels[0] in KEYWORDS else clip._replace(labels=(UNKNOWN,))
@@ -110,7 +110,7 @@ def open_speech_commands_v1(
 
 
 def _listed_clips(data: Path, home: str, skip_missing: bool) -> list[Clip]:
-    """All clips in folders of words, with the split that the two lists give them."""
+    """All clips in the word folders, with the splits that the two lists give them."""
     existing_folder(data, f"a folder for each word; it is at {home}")
     split_of: dict[str, str] = {}
     for split, name in (("valid", "validation_list.txt"), ("test", "testing_list.txt")):

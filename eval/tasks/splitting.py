@@ -1,4 +1,4 @@
-"""Splits for a table that has none: train, valid and test, the same each time, written down for others."""
+"""Splits for a table without any: train, valid and test, the same each time, written down for others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ajepa.files import write
 
 AUTO = "auto"
 SEED = 0
-PARTS = 5  # of equal size: one is tested on, one validated on, the others are trained on
+PARTS = 5  # of equal size: one for testing, one for validation, the others for training
 
 
 def auto_split(
@@ -28,20 +28,20 @@ def auto_split(
 ) -> list[str]:
     """The split of each row, 60 % train, 20 % valid and 20 % test; also written to `split_file(table)`.
 
-    Clips of one group stay together. The splits have like shares of each label; a table with several labels a
-    clip is drawn by group alone. The order of the rows does not matter.
+    Clips of one group stay together. The splits have similar shares of each label; a table with several
+    labels per clip is split by group alone. The order of the rows does not matter.
 
     Args:
         table: the table that the rows come from, for messages and the file's place.
-        path, label, group: the columns of the files, of the labels and of what clips share.
+        path, label, group: the columns of the files, the labels and the groups (what clips share).
 
     Raises:
-        TaskError: there are too few clips or groups to split, or the file holds another split.
+        TaskError: there are too few clips or groups to split, or the split file holds another split.
     """
     order = sorted(range(len(rows)), key=lambda row: rows[row][path])
     labels = [rows[row][label].strip() for row in order]
     groups = [rows[row][group].strip() if group else "" for row in order]
-    # A clip without a group is a group.
+    # A clip without a group is its own group.
     names = [name or f"clip {place}" for place, name in enumerate(groups)]
     parts = _parts(table, None if multilabel else labels, names)
     splits = [""] * len(rows)
@@ -52,7 +52,7 @@ def auto_split(
 
 
 def split_file(table: Path) -> Path:
-    """Where the split of a table is written: next to it, with the columns of the files and `split`."""
+    """Where the split of a table is written: next to it, with the file column and `split`."""
     return table.with_name(f"{table.stem}-split.csv")
 
 
@@ -72,7 +72,7 @@ def _parts(table: Path, labels: list[str] | None, groups: list[str]) -> np.ndarr
                 f"{table}: the label {rarest!r} has {size} clips; --split {AUTO} needs "
                 f"{PARTS} of each label: leave it out, or add a column of splits"
             )
-    # Groups are numbered at random here: scikit-learn's own shuffle is missing in some releases (GroupKFold)
+    # Groups are numbered at random here. scikit-learn's own shuffle is missing in some releases (GroupKFold)
     # or loses the balance of labels (StratifiedGroupKFold, 1.6); the split must not depend on the release.
     numbers = np.unique(groups, return_inverse=True)[1]
     numbers = np.random.default_rng(SEED).permutation(numbers.max() + 1)[numbers]
@@ -98,6 +98,6 @@ def _keep(
         write(place, text.getvalue())
     elif place.read_text(encoding="utf-8") != text.getvalue():
         raise TaskError(
-            f"{place}: holds another split than the one of this table and these options; remove it, or give "
-            "its column to the table and name that with --split"
+            f"{place}: holds another split than the one for this table and these options; remove it, or add "
+            "its column to the table and name the column with --split"
         )

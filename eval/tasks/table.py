@@ -1,4 +1,4 @@
-"""A task from any table: a CSV (or TSV) file with a row for each clip."""
+"""A task from any table: a CSV (or TSV) file with one row per clip."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ def open_table(
 
     Args:
         data: the table.
-        label, path: columns of the labels and of the audio files; of these, if None, `filename` or `path`.
-        fold, split: column of the folds, or of train, valid and test; one of the two. The split "auto" is
-            no column: the table has none, and the clips are split by `splitting.auto_split`.
-        group: column of what clips share (recording, speaker); such clips are resampled together.
-        audio_root: where the files' paths start; the table's folder if None.
-        multilabel: a cell holds labels separated by `label_separator`, or none.
-        skip_missing: leave out clips whose file is not there.
+        label, path: columns of the labels and of the audio files; if `path` is None, `filename` or `path`.
+        fold, split: column of the folds, or of train, valid and test; give one of the two. The split "auto"
+            is not a column: the table has none, and `splitting.auto_split` splits the clips.
+        group: column of what clips share (recording, speaker); clips of a group are resampled together.
+        audio_root: the folder that the files' paths start from; the table's folder if None.
+        multilabel: a cell holds any number of labels, separated by `label_separator`.
+        skip_missing: leave out clips whose files are missing.
 
     Raises:
-        TaskError: no such table, column or file, an unknown split, an empty label, one that is
-            never trained on, or a file named twice.
+        TaskError: the table, a column or a file is missing, a split is unknown, a label is empty or
+            never trained on, or a file is named twice.
     """
     table = Path(data)
     if (fold is None) == (split is None):
-        raise TaskError(f"{table}: name the column of the folds or the one of the splits (fold or split)")
+        raise TaskError(f"{table}: name the column of the folds or of the splits (fold or split)")
     column, auto = fold or split or "", split == AUTO
     root = Path(audio_root) if audio_root is not None else table.parent
     check_separator(table, label_separator, multilabel)
@@ -74,7 +74,7 @@ def open_table(
         part = part if fold else SPLIT_NAMES.get(part.lower(), "")
         if not part:
             wanted = "folds" if fold else "train, valid and test"
-            raise TaskError(f"{table}: column {column!r} has {given!r} for {row[path]}; use {wanted}")
+            raise TaskError(f"{table}: column {column!r} is {given!r} for {row[path]}; use {wanted}")
         parts = row[label].split(label_separator) if multilabel else [row[label]]
         labels = tuple(dict.fromkeys(text.strip() for text in parts if text.strip()))
         if not labels and not multilabel:
@@ -85,18 +85,18 @@ def open_table(
     notes = (NOTE, *made, *_shared_groups(clips))
     task = Task(table.stem, tuple(clips), fold is not None, multilabel, notes)
     splits = _splits((name, clip.split) for clip in task.clips for name in clip.labels)
-    # With folds a label's clips of one fold are scored by what has learnt from those of the others.
+    # With folds, a label's clips in one fold are scored by a model trained on the other folds.
     unseen = [
         name for name in task.classes if (len(splits[name]) < 2 if fold else "train" not in splits[name])
     ]
     if unseen:
-        problem = "stand in one fold alone" if fold else "have no clip for training"
+        problem = "occur in one fold only" if fold else "have no clip for training"
         raise TaskError(f"{table}: the labels {listed(unseen)} {problem}; split them again or leave them out")
     return task
 
 
 def _splits(found: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
-    """The splits that each label or group stands in."""
+    """The splits that each label or group occurs in."""
     splits: dict[str, set[str]] = defaultdict(set)
     for name, split in found:
         splits[name].add(split)
@@ -104,7 +104,7 @@ def _splits(found: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
 
 
 def _shared_groups(clips: list[Clip]) -> list[str]:
-    """A note of groups whose clips are trained on and tested."""
+    """A note about groups with clips in both training and testing."""
     splits = _splits((clip.group, clip.split) for clip in clips if clip.group)
     shared = sorted(group for group, found in splits.items() if len(found) > 1)
     if not shared:

@@ -1,4 +1,4 @@
-"""What a task is: clips with labels and splits, and the rounds of training and testing that follow."""
+"""A task: clips with labels and splits, and the rounds of training and testing that follow from them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Clip(NamedTuple):
 
     Attributes:
         path: its file.
-        labels: one, or with a multilabel task any number.
+        labels: one label, or any number in a multilabel task.
         split: train, valid or test; with folds, the fold's name.
-        group: what it shares with other clips (recording, speaker): those are resampled together when an
-            interval is drawn. Empty: the clip stands alone.
-        start: where it begins in the file, seconds.
+        group: what it shares with other clips (recording, speaker). Clips of a group are resampled together
+            when an interval is drawn. Empty: the clip is independent.
+        start: where it begins in the file, in seconds.
         seconds: its length; None is the rest of the file.
     """
 
@@ -42,14 +42,14 @@ class Clip(NamedTuple):
 
 
 def check_once(clips: Iterable[Clip], table: Path) -> None:
-    """Raises TaskError for a file that has several clips: it might be trained on and tested."""
+    """Raises TaskError if two clips use the same file: one might be trained on and the other tested."""
     counts = Counter(clip.path for clip in clips)
     if twice := [path for path, count in counts.items() if count > 1]:
         raise TaskError(f"{table}: {listed(twice)} is listed twice; join the rows or remove one")
 
 
 class Round(NamedTuple):
-    """One test split, what is trained for it, and what chooses its hyper-parameters.
+    """One test split, the splits to train on for it, and those that choose its hyper-parameters.
 
     Attributes:
         test: the split that is scored.
@@ -67,16 +67,16 @@ class Task:
     """A task.
 
     Attributes:
-        name: as records call it.
+        name: its name in records.
         clips: in a fixed order.
-        folds: cross-validation over the clips' splits; else train, valid and test.
-        multilabel: scored by mAP; else by accuracy.
-        refit: the set has no validation split of its own: what `valid`, a part of its training clips, has
-            chosen is trained on both before it is scored.
-        notes: where the data differ from the published set, or may; empty means that scores are comparable.
+        folds: cross-validation over the clips' splits; otherwise train, valid and test.
+        multilabel: scored by mAP; otherwise by accuracy.
+        refit: the set has no validation split of its own. `valid`, a part of its training clips, makes the
+            choices, and the scored model is then trained on both.
+        notes: where the data differ, or may differ, from the published set; empty means comparable scores.
 
-    Raises TaskError for splits without clips or, of a multilabel task, without labels, fewer than three folds
-    and fewer than two classes.
+    Raises TaskError for splits without clips (in a multilabel task, without labels), fewer than three folds
+    or fewer than two classes.
     """
 
     name: str
@@ -89,43 +89,43 @@ class Task:
     def __post_init__(self) -> None:
         counts = self.counts
         if self.folds and len(counts) < 3:
-            raise TaskError(f"{self.name}: {len(counts)} folds; training, validation and test need 3")
+            raise TaskError(f"{self.name}: {len(counts)} folds; training, validation and test need 3 or more")
         if not self.folds and (empty := [split for split in SPLITS if not counts[split]]):
-            raise TaskError(f"{self.name}: no clips in {listed(empty)}; every split needs some")
+            raise TaskError(f"{self.name}: no clips in {listed(empty)}; add clips to every split")
         if len(self.classes) < 2:
             raise TaskError(f"{self.name}: clips of {len(self.classes)} class; a task needs at least two")
         if bare := sorted(set(counts) - {clip.split for clip in self.clips if clip.labels}):
             raise TaskError(
-                f"{self.name}: no clip in {listed(bare)} has a label; mAP needs some in each split"
+                f"{self.name}: no clip in {listed(bare)} has a label; mAP needs labels in each split"
             )
 
     @cached_property
     def counts(self) -> Counter[str]:
-        """Clips of each split."""
+        """Number of clips in each split."""
         return Counter(clip.split for clip in self.clips)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Labels, sorted."""
+        """All labels, sorted."""
         return tuple(sorted(set(chain.from_iterable({clip.labels for clip in self.clips}))))
 
     @cached_property
     def test_clips(self) -> tuple[int, ...]:
-        """Places of the clips that some round scores."""
+        """Indices of the clips that some round scores."""
         tests = {one.test for one in self.rounds()}
         return tuple(place for place, clip in enumerate(self.clips) if clip.split in tests)
 
     @property
     def metric(self) -> str:
-        """Name of the score."""
+        """Name of the metric."""
         return "mAP" if self.multilabel else "accuracy"
 
     def rounds(self) -> list[Round]:
-        """With folds one round each: the other folds train it, and validate each other to choose.
+        """With folds, one round per fold: the other folds train its model, and validate each other to choose.
 
         For the choice, each of the other folds is scored in turn by a model trained on the remaining ones;
         the test fold takes no part. Without folds: trained on train, chosen on valid, scored on test; with
-        `refit` trained on train and valid for the score.
+        `refit`, trained on train and valid for the score.
         """
         if not self.folds:
             train = frozenset({"train"})
@@ -140,7 +140,7 @@ class Task:
         return rounds
 
     def target(self) -> np.ndarray:
-        """Class numbers, int64 [clips]; of a multilabel task 0 or 1, float32 [clips, classes]."""
+        """Class numbers, int64 [clips]; for a multilabel task 0 or 1, float32 [clips, classes]."""
         number = {label: index for index, label in enumerate(self.classes)}
         if not self.multilabel:
             return np.array([number[clip.labels[0]] for clip in self.clips])
@@ -150,10 +150,10 @@ class Task:
         return target_NC
 
     def label_pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        """(number of a clip, number of a class) for each label of each clip, clips ascending: int64, int64.
+        """(clip number, class number) for each label of each clip, clips ascending: int64, int64.
 
-        What `target` holds in 4 bytes a clip and class is 16 a label here: of AudioSet's two million clips
-        0.06 GB in place of 4.
+        Takes 16 bytes per label, where `target` takes 4 bytes per clip and class: 0.06 GB instead of 4 for
+        AudioSet's two million clips.
         """
         number = {label: index for index, label in enumerate(self.classes)}
         sizes = np.fromiter((len(clip.labels) for clip in self.clips), np.int64, len(self.clips))
@@ -163,8 +163,8 @@ class Task:
         return np.repeat(np.arange(len(self.clips)), sizes), columns
 
     def fingerprint(self, dates: bool = False) -> str:
-        """Hash of what is scored, the same on every machine: each clip's file name, size, stretch, labels
-        and split; with `dates` also when its file was written, which replacing it changes."""
+        """Hash of what is scored, the same on every machine: each clip's file name, size, stretch, labels and
+        split. With `dates` it includes the modification times, so that replacing a file changes it."""
         digest = hashlib.sha256(f"{self.folds} {self.multilabel}\n".encode())
         for clip in self.clips:
             name = "/".join(clip.path.parts[-3:])

@@ -21,15 +21,15 @@ SPLIT_OF = dict(zip("123", SPLITS, strict=True))
 def open_voxceleb1(
     data: str | Path, *, split_list: str | Path | None = None, skip_missing: bool = False
 ) -> Task:
-    """Which of the speakers is it?
+    """Speaker identification among all speakers of the data set.
 
     Args:
         data: the folder of `wav/` and `iden_split.txt`.
-        split_list: another list in the form of `iden_split.txt`; a relative path is looked for in `data` too.
-        skip_missing: leave out listed utterances whose file is not there.
+        split_list: another list in the form of `iden_split.txt`; a relative path is searched in `data` too.
+        skip_missing: leave out listed utterances whose files are missing.
 
     Raises:
-        TaskError: no such folder, list or file, or a line of another form.
+        TaskError: the folder, the list or a file is missing, or a line has another form.
     """
     data = Path(data)
     existing_folder(data / "wav", f"VoxCeleb1's wav/speaker/session/utterance.wav ({HOME})")
@@ -37,7 +37,7 @@ def open_voxceleb1(
     if split_list is not None and Path(split_list).is_file():
         lines = Path(split_list)
     if not lines.is_file():
-        raise TaskError(f"{lines}: no such file; the list of splits, {SPLIT_LIST}, is at {HOME}")
+        raise TaskError(f"{lines}: no such file; get the list of splits, {SPLIT_LIST}, from {HOME}")
     located = []
     for number, line in enumerate(lines.read_text().splitlines(), 1):
         split, _, name = line.strip().partition(" ")

@@ -1,4 +1,4 @@
-"""Commands of stock toolkits, each in its own process with the cures that it needs."""
+"""Commands of stock toolkits, each in its own process with the fixes that it needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ajepa.eval.results.errors import EvaluationError
 def run_stock(
     module: str, arguments: Sequence[str], cwd: Path, log: Path, device: str | None = None
 ) -> float:
-    """Run a stock module in its own process with the cures that it needs; see `run_module`."""
+    """Run a stock module in its own process with the fixes that it needs; see `run_module`."""
     return run_module("ajepa.cli", ["harness", "run", module, *arguments], cwd, log, device)
 
 
@@ -29,16 +29,16 @@ def run_module(
     threads: int | None = None,
     append: bool = False,
 ) -> float:
-    """Run `python -m module arguments...` in its own process; returns its seconds.
+    """Run `python -m module arguments...` in its own process; returns the seconds it took.
 
     Args:
-        log: gets all that it prints.
-        device: "cpu" hides GPUs from it: toolkits choose for themselves.
-        threads: that it may use; None leaves it to itself.
-        append: to what the log holds, for what goes on where an earlier process was stopped.
+        log: receives all its output.
+        device: "cpu" hides GPUs from it, because toolkits choose the device themselves.
+        threads: number of threads it may use; None leaves the choice to it.
+        append: add to the log, for a command that continues where an earlier process stopped.
 
     Raises:
-        EvaluationError: it failed; the message has the end of what it printed.
+        EvaluationError: it failed; the message has the end of its output.
     """
     own = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     own |= {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
@@ -60,7 +60,7 @@ def run_module(
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Versions of this package and of others, "not installed" where one is not."""
+    """Versions of this package and of others, "not installed" for missing ones."""
     found = {}
     for package in ("ajepa", *packages):
         try:

@@ -1,1 +1,1 @@
-"""X-ARES: our encoders in its form, its data sets from users' copies, its runs."""
+"""X-ARES: encoders in the form it expects, its data sets made from users' copies, and its runs."""

@@ -1,10 +1,10 @@
-"""What the heads that X-ARES trained answer on its test splits: in a process of its own, in X-ARES's folder.
+"""Answers of X-ARES's trained heads on its test splits. Runs in its own process, in X-ARES's folder.
 
     python -m ajepa.eval.toolkits.xares.answers ENCODER_CLASS TASK_FILE OUT.json
 
-X-ARES keeps its heads and embeddings, and of their answers the score alone. Here its own code reads both
-again, so that a score can have an interval over clips; `protocols/xares.py` checks that they give X-ARES's
-score.
+X-ARES keeps its heads and embeddings, but of their answers only the score. Here its own code reads both
+again, so that a score can have an interval over clips. `protocols/xares.py` checks that the answers give the
+score that X-ARES reported.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ajepa.files import write_json
 
 
 def answers(encoder: str, task_file: str) -> dict[str, Any]:
-    """The columns of `ajepa.eval.results.answers.Answers` for one seed, how many items each split has
-    ("items"), and to how many seconds X-ARES cuts clips ("crop_seconds"), or None.
+    """The columns of `ajepa.eval.results.answers.Answers` for one seed, the number of items in each split
+    ("items"), and the seconds to which X-ARES cuts clips ("crop_seconds"), or None.
 
     Args:
         encoder: the class's name, under which X-ARES keeps results.
@@ -61,9 +61,9 @@ def answers(encoder: str, task_file: str) -> dict[str, Any]:
 
 
 def _splits(config: Any) -> Iterator[tuple[str, str, str]]:
-    """Our name of each split, its tars of embeddings, and the file of the head that it is tested with, or "".
+    """Our name of each split, its tars of embeddings, and the file of the head that is tested on it, or "".
 
-    With folds X-ARES names the heads after them and leaves `ckpt_name` as it was.
+    With folds, X-ARES names the heads after them and leaves `ckpt_name` unchanged.
     """
     tars = config.encoded_tar_name_of_split
     if config.k_fold_splits:

@@ -4,13 +4,13 @@
     python -m xares.run --max-jobs 0 ajepa_first_3f2a91c0.py tasks/esc50_task.py
 
 X-ARES makes an encoder from a file with one class, without arguments, and keeps embeddings and scores under
-the class's name alone, so that two checkpoints under one name give one score. A file written here has the
+the class's name alone: two checkpoints with the same name would share one score. A file written here has the
 checkpoint's fingerprint in its name, and its class refuses other weights.
 
-X-ARES batches clips of different lengths with zeros behind the shorter ones and does not say where those
-begin. The frames of that silence are therefore encoded as audio and count in its mean over time, for every
-encoder alike: a clip's score depends on the other clips of its batch. Nothing is guessed here from trailing
-zeros, which recordings have too.
+X-ARES batches clips of different lengths, pads the shorter ones with zeros and does not give their lengths.
+The padding is therefore encoded as audio and its frames count in X-ARES's mean over time, for every encoder
+alike: a clip's score depends on the other clips of its batch. We do not guess lengths from trailing zeros,
+because recordings have those too.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ class XaresEncoder(nn.Module):
 
     Args:
         source: any source of `ajepa.load_model`.
-        frequency: the F frequency patches of a time step side by side ("concatenate", F * D features) or
-            averaged ("average", D).
-        weights: the fingerprint that the weights must have; None takes any.
+        frequency: "concatenate" joins the F frequency patches of a time step (F * D features); "average"
+            averages them (D).
+        weights: the fingerprint that the weights must have; None accepts any.
 
     Attributes:
         sampling_rate: Hz.
-        output_dim: features of a frame.
-        hop_size_in_ms: between two frames.
+        output_dim: features per frame.
+        hop_size_in_ms: time between two frames.
 
     Raises:
         ajepa.model.loading.ModelError: the source cannot be read.
-        XaresError: the weights are others, or no such `frequency`.
+        XaresError: the weights have another fingerprint, or `frequency` is unknown.
     """
 
     def __init__(self, source: str, frequency: str = "concatenate", weights: str | None = None) -> None:
@@ -72,7 +72,7 @@ class XaresEncoder(nn.Module):
         self.output_dim = self.model.encoder.width if average else self.model.embedding_size
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Clips [B, S], or one [S], of 1 sample or more to frames [B, T, X], float32; all S samples count."""
+        """Clips [B, S], or one [S], S at least 1, to frames [B, T, X], float32; all S samples count."""
         audio_BS = audio.to(self.model.device)
         audio_BS = audio_BS[None] if audio_BS.ndim == 1 else audio_BS
         patches_BTFD = self.model(audio_BS).patches.float()
@@ -82,17 +82,17 @@ class XaresEncoder(nn.Module):
 def encoder_class(
     name: str, source: str, frequency: str = "concatenate", weights: str | None = None
 ) -> type[XaresEncoder]:
-    """A class of X-ARES: called `name`, which ends in `Encoder`, and made without arguments.
+    """An encoder class for X-ARES, called `name`, which ends in `Encoder`; it takes no arguments.
 
     Args:
         name: X-ARES keeps results under it.
-        source, frequency, weights: as of `XaresEncoder`.
+        source, frequency, weights: as for `XaresEncoder`.
 
     Raises:
-        XaresError: another name.
+        XaresError: the name has another form.
     """
     if not (name.isidentifier() and name.endswith("Encoder")):
-        raise XaresError(f"{name!r}: X-ARES wants a Python name that ends in Encoder")
+        raise XaresError(f"{name!r}: X-ARES needs a Python name that ends in Encoder; rename it")
 
     def __init__(self: XaresEncoder) -> None:  # noqa: N807
         XaresEncoder.__init__(self, source, frequency, weights)
@@ -103,15 +103,15 @@ def encoder_class(
 def write_encoder(
     source: str | Path, folder: str | Path, *, name: str | None = None, frequency: str = "concatenate"
 ) -> tuple[Path, str]:
-    """Write the file of an encoder that X-ARES takes; its name and its class's have the weights' fingerprint.
+    """Write an encoder file for X-ARES. The file's name and the class's include the weights' fingerprint.
 
     Args:
         source: any source of `ajepa.load_model`.
-        folder: where the file goes.
-        name: what the file's name begins with; by default the source's.
-        frequency: as of `XaresEncoder`.
+        folder: where the file is written.
+        name: prefix of the file's name; by default the source's name.
+        frequency: as for `XaresEncoder`.
 
-    Returns the file and the name of the class in it. Raises as `XaresEncoder` does.
+    Returns the file and the name of the class in it. Raises the errors of `XaresEncoder`.
     """
     path = Path(source).resolve()
     source = str(path) if path.exists() else str(source)
@@ -131,7 +131,7 @@ def write_encoder(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write an encoder's file; returns the exit status, 2 for wrong use and bad input."""
+    """Write an encoder's file; returns the exit status, 2 for wrong usage or bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m ajepa.eval.xares", description="Write an X-ARES encoder."
     )

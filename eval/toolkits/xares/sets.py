@@ -1,11 +1,11 @@
-"""Data sets that people have on disk, brought into the tars that X-ARES 0.1.3 reads.
+"""Data sets on disk, converted to the tars that X-ARES 0.1.3 reads.
 
     ajepa data xares esc50 --source ESC-50 --out env
 
-writes `env/<task>/` as X-ARES looks for it in the folder where it runs: tars of audio with a JSON file for
-each clip, by split, and `.audio_tar_ready`, which keeps it from downloading. Splits are those of the data
-set's own lists, and the labels are the ones that X-ARES's tasks know. Clips lie in a random order that is
-always the same, since its training shuffles within a window.
+writes `env/<task>/`, where X-ARES looks for it in the folder where it runs: tars of audio with a JSON file
+per clip, by split, and `.audio_tar_ready`, which stops it from downloading. The splits are the data set's own
+lists, and the labels are the ones that X-ARES's tasks know. Clips are stored in a fixed random order, since
+X-ARES shuffles only within a window in training.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from ajepa.errors import AjepaError
 from ajepa.eval.tasks import Clip, open_task
 
 READY = ".audio_tar_ready"
-SAMPLE_RATE = 16_000  # of what has to be converted
-AS_IT_IS = (".wav", ".flac", ".ogg", ".mp3")  # what X-ARES decodes here
+SAMPLE_RATE = 16_000  # of audio that has to be converted
+AS_IT_IS = (".wav", ".flac", ".ogg", ".mp3")  # formats that X-ARES decodes here
 CLIPS_A_TAR = 2_000
-# Words of X-ARES's task: those of Speech Commands v0.01.
+# Words of X-ARES's task: the words of Speech Commands v0.01.
 WORDS = (
     *("bed", "bird", "cat", "dog", "down", "eight", "five", "four", "go", "happy", "house", "left", "marvin"),
     *("nine", "no", "off", "on", "one", "right", "seven", "sheila", "six", "stop", "three", "tree", "two"),
@@ -44,7 +44,7 @@ WORDS = (
 
 
 class XaresSetError(AjepaError, ValueError):
-    """A data set cannot be brought into X-ARES's form; the message says what is missing."""
+    """A data set cannot be converted for X-ARES; the message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,11 @@ class _Set:
     """How a data set becomes tars.
 
     Attributes:
-        task: X-ARES's name, and the folder's.
-        opens: the task of ours whose clips and splits it has.
-        tars: start of the tars' names for each of our splits.
-        describe: from the data set's folder, what gives a clip's JSON, or None for a clip that X-ARES lacks.
+        task: X-ARES's name for it, which is also the folder's name.
+        opens: our task with the same clips and splits.
+        tars: prefix of the tars' names for each of our splits.
+        describe: takes the data set's folder; returns a function that gives a clip's JSON, or None for a clip
+            that X-ARES does not use.
     """
 
     task: str
@@ -75,7 +76,7 @@ def _esc50(source: Path) -> Callable[[Clip], dict[str, Any] | None]:
     def describe(clip: Clip) -> dict[str, Any]:
         if clip.labels[0] not in number:
             raise XaresSetError(
-                f"{table}: no category {clip.labels[0]!r}, which {clip.path.name} has; add it"
+                f"{table}: no category {clip.labels[0]!r}, the label of {clip.path.name}; add it"
             )
         return {"label": number[clip.labels[0]]}
 
@@ -119,31 +120,31 @@ def write_tars(
     skip_missing: bool = False,
     force: bool = False,
 ) -> Path:
-    """Write the tars of a data set; returns their folder, `out`/<X-ARES's task>.
+    """Write the tars of a data set; returns their folder, `out`/<X-ARES's task name>.
 
     Args:
         dataset: esc50, esc10 (its ten classes, for X-ARES's esc50), speechcommandsv1 (official lists; words
             that version 0.01 lacks are left out) or voxceleb1.
         source: the data set's folder.
         out: the folder that X-ARES calls `env`.
-        csv: esc50, esc10: another table than `meta/esc50.csv`, with folds 1 to 5.
-        split_list: voxceleb1: another list than `iden_split.txt`.
-        skip_missing: leave out listed clips whose file is not there.
+        csv: for esc50 and esc10, a table to use instead of `meta/esc50.csv`, with folds 1 to 5.
+        split_list: for voxceleb1, a list to use instead of `iden_split.txt`.
+        skip_missing: leave out listed clips whose files are missing.
         force: replace a folder that exists.
 
     Raises:
-        XaresSetError: no such data set, a folder that exists, or splits that X-ARES's task does not have.
-        ajepa.hear_module.task_folder.TaskError: data that are not what the layout says.
+        XaresSetError: there is no such data set, the folder exists, or the splits do not fit X-ARES's task.
+        ajepa.hear_module.task_folder.TaskError: the data are not in the layout of the data set.
     """
     if dataset not in SETS:
-        raise XaresSetError(f"no data set {dataset!r}; there are {', '.join(SETS)}")
+        raise XaresSetError(f"no data set is called {dataset!r}; choose {', '.join(SETS)}")
     made, source = SETS[dataset], Path(source)
     given = {"csv": csv, "split_list": split_list, "skip_missing": skip_missing or None}
     task = open_task(made.opens, source, **{key: value for key, value in given.items() if value is not None})
     if set(task.counts) != set(made.tars):
         raise XaresSetError(
             f"{source}: {task.name} has the splits {', '.join(sorted(task.counts))}, X-ARES's {made.task} "
-            f"{', '.join(made.tars)}; complete the copy, or give a table of such folds"
+            f"has {', '.join(made.tars)}; complete the copy, or give a table with these folds"
         )
     describe = made.describe(source)
     clips = [(clip, about) for clip in task.clips if (about := describe(clip)) is not None]
@@ -159,9 +160,9 @@ def write_tars(
 def _write(clips: list[tuple[Clip, dict[str, Any]]], made: _Set, folder: Path, force: bool) -> Path:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / READY).is_file():  # it may be the data set itself
-            raise XaresSetError(f"{folder}: exists and has no tars of X-ARES; choose another --out")
+            raise XaresSetError(f"{folder}: exists but is not a folder of X-ARES tars; choose another --out")
         if not force:
-            raise XaresSetError(f"{folder}: exists; pass --force to replace it, X-ARES's results in it too")
+            raise XaresSetError(f"{folder}: exists; pass --force to replace it and X-ARES's results in it")
     by_split = defaultdict(list)
     for clip, about in clips:
         by_split[clip.split].append((clip, about))
@@ -188,8 +189,8 @@ def _write(clips: list[tuple[Clip, dict[str, Any]]], made: _Set, folder: Path, f
 
 
 def _add_clip(tar: tarfile.TarFile, clip: Clip, about: dict[str, Any]) -> None:
-    """Two members: the audio as it is where X-ARES can read it, and what is known of the clip."""
-    # The name that the clip has in all splits, without dots: what follows the first is a kind of file.
+    """Two members: the audio, unchanged if X-ARES can read it, and the clip's metadata."""
+    # The clip's name, the same in all splits, without dots: what follows the first dot is a file type.
     name = "-".join([*clip.path.parts[-3:-1], clip.path.stem]).replace(".", "_")
     suffix, data = clip.path.suffix.lower(), b""
     if suffix in AS_IT_IS:
