@@ -126,7 +126,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     here = [ytid for ytid in reversed(ROWS["balanced_train"]) if ytid not in gone]
     notes = "\n".join(task.notes)
     assert (
-        f"train: 53 of 60 listed clips are there, 7 are missing; hash of their IDs {ids_hash(here)}" in notes
+        f"train: 53 of 60 listed clips are present, 7 are missing; hash of their IDs {ids_hash(here)}" in notes
     )
     assert "test: 18 of 20 listed" in notes
     assert "balanced_train_segments.csv has 60 rows, the official one 22,160" in notes
@@ -205,7 +205,7 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
         open_task("audioset_20k", tmp_path)
     write_tables(tmp_path)
     with pytest.raises(
-        TaskError, match=r"no audio of the 60 train clips; expected .*balanced_train_segments/Y"
+        TaskError, match=r"no audio for the 60 train clips; add .*balanced_train_segments/Y"
     ):
         open_task("audioset_20k", tmp_path)
     write_audioset(tmp_path, one_folder)
@@ -237,5 +237,5 @@ def test_a_clip_of_training_and_test_is_refused(tmp_path: Path) -> None:
     train, test = (next(root.rglob(f"{name}_segments.csv")) for name in ("balanced_train", "eval"))
     row = train.read_text().splitlines()[-1]
     test.write_text(f"{test.read_text().rstrip()}\n{row}\n")
-    with pytest.raises(TaskError, match=f"{row[:11]} in the tables of training and of eval_segments"):
+    with pytest.raises(TaskError, match=f"{row[:11]} in both a training table and eval_segments"):
         open_task("audioset_20k", root)

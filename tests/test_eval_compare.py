@@ -105,7 +105,7 @@ def test_the_comparison_is_that_of_one_evaluation(file: Path, tmp_path: Path) ->
         ("{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {knn: {layer: weighted}}}", "not with knn"),
         (
             "{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {finetune: {set: {x: 1}}}}",
-            "sets nothing",
+            "is not a setting",
         ),
         (
             "{models: {a: logmel}, tasks: {table: {data: x, multilabel: true, finetune: "

@@ -186,7 +186,7 @@ def test_tables(tmp_path: Path) -> None:
     assert any("6 of 6 groups have clips in several splits: s0, s1, s2" in note for note in folded.notes)
     alone = [row if number else row.replace(",a,", ",only,") for number, row in enumerate(rows)]
     write_rows(tmp_path / "alone.csv", "filename,species,part,fold,site", *alone)
-    with pytest.raises(TaskError, match="labels only stand in one fold alone"):
+    with pytest.raises(TaskError, match="labels only occur in one fold only"):
         open_task("table", tmp_path / "alone.csv", label="species", fold="fold")
     before = task.fingerprint(dates=True), task.fingerprint()
     (tmp_path / names[0]).write_bytes((tmp_path / names[1]).read_bytes())
@@ -224,7 +224,7 @@ def test_what_no_score_could_be_trusted_on_is_refused(esc50: Path, tmp_path: Pat
     with pytest.raises(TaskError, match=f"{name} is listed twice"):
         open_task("esc50", esc50, csv=twice)
     twice.write_bytes(b"filename,fold,category,esc10,src_file\n\xe9")
-    with pytest.raises(TaskError, match="no CSV in UTF-8"):
+    with pytest.raises(TaskError, match="is not UTF-8 CSV"):
         open_task("esc50", esc50, csv=twice)
 
     write_voxceleb1(tmp_path / "speakers", speakers=2, sessions=3, utterances=1, seconds=0.1)

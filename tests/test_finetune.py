@@ -277,9 +277,9 @@ def test_settings_from_the_command_line() -> None:
     )
     assert config_for("voxceleb1", "audioset-20k") == RECIPES["audioset-20k"]
     for settings, message in (
-        (["depth=3"], "sets nothing"),
-        (["epochs"], "sets nothing"),
-        (["epochs=many"], "must be of kind int"),
+        (["depth=3"], "is not a setting"),
+        (["epochs"], "is not a setting"),
+        (["epochs=many"], "must be of type int"),
         (["noise=1"], "true or false"),
         (["mixup=2"], "mixup is 2"),
         (["loss=l2"], "loss is 'l2'"),

@@ -80,7 +80,7 @@ def test_sets_open_as_tasks(small_sets: Path, web: RangeServer, capsys: pytest.C
         assert main(["data", "get", name, "--out", str(small_sets), "--url", mirror]) == 0
     printed = capsys.readouterr().out
     assert f"--task esc50 --data {small_sets / 'ESC-50'}" in printed
-    assert "no checksum of it is published" in printed
+    assert "no checksum is published" in printed
     assert len(open_task("esc50", small_sets / "ESC-50").clips) == 10
     v1 = open_task("speech_commands_v1", small_sets / "speech_commands_v0.01")
     assert v1.counts["test"] == 12, "the test archive is found beside"
@@ -91,7 +91,7 @@ def test_sets_open_as_tasks(small_sets: Path, web: RangeServer, capsys: pytest.C
     assert web.asked == [], "what is there and whole is not fetched again"
     (small_sets / "ESC-50" / "audio").rename(small_sets / "elsewhere")
     assert main(["data", "get", "esc50", "--out", str(small_sets), "--url", mirror]) == 2
-    assert "not whole" in capsys.readouterr().err
+    assert "not complete" in capsys.readouterr().err
 
 
 def test_a_set_appears_when_it_is_whole(
@@ -148,7 +148,7 @@ def test_another_content_is_refused(small_sets: Path, web: RangeServer, tmp_path
     assert not (small_sets / "ESC-50").exists()
 
     (site / "master.zip").write_text("<html>sign in to the network</html>")
-    with pytest.raises(DownloadError, match=r"damaged.*what came is removed"):
+    with pytest.raises(DownloadError, match=r"damaged.*the download was removed"):
         public.get("esc50", small_sets, url=f"{web.url}/")
     with zipfile.ZipFile(site / "master.zip", "w") as file:
         for name, data in whole.items():
@@ -158,7 +158,7 @@ def test_another_content_is_refused(small_sets: Path, web: RangeServer, tmp_path
     (site / "speech_commands_v0.01.tar.gz").write_bytes(b"something else")
     with pytest.raises(DownloadError, match="SHA-256"):
         public.get("speech_commands_v1", small_sets, url=f"{web.url}/")
-    with pytest.raises(DownloadError, match="give the folder of both"):
+    with pytest.raises(DownloadError, match="give their folder"):
         public.get("speech_commands_v1", small_sets, url=f"{web.url}/speech_commands_v0.01.tar.gz")
 
 

@@ -111,7 +111,7 @@ def _open(
             wanted.setdefault(folder, set()).update(found)
     if both := sorted(rows["train"].keys() & rows["test"].keys()):
         raise TaskError(
-            f"{data}: {listed(both)} is in a training table and in {EVAL.table}; get the tables from {HOME}"
+            f"{data}: {listed(both)} in both a training table and {EVAL.table}; get them from {HOME}"
         )
     files = _files(wanted)
     if id_list is not None:
