@@ -126,7 +126,8 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     here = [ytid for ytid in reversed(ROWS["balanced_train"]) if ytid not in gone]
     notes = "\n".join(task.notes)
     assert (
-        f"train: 53 of 60 listed clips are present, 7 are missing; hash of their IDs {ids_hash(here)}" in notes
+        f"train: 53 of 60 listed clips are present, 7 are missing; hash of their IDs {ids_hash(here)}"
+        in notes
     )
     assert "test: 18 of 20 listed" in notes
     assert "balanced_train_segments.csv has 60 rows, the official one 22,160" in notes
@@ -204,9 +205,7 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"balanced_train_segments\.csv: no such file"):
         open_task("audioset_20k", tmp_path)
     write_tables(tmp_path)
-    with pytest.raises(
-        TaskError, match=r"no audio for the 60 train clips; add .*balanced_train_segments/Y"
-    ):
+    with pytest.raises(TaskError, match=r"no audio for the 60 train clips; add .*balanced_train_segments/Y"):
         open_task("audioset_20k", tmp_path)
     write_audioset(tmp_path, one_folder)
     names = ["index,mid,display_name", *(f'{place},/m/{place:04},"Sound, {place}"' for place in range(527))]

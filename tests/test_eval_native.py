@@ -222,7 +222,10 @@ def test_the_command(sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         (["--task", "esc50", "--data", "x", "--label", "y"], "no option label"),
         (["knn", "--protocol", "linear", "--task", "esc50"], "two protocols, knn and linear"),
         (["svm", "--task", "esc50", "--data", "x"], "no protocol 'svm'; there are linear, knn, finetune"),
-        (["--task", "esc50", "--data", "x", "--model", "logmel"], "called logmel; tell them apart by NAME"),
+        (
+            ["--task", "esc50", "--data", "x", "--model", "logmel"],
+            "called logmel; give each a name with NAME",
+        ),
         (["--task", "esc50", "--data", "x", "--baseline", "absent"], "no model is called 'absent'"),
     ],
 )

@@ -94,7 +94,7 @@ def test_what_is_no_record_is_named(change: dict[str, Any], words: str, tmp_path
         read_records(tmp_path / "records.json")
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "no file of records"), ("[3]", "expected a record")])
+@pytest.mark.parametrize(("text", "words"), [("{", "not a file of records"), ("[3]", "expected a record")])
 def test_files_of_something_else_are_named(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "records.json").write_text(text)
     with pytest.raises(RecordError, match=rf"records\.json: {words}"):

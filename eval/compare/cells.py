@@ -1,9 +1,9 @@
-"""Cells of a comparison: one model on one task by one protocol, run once, wherever it is run.
+"""Cells of a comparison: one model on one task by one protocol, run once, wherever they run.
 
-A finished cell is its records and their bootstrap draws in `cells/`, named by a hash of all that the score
-depends on. In `work/` are the lock of a running cell, so that no two processes run it at a time, and the
-reason why one failed: it is written before a cell starts, and so is there when its process is killed. The
-files of a toolkit are in a folder of the cell, below that of the protocol.
+A finished cell is stored in `cells/` as its records and their bootstrap draws, named by a hash of everything
+that the score depends on. `work/` holds the lock of a running cell, so that no two processes run it at the
+same time, and the reason if one failed. That reason is written before a cell starts, so it is there even if
+the process is killed. Each cell's toolkit files are in a folder below the protocol's folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ajepa.files import write
 
 from .config import Comparison
 
-KILLED = "its process ended before it was done"
+KILLED = "its process ended before the cell was finished"
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Cell:
     """One model on one task by one protocol.
 
     Attributes:
-        model, source: the model's name and what it is opened from.
+        model, source: the model's name and the source it is opened from.
         protocol: the protocol's name.
-        key: hash of all that the score depends on.
-        work: the same without the seeds: cells of one `work` share a toolkit's folder.
+        key: hash of everything that the score depends on.
+        work: the same hash without the seeds: cells with equal `work` share a toolkit's folder.
     """
 
     model: str
@@ -58,7 +58,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that could not be done, and why."""
+    """A cell that could not be run, and why."""
 
     model: str
     task: str
@@ -67,25 +67,25 @@ class Failure:
 
     @classmethod
     def of(cls, cell: Cell, reason: str) -> Failure:
-        """A cell's."""
+        """The failure of this cell."""
         return cls(cell.model, cell.entry.name, cell.protocol, reason)
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """Where the cells of a comparison are kept."""
+    """The storage of a comparison's cells."""
 
     folder: Path
 
     def finished(self, cell: Cell) -> bool:
-        """Both files are there; each appears whole."""
+        """Whether both files exist; each appears complete or not at all."""
         return self._records(cell).is_file() and self._draws(cell).is_file()
 
     def read(self, cell: Cell, rename_task: bool = True) -> list[Result]:
-        """The results of a finished cell, under the names that this comparison has for its parts.
+        """The results of a finished cell, with the names that this comparison uses.
 
         Args:
-            rename_task: else the task keeps the name that its data give it.
+            rename_task: if false, the task keeps the name that its data give it.
         """
         names = {"model": cell.model, "protocol": cell.protocol, "protocol_kind": cell.how.protocol}
         names |= {"task": cell.entry.name} if rename_task else {}
@@ -97,38 +97,38 @@ class Shelf:
         ]
 
     def write(self, cell: Cell, results: Sequence[Result]) -> None:
-        """Keep the results of a cell."""
+        """Store the results of a cell."""
         draws = io.BytesIO()
         np.save(draws, torch.stack([result.draws_S for result in results]).numpy())
         write(self._draws(cell), draws.getvalue())
-        write_records(self._records(cell), [result.record for result in results])  # last: it is finished
+        write_records(self._records(cell), [result.record for result in results])  # last: marks the end
 
     def failure(self, cell: Cell) -> str | None:
-        """Why it could not be done when it was last tried; None where it was not tried."""
+        """Why the cell failed when it was last tried; None if it was not tried."""
         try:
             return self._error(cell).read_text().splitlines()[0]
-        except FileNotFoundError:  # never there, or another process has just done the cell
+        except FileNotFoundError:  # never existed, or another process has just finished the cell
             return None
 
     def fail(self, cell: Cell, reason: str, details: str = "") -> None:
-        """Keep why a cell could not be done: one line, and the details after it."""
+        """Store why a cell failed: one line, with the details after it."""
         write(self._error(cell), f"{' '.join(reason.split()) or 'unknown'}\n{details}")
 
     def forget(self, cell: Cell) -> None:
-        """Remove the reason of a failure: the cell is to be tried again, or it is done."""
+        """Remove the reason of a failure, because the cell is tried again or finished."""
         self._error(cell).unlink(missing_ok=True)
 
     def lock(self, name: str) -> FileLock:
-        """Held by one process at a time; the system releases that of a killed one."""
+        """A lock held by one process at a time; the system releases a killed process's lock."""
         (self.folder / "work").mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / "work" / f"{name}.lock")
 
     def log(self, cell: Cell) -> Path:
-        """For the output of a process that runs this cell first."""
+        """The log for the output of a process whose first cell this is."""
         return self.folder / "work" / f"{cell.key}.log"
 
     def toolkit(self, cell: Cell) -> Path:
-        """The folder for a toolkit's files, which is not made here."""
+        """The folder for a toolkit's files, which is not created here."""
         name = re.sub(r"[^\w.-]+", "-", f"{cell.entry.name}-{cell.model}").lstrip(".-")
         return self.folder / cell.how.protocol / f"{name}-{cell.work[:10]}"
 
@@ -143,12 +143,12 @@ class Shelf:
 
 
 class Plan(NamedTuple):
-    """What a comparison has to do.
+    """The work of a comparison.
 
     Attributes:
         cells: all of them, task by task and protocol by protocol, finished or not.
-        failures: those that cannot be: no such model, data or toolkit, or one that does not fit another.
-        complete: of each task whose data are those of the published set, that set's name.
+        failures: cells that cannot run: the model, data or toolkit is missing, or they do not fit together.
+        complete: for each task whose data match the published set, the set's name.
     """
 
     cells: list[Cell]
@@ -159,11 +159,11 @@ class Plan(NamedTuple):
 def plan(
     comparison: Comparison, sources: Mapping[str, str], lost: Mapping[str, str], conditions: Conditions
 ) -> Plan:
-    """Open every model and task once, to name the cells; models on the CPU, as here may be no other device.
+    """Open every model and task once, to name the cells. Models stay on the CPU: no other device may be here.
 
     Args:
-        sources: by a model's name, what it is opened from.
-        lost: by a model's name, why there is none.
+        sources: by a model's name, the source it is opened from.
+        lost: by a model's name, why it is missing.
     """
     found = Plan([], [], {})
     benches = {
@@ -197,18 +197,18 @@ def plan(
 
 
 def _open(entry: TaskEntry, complete: dict[str, str]) -> str:
-    """A task's fingerprint; notes it in `complete` where its data are the published set."""
+    """A task's fingerprint. Adds the task to `complete` if its data match the published set."""
     task = entry.open()
     if not task.notes:
         complete[entry.name] = task.name
-    # The interval depends on the groups, and the record has the rest.
+    # The interval depends on the groups; the other details are in the record.
     groups = [clip.group for clip in task.clips]
     others = hashlib.sha256(repr((task.name, task.notes, groups)).encode()).hexdigest()
     return task.fingerprint(dates=True) + others
 
 
 def _unusable(bench: Bench) -> str:
-    """Why a model cannot be opened; empty where it can."""
+    """Why a model cannot be opened; empty if it can."""
     try:
         return "" if bench.fingerprint else "it has no weights"
     except (ValueError, RuntimeError, OSError) as error:
@@ -216,16 +216,16 @@ def _unusable(bench: Bench) -> str:
 
 
 def run_cells(cells: Sequence[Cell], conditions: Conditions) -> None:
-    """Do what is not finished of one model's cells; see `run_each`."""
+    """Run the unfinished cells of one model; see `run_each`."""
     for _ in run_each(cells, conditions):
         pass
 
 
 def run_each(cells: Sequence[Cell], conditions: Conditions) -> Iterator[Cell]:
-    """Do what is not finished of one model's cells, and give each of them once it is done or has failed.
+    """Run the unfinished cells of one model, and yield each once it is finished or has failed.
 
-    A failure is noted on the shelf, and stops no other cell. A cell that another process is running is left
-    for the end, and then waited for.
+    A failure is stored on the shelf and does not stop the other cells. A cell that another process is running
+    is left for the end; then this process waits for it.
     """
     if conditions.threads is not None:
         torch.set_num_threads(conditions.threads)
@@ -252,7 +252,7 @@ def _run(cell: Cell, bench: Bench, shelf: Shelf) -> None:
     shelf.fail(cell, KILLED)
     try:
         shelf.write(cell, cell.how.run(bench, cell.entry, shelf.toolkit(cell)))
-    except Exception as error:  # whatever it is: the other cells are to be done
+    except Exception as error:  # of any kind: the other cells must still run
         known = isinstance(error, (ValueError, RuntimeError, OSError))
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         shelf.fail(cell, reason, traceback.format_exc())
@@ -261,15 +261,15 @@ def _run(cell: Cell, bench: Bench, shelf: Shelf) -> None:
 
 
 def grouped(cells: Sequence[Cell], split: bool) -> list[list[Cell]]:
-    """Cells that are run one after another by one process.
+    """Groups of cells that one process runs one after another.
 
     Args:
-        split: only those that share embeddings, a model's probes on one task, or a toolkit's folder; else all
-            of a model.
+        split: make small groups of cells that share embeddings (a model's probes on one task) or a toolkit's
+            folder; otherwise a group has all the cells of a model.
     """
     found: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
         own = cell.work if not cell.how.embeds else ""
         found.setdefault((cell.model, cell.entry.name, own) if split else (cell.model,), []).append(cell)
-    # Embeddings of all layers hold the last one: those who need all go first.
+    # Embeddings of all layers include the last one: cells that need all of them go first.
     return [sorted(group, key=lambda cell: -cell.how.embeds) for group in found.values()]

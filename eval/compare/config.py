@@ -4,15 +4,15 @@
       log-mel: logmel
       twin: ajepa-small-cpu
       A-JEPA: runs/first
-    tasks:                        # name: the task's data and options; `task` where the name is another
+    tasks:                        # name: the task's data and options; `task` if the task has another name
       esc10: {data: esc50, hear: tasks/esc10-v2.0.0-full}   # its folders for the toolkits: `hear`,
   speakers: {task: voxceleb1, data: voxceleb1, s3prl: sid, xares: env/voxceleb1}   # `s3prl` and `xares`
       words: {task: speech_commands_v2, data: speech_commands_v0.02, finetune: {set: {epochs: 12}}}
     protocols: [linear, knn]      # or names with options, as below
-    baseline: log-mel             # optional: a model or a protocol with which the others are compared
-    layer: last                   # optional, as pool, time and precision; for protocols with frozen features
+    baseline: log-mel             # optional: a model or a protocol that the others are compared with
+    layer: last                   # optional, like pool, time and precision; for frozen features
 
-Protocols with options are a mapping like that of the tasks, `protocol` where the name is another:
+Protocols with options are a mapping like the tasks, with `protocol` if the protocol has another name:
 
     protocols:
       linear: {}
@@ -26,7 +26,7 @@ Protocols with options are a mapping like that of the tasks, `protocol` where th
 linear and knn take layer, pool, time and class_weight; finetune takes recipe, set and seeds; hear takes
 grid and grid_points; s3prl takes steps, lr, eval_every, frequency, cache_gigabytes, workers and seeds; xares
 takes frequency, epochs, lr and seeds. Paths start at the folder where the command runs. A task's `finetune`
-has recipe and set for that task; a protocol's own settings go first.
+has recipe and set for that task; a protocol's own settings take precedence.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from .pretraining import Pretraining, PretrainingError, Run
 
 
 class ComparisonError(AjepaError, ValueError):
-    """The file of a comparison cannot be used; the message names it and the entry."""
+    """A comparison file cannot be used; the message names the file and the entry."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison as its file has it; see this module's text.
+    """A comparison, as read from its file; see the module docstring.
 
-    Raises ComparisonError for a missing entry, or one of another kind.
+    Raises ComparisonError for an entry that is missing or has the wrong form.
     """
 
     models: dict[str, str | dict[str, Any]]
@@ -67,7 +67,7 @@ class Comparison:
 
     @classmethod
     def read(cls, path: str | Path) -> Comparison:
-        """Raises ComparisonError: no such file, an unknown or missing entry, or one of another kind."""
+        """Raises ComparisonError if there is no such file, or an entry is unknown, missing or malformed."""
         path = Path(path)
         if not path.is_file():
             raise ComparisonError(f"{path}: no such file; expected YAML with models, tasks and protocols")
@@ -100,9 +100,9 @@ class Comparison:
         if self.precision not in get_args(Precision):
             raise ComparisonError(f"precision must be {' or '.join(get_args(Precision))}")
         if self.baseline in self.models and self.baseline in self.protocols:
-            raise ComparisonError(f"baseline {self.baseline} is a model and a protocol; rename one of them")
+            raise ComparisonError(f"baseline {self.baseline} is both a model and a protocol; rename one")
         if self.baseline is not None and self.baseline not in {*self.models, *self.protocols}:
-            raise ComparisonError(f"baseline {self.baseline} is none of the models and protocols")
+            raise ComparisonError(f"baseline {self.baseline} is not a model or a protocol; name one")
         try:
             for entry in self.task_entries():
                 for how in self.protocol_entries().values():
@@ -111,7 +111,7 @@ class Comparison:
             raise ComparisonError(str(error)) from error
 
     def pretrained_entries(self) -> list[Pretraining]:
-        """The models that are pre-trained for it. Raises PretrainingError for an entry of another kind."""
+        """The models to pre-train for the comparison. Raises PretrainingError for a malformed entry."""
         return [
             Pretraining.read(name, given, self.pretrain)
             for name, given in self.models.items()
@@ -119,17 +119,17 @@ class Comparison:
         ]
 
     def sources(self) -> dict[str, str]:
-        """What each model is opened from that is there already."""
+        """For each model that already exists, the source it is opened from."""
         return {name: str(given) for name, given in self.models.items() if not isinstance(given, dict)}
 
     def runs(self, out: Path) -> dict[str, Run]:
-        """The pre-trainings, by the names of the models that they give; their folders below `out`."""
+        """The pre-training runs, by the names of the models they produce; their folders are below `out`."""
         return {run.name: run for entry in self.pretrained_entries() for run in entry.runs(out)}
 
     def task_entries(self) -> list[TaskEntry]:
-        """The tasks. Raises ComparisonError for an entry of another kind."""
+        """The tasks. Raises ComparisonError for a malformed entry."""
         entries = []
-        kinds = {"data", *PROTOCOLS.names()} - {"finetune"}  # a protocol's folder has its name
+        kinds = {"data", *PROTOCOLS.names()} - {"finetune"}  # a folder's key is its protocol's name
         for name, given in self.tasks.items():
             if not isinstance(given, dict) or not kinds & set(given):
                 raise ComparisonError(f"task {name} needs its data, such as {{data: FOLDER}}")
@@ -140,7 +140,7 @@ class Comparison:
         return entries
 
     def protocol_entries(self) -> dict[str, Protocol]:
-        """The protocols by name. Raises ComparisonError for an entry of another kind."""
+        """The protocols by name. Raises ComparisonError for a malformed entry."""
         given = self.protocols
         if isinstance(given, list):
             given = {str(name): {} for name in given}

@@ -1,6 +1,6 @@
-"""Where groups of cells are run: in this process, in several, or on machines that submitit reaches.
+"""Where groups of cells run: in this process, in several, or on machines that submitit reaches.
 
-An engine only starts groups and says which have ended and how; their results are on the shelf.
+An engine only starts groups and reports which have ended and how; their results are on the shelf.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .cells import Cell, Shelf, run_cells, run_each
 
 Group = list[Cell]
 POLL_SECONDS = 1.0
-# Of submitit's jobs on any cluster; all others are SLURM's.
+# Parameters that submitit knows on any cluster; all others are passed to SLURM.
 SHARED_PARAMETERS = {
     "name",
     "timeout_min",
@@ -45,7 +45,7 @@ class Engine(Protocol):
     """Runs groups of cells.
 
     Attributes:
-        split: it wants small groups, to run several at a time.
+        split: whether it needs small groups, to run several at a time.
     """
 
     split: bool
@@ -57,17 +57,17 @@ class Engine(Protocol):
         """Start a group."""
 
     def ended(self) -> list[tuple[Group, str]]:
-        """Wait for some to end, whole or in part; each with how, empty where all went well.
+        """Wait until some groups end, in whole or in part. Returns each with how it ended, "" for success.
 
-        Empty where none is running.
+        Empty if none is running.
         """
 
     def stop(self) -> None:
-        """End what is running."""
+        """Stop the running groups."""
 
 
 class ThisProcess:
-    """One group after another, here; a cell is run when `ended` asks for it."""
+    """Runs one group after another in this process; each call of `ended` runs one cell."""
 
     split = False
 
@@ -76,29 +76,29 @@ class ThisProcess:
         self._running: Iterator[Cell] = iter(())
 
     def has_room(self) -> bool:
-        """One at a time."""
+        """Whether no group is active: one runs at a time."""
         return not self._left
 
     def start(self, group: Group, conditions: Conditions) -> None:
-        """Take it up."""
+        """Take the group."""
         self._left, self._running = len(group), run_each(group, conditions)
 
     def ended(self) -> list[tuple[Group, str]]:
-        """The next cell, by itself."""
+        """Run the next cell and return it as a group."""
         if not self._left:
             return []
         self._left -= 1
         return [([next(self._running)], "")]
 
     def stop(self) -> None:
-        """Nothing runs in the background."""
+        """Do nothing: no work runs in the background."""
 
 
 class Processes:
-    """Several processes at a time, each for one group. Their output goes to a log in `work/`.
+    """Several processes at a time, one per group. Their output goes to a log in `work/`.
 
     Args:
-        jobs: processes.
+        jobs: number of processes.
     """
 
     split = True
@@ -108,7 +108,7 @@ class Processes:
         self._running: list[tuple[BaseProcess, Group, Path]] = []
 
     def has_room(self) -> bool:
-        """Fewer than `jobs` are running."""
+        """Whether fewer than `jobs` are running."""
         return len(self._running) < self.jobs
 
     def start(self, group: Group, conditions: Conditions) -> None:
@@ -119,7 +119,7 @@ class Processes:
         self._running.append((process, group, log))
 
     def ended(self) -> list[tuple[Group, str]]:
-        """Wait for some to end."""
+        """Wait until some groups end."""
         sentinels = [process.sentinel for process, _, _ in self._running]
         over = set(wait(sentinels)) if sentinels else set()
         done = [entry for entry in self._running if entry[0].sentinel in over]
@@ -127,11 +127,11 @@ class Processes:
         return [(group, _ending(process, log)) for process, group, log in done]
 
     def stop(self) -> None:
-        """End the processes, and what they have started."""
+        """Stop the processes and their child processes."""
         for process, _, _ in self._running:
             try:
                 os.killpg(process.pid or 0, signal.SIGTERM)
-            except ProcessLookupError:  # it has no group of its own yet
+            except ProcessLookupError:  # it has no process group yet
                 process.terminate()
         for process, _, _ in self._running:
             process.join()
@@ -144,11 +144,11 @@ def _ending(process: BaseProcess, log: Path) -> str:
     if not code:
         return ""
     how = f"ended with status {code}" if code > 0 else f"was killed by {signal.Signals(-code).name}"
-    return f"the process {how}; what it wrote: {log}"
+    return f"the process {how}; see its output in {log}"
 
 
 def _work(group: Group, conditions: Conditions, log: Path) -> None:
-    # A group of its own: Ctrl-C is for the one who started it, which then ends the whole group.
+    # It gets its own process group: Ctrl-C goes to the parent, which then ends the whole group.
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -166,14 +166,14 @@ def _end_with_parent() -> None:
 
 
 class Submitit:
-    """Jobs of a cluster, through submitit; without SLURM, processes of this machine.
+    """Jobs of a cluster, through submitit; without SLURM, processes on this machine.
 
     Args:
-        folder: for submitit's own files and logs; all machines must see it, as the results.
-        parameters: of the jobs: what `submitit.AutoExecutor.update_parameters` takes, such as timeout_min,
-            cpus_per_task, gpus_per_node and mem_gb; any other key is one of SLURM, such as partition.
-        jobs: how many run or wait at a time; None: on SLURM all, else one.
-        cluster: "slurm" or "local"; None finds out.
+        folder: for submitit's own files and logs; like the results, all machines must see it.
+        parameters: job parameters that `submitit.AutoExecutor.update_parameters` takes, such as timeout_min,
+            cpus_per_task, gpus_per_node and mem_gb; any other key goes to SLURM, such as partition.
+        jobs: how many run or wait at a time. None: on SLURM all jobs, otherwise one.
+        cluster: "slurm" or "local"; None detects it.
 
     Raises:
         EngineError: submitit is not installed, or does not take the parameters.
@@ -203,7 +203,7 @@ class Submitit:
         self._running: list[tuple[Any, Group]] = []
 
     def has_room(self) -> bool:
-        """Fewer than `jobs` are running or queued."""
+        """Whether fewer than `jobs` are running or queued."""
         return self.jobs is None or len(self._running) < self.jobs
 
     def start(self, group: Group, conditions: Conditions) -> None:
@@ -211,7 +211,7 @@ class Submitit:
         self._running.append((self._executor.submit(Resumable(), group, conditions), group))
 
     def ended(self) -> list[tuple[Group, str]]:
-        """Wait for some to end."""
+        """Wait until some jobs end."""
         while self._running:
             done = [entry for entry in self._running if entry[0].done()]
             if done:
@@ -230,7 +230,7 @@ class Submitit:
     def _ending(job: Any) -> str:
         if job.exception() is None:
             return ""
-        return f"job {job.job_id} ended in state {job.state}; what it wrote: {job.paths.stderr}"
+        return f"job {job.job_id} ended in state {job.state}; see its output in {job.paths.stderr}"
 
 
 def _parameter(key: str) -> str:
@@ -238,17 +238,17 @@ def _parameter(key: str) -> str:
 
 
 class Resumable:
-    """`run_cells` as a job: one that is preempted or out of time is queued again, and does what is left."""
+    """`run_cells` as a job. If preempted or out of time, it is queued again and runs what is left."""
 
     def __call__(self, group: Group, conditions: Conditions) -> None:
-        """In the job's process, which has as many threads as SLURM gives it processors.
+        """Runs in the job's process, with as many threads as SLURM gives it processors.
 
-        Whatever the conditions say: they come from the machine that submits, and how many it runs at a time.
+        This overrides the conditions, which come from the submitting machine and the jobs it runs at a time.
         """
         if processors := os.environ.get("SLURM_CPUS_PER_TASK"):
             conditions = replace(conditions, threads=int(processors))
         run_cells(group, conditions)
 
     def checkpoint(self, group: Group, conditions: Conditions) -> Any:
-        """What submitit asks for when the job is interrupted."""
+        """Called by submitit when the job is interrupted."""
         return importlib.import_module("submitit").helpers.DelayedSubmission(self, group, conditions)

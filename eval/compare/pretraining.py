@@ -1,14 +1,14 @@
-"""Models of a comparison that are pre-trained for it: a recipe with settings, once for each seed.
+"""Models that are pre-trained for a comparison: a recipe with settings, once per seed.
 
-    pretrain: {data.source: data/pretrain, optim.steps: 2500}     # settings of all that follow
+    pretrain: {data.source: data/pretrain, optim.steps: 2500}     # settings for all models below
     models:
       block: {recipe: ajepa-small-cpu-block, seeds: [0, 1, 2]}
       small steps: {recipe: ajepa-small-cpu, set: {optim.lr: 1.0e-4}, seeds: [0, 1, 2]}
-      small steps, random: {recipe: ajepa-small-cpu, weights: random}    # the twin: no step taken
+      small steps, random: {recipe: ajepa-small-cpu, weights: random}    # the same network, untrained
 
-A run's folder is named by a hash of its whole recipe: a finished run is never run again, one that was stopped
-goes on. Where only its random weights are wanted it ends before its first step. The seeds of a model become
-one record.
+A run's folder is named by a hash of its whole recipe: a finished run is never run again, and an interrupted
+one continues. If only its random weights are needed, it ends before its first step. The seeds of a model
+become one record.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ KEYS = {"recipe", "set", "seeds", "weights"}
 
 
 class Run(NamedTuple):
-    """One pre-training.
+    """One pre-training run.
 
     Attributes:
-        model, seed: of which entry, and its seed.
-        folder: of the run.
-        options: of `ajepa pretrain`.
-        source: what `load_model` takes once the run is done.
-        random: of this run only the weights before its first step are wanted.
+        model, seed: the name of its entry, and its seed.
+        folder: the run's folder.
+        options: options of `ajepa pretrain`.
+        source: the source for `load_model` once the run is finished.
+        random: only the weights before the first step are needed.
     """
 
     model: str
@@ -61,18 +61,18 @@ class Run(NamedTuple):
 
     @property
     def done(self) -> bool:
-        """Whether its weights are there."""
+        """Whether its weights exist."""
         made = Path(self.source) if self.random else self.folder / ENCODER
         return made.is_file()
 
     @property
     def name(self) -> str:
-        """Of the model that it gives."""
+        """Name of the model that it produces."""
         return f"{self.model}, seed {self.seed}"
 
 
 class PretrainingError(AjepaError, ValueError):
-    """An entry of a model that is to be pre-trained is wrong; the message names it."""
+    """The entry of a model to pre-train is wrong; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class Pretraining:
     """A model to pre-train.
 
     Attributes:
-        name: the model's.
-        recipe: a packaged one's name, or a YAML file.
-        set: settings over the recipe's.
+        name: the model's name.
+        recipe: the name of a packaged recipe, or a YAML file.
+        set: settings that override the recipe's.
         seeds: one run each.
-        random: the runs' own random weights, before the first step.
+        random: use the runs' random weights, from before the first step.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Pretraining:
 
     @classmethod
     def read(cls, name: str, given: Mapping[str, Any], common: Mapping[str, Any]) -> Pretraining:
-        """Raises PretrainingError for an entry that does not say what to train."""
+        """Raises PretrainingError for an entry that does not define what to train."""
         if surplus := sorted(map(str, set(given) - KEYS)):
             raise PretrainingError(
                 f"model {name}: {', '.join(surplus)}; it takes {', '.join(sorted(KEYS))}, or a source's name"
@@ -117,7 +117,7 @@ class Pretraining:
         return found
 
     def runs(self, out: Path) -> list[Run]:
-        """One for each seed, their folders below `out`. Raises RecipeError for settings that are wrong."""
+        """One run per seed, in folders below `out`. Raises RecipeError for wrong settings."""
         found = []
         for seed in self.seeds:
             settings = [
@@ -139,15 +139,15 @@ def _as_option(value: Any) -> str:
 
 
 def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int | None = None) -> dict[str, str]:
-    """Do the runs that are not done, `jobs` at a time; output goes to a log beside each run's folder.
+    """Run the unfinished pre-trainings, `jobs` at a time; output goes to a log next to each run's folder.
 
     Args:
-        threads: of each process; None leaves them as they are.
+        threads: threads of each process; None leaves the number as it is.
 
     Returns:
-        Why models' weights are not there, by the models' names: empty where all went well.
+        Why weights are missing, by the models' names: empty if all went well.
     """
-    # Trained and random weights of one recipe are of one run: training writes both.
+    # Trained and random weights of one recipe come from the same run: training writes both.
     wanted: dict[Path, Run] = {}
     for run in sorted(runs, key=lambda run: run.random):
         if not run.done:
@@ -167,7 +167,7 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int | None = None) -
 
 
 def _pretrain(run: Run, threads: int | None) -> None:
-    """Do or go on with one run. Raises EvaluationError if it fails."""
+    """Start or continue one run. Raises EvaluationError if it fails."""
     folder = run.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
@@ -184,7 +184,7 @@ def _say(text: str) -> None:
 
 
 def spent(folder: Path) -> dict[str, Any]:
-    """What a run took: steps, clips, and seconds of training alone, from its metrics."""
+    """The cost of a run: steps, clips, and seconds of training alone, from its metrics."""
     clips = load_recipe(str(folder / "recipe.yaml")).optim.batch_size
     seconds, before = 0.0, 0
     for text in (folder / "metrics.jsonl").read_text().splitlines():
@@ -196,13 +196,13 @@ def spent(folder: Path) -> dict[str, Any]:
 
 
 def joined(results: Sequence[Result], runs: Mapping[str, Run]) -> list[Result]:
-    """Results with those of one pre-trained model's seeds made one.
+    """Results, with the results of one pre-trained model's seeds combined into one.
 
-    The score is the mean over the seeds. A draw of its interval draws seeds as well as clips, each with
-    replacement, so that it says how other runs of the recipe might do: one seed fewer than there are, whose
-    mean varies over the draws as much as the mean of all does over repetitions (Rao and Wu, 1988; as many
-    as there are would vary too little, half as much with two). `spread` is the standard deviation over the
-    seeds. Models with the same seeds draw the same ones, so that their difference is paired.
+    The score is the mean over the seeds. Each draw of its interval draws seeds as well as clips, with
+    replacement, so the interval covers other runs of the recipe. A draw takes one seed fewer than there are:
+    its mean then varies over the draws as much as the mean of all seeds does over repetitions (Rao and Wu,
+    1988). Drawing all seeds would vary too little, half as much with two. `spread` is the standard deviation
+    over the seeds. Models with the same seeds draw the same ones, so that their difference is paired.
 
     Args:
         runs: by the name of a result's model.
@@ -213,7 +213,7 @@ def joined(results: Sequence[Result], runs: Mapping[str, Run]) -> list[Result]:
         if record.model in runs:
             key: tuple[str, ...] = (runs[record.model].model, record.task, record.protocol, record.layer)
         else:
-            key = (str(place),)  # alone
+            key = (str(place),)  # a group by itself
         groups[key].append(result)
     return [
         _join(members, [runs[member.record.model] for member in members])
@@ -254,7 +254,7 @@ def _join(members: Sequence[Result], runs: Sequence[Run]) -> Result:
                 seed=run.seed,
                 score=record.score,
                 run=run.folder.name,
-                **spent(run.folder),  # of random weights: by the run they began
+                **spent(run.folder),  # for random weights: the run that they started
                 **_own(record) if several else {},
             )
             for run, record in zip(runs, records, strict=True)
@@ -274,5 +274,5 @@ def _join(members: Sequence[Result], runs: Sequence[Run]) -> Result:
 
 
 def _own(record: Record) -> dict[str, Any]:
-    """What differs between the runs of a model."""
+    """The fields that differ between the runs of a model."""
     return {"weights": record.weights, "by_seed": record.by_seed, "chosen": record.chosen}

@@ -1,9 +1,9 @@
-"""Models times tasks times protocols; what is finished is not run again.
+"""Models times tasks times protocols; finished cells are not run again.
 
-The file is described in `ajepa.eval.compare.config`. Every cell leaves its record and its bootstrap draws in
+The file is described in `ajepa.eval.compare.config`. Every cell stores its record and its bootstrap draws in
 files named by a hash of the weights, the task and the options. A cell that fails, or whose process is killed,
-is reported, and the others are done. The same command goes on where it was stopped; two that run at the same
-time on the same folder share the work. `ajepa evaluate` is a comparison that is written on the command line.
+is reported, and the others still run. The same command continues where it stopped; two that run at the same
+time on the same folder share the work. `ajepa evaluate` is a comparison written on the command line.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ def compare(
     jobs: int = 1,
     runs_folder: str | Path | None = None,
 ) -> tuple[list[Record], list[Failure]]:
-    """Run what is not finished, and write `records.json`, `table.md` and `table.csv` into `out`.
+    """Run the unfinished cells, and write `records.json`, `table.md` and `table.csv` into `out`.
 
     Args:
         comparison: models, tasks and protocols.
-        out: folder of the results; of several machines the same, on a file system with locks.
+        out: folder of the results; the same for several machines, on a file system with locks.
         cache: folder of the embeddings.
-        engine: where cells are run; None is this process.
-        device: where models are put; None is the CPU.
-        threads: of each process; None leaves them as they are.
-        jobs: pre-trainings at a time, which run on this machine.
-        runs_folder: of the pre-trainings, which several comparisons may share; None is `runs` in `out`.
+        engine: where cells run; None is this process.
+        device: where models run; None is the CPU.
+        threads: threads of each process; None leaves the number as it is.
+        jobs: number of pre-trainings at a time, which run on this machine.
+        runs_folder: folder of the pre-trainings, which comparisons may share; None is `runs` in `out`.
 
     Returns:
-        The records, task by task, and what failed.
+        The records, task by task, and the failures.
     """
-    # Absolute: other machines and processes may start elsewhere.
+    # Absolute paths: other machines and processes may start in other folders.
     out, cache = Path(out).resolve(), Path(cache).expanduser().resolve()
     conditions = Conditions(out, cache, comparison.precision, device, threads)
     runs = comparison.runs(Path(runs_folder or out / "runs").resolve())
@@ -84,11 +84,11 @@ def evaluate(
     device: str | None = None,
     keep: Callable[[list[Record]], None] = lambda records: None,
 ) -> tuple[list[Record], list[Failure]]:
-    """Run a comparison of models that are there, in this process. Tasks keep the names that their data give.
+    """Run a comparison of existing models, in this process. Tasks keep the names that their data give.
 
     Args:
-        out: folder of the results, from which the same call goes on; None keeps nothing.
-        keep: gets all records so far whenever a cell ends.
+        out: folder of the results, from which the same call continues; None keeps nothing.
+        keep: called with all records so far whenever a cell ends.
 
     Raises:
         EvaluationError: a model, a task or a toolkit cannot be used; nothing was run.
@@ -118,7 +118,7 @@ def _records(
     runs: Mapping[str, Run],
     rename_tasks: bool = True,
 ) -> list[Record]:
-    """The records of what is finished, task by task, protocol by protocol, compared with the baseline's."""
+    """The records of the finished cells, by task, then protocol, with differences from the baseline."""
     finished = [cell for cell in cells if shelf.finished(cell)]
     results = joined([result for cell in finished for result in shelf.read(cell, rename_tasks)], runs)
     return [result.record for result in _compared(results, comparison)]
@@ -130,7 +130,7 @@ def _run(
     engine: Engine,
     ended: Callable[[], None] = lambda: None,
 ) -> list[Failure]:
-    """Run what is not finished; reports each cell that ends, and calls `ended` after one that is finished."""
+    """Run the unfinished cells; reports each cell that ends, and calls `ended` after one that is finished."""
     shelf, failures = Shelf(conditions.folder), []
     open_cells = [cell for cell in cells if not shelf.finished(cell)]
     for cell in open_cells:
@@ -149,7 +149,7 @@ def _run(
                         _say(f"{cell}: {_scores(shelf.read(cell))}")
                         ended()
                 untried = [cell for cell in group if not shelf.finished(cell) and not shelf.failure(cell)]
-                if len(untried) == len(group):  # it ended before its first cell: no use in going on
+                if len(untried) == len(group):  # it ended before its first cell: trying again is of no use
                     found = [Failure.of(cell, ending or "it was not started") for cell in group]
                 elif untried:  # the process was killed at the cell before them
                     waiting.append(untried)
@@ -157,7 +157,7 @@ def _run(
                 failures += failed
                 _say_failed(failed)
     finally:
-        engine.stop()  # after Ctrl-C; else nothing is left
+        engine.stop()  # after Ctrl-C; otherwise nothing is left
     return failures
 
 
@@ -177,7 +177,7 @@ def _scores(results: Sequence[Result]) -> str:
 
 
 def _say_failed(failures: Sequence[Failure]) -> None:
-    """A line for each model and reason: one that cannot be opened fails in all its cells."""
+    """Print a line for each model and reason: a model that cannot be opened fails in all its cells."""
     alike: dict[tuple[str, str], list[Failure]] = defaultdict(list)
     for failure in failures:
         alike[failure.model, failure.reason].append(failure)
@@ -191,7 +191,7 @@ def _say(text: str) -> None:
 
 
 def _compared(results: Sequence[Result], comparison: Comparison) -> list[Result]:
-    """Models with the baseline on the same task by the same protocol; or protocols, of the same model."""
+    """Compare models with the baseline on the same task and protocol, or protocols for the same model."""
     if comparison.baseline is None:
         return list(results)
     by, fixed = ("model", "protocol") if comparison.baseline in comparison.models else ("protocol", "model")

@@ -17,11 +17,11 @@ def table_rows(
     """The table's rows.
 
     Args:
-        complete: the published task's name of each task whose data are complete: only those are listed with
+        complete: for each task with complete data, the published task's name: only these are listed with
             published scores.
     """
     cells = [(record.model, record.task, record.protocol) for record in records]
-    # A model's cell names the layer only where one cell has several.
+    # A model's name includes the layer only if one cell has several layers.
     rows = [row(record, layer=cells.count(cell) > 1) for record, cell in zip(records, cells, strict=True)]
     for failure in failures:
         rows.append(_row(failure.model, failure.task, failure.protocol, "-", f"failed: {failure.reason}"))

@@ -1,4 +1,4 @@
-"""Baselines without training: what the front end alone knows."""
+"""Baselines without training: how far the front end alone gets."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class LogMelBaseline(nn.Module):
 class HearNaive(nn.Module):
     """HEAR's naive baseline: log-mel frames times a fixed random matrix, 4,096 features, averaged over time.
 
-    The computation of hearbaseline.naive, whose embeddings it gives to the rounding of single precision:
+    The computation is that of hearbaseline.naive, with the same embeddings up to single-precision rounding:
     44.1 kHz; Hann windows of 4096 samples centred on multiples of 250 ms, zeros around the clip; power in 256
-    mel bands (Slaney's scale and norm) up to 22.05 kHz; the logarithm of that plus 1e-4; a matrix of entries
-    uniform from 0 to 1, by torch's generator with seed 0, divided by the root of 256. The projection is
-    linear, so that the features have the rank of the bands.
+    mel bands (Slaney's scale and norm) up to 22.05 kHz; the logarithm of the power plus 1e-4; a matrix with
+    entries uniform from 0 to 1, drawn by torch's generator with seed 0, divided by the square root of 256.
+    The projection is linear, so the rank of the features is at most the number of bands.
 
     Shape suffixes: W samples of a window, K frequencies, M mel bands, X features, L windows.
     """

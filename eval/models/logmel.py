@@ -1,9 +1,9 @@
-"""The log-mel baseline as a HEAR module: what the front end alone knows, with nothing learnt.
+"""The log-mel baseline as a HEAR module: how far the front end alone gets, with nothing learned.
 
     python -m heareval.embeddings.runner ajepa.eval.logmel --tasks-dir TASKS
 
-Scene embeddings are the mean and the standard deviation over time of each of 128 log-mel bands, the
-statistics that any encoder has to beat. Timestamp embeddings are the log-mel frames averaged over 50 ms.
+Scene embeddings are the mean and the standard deviation over time of each of 128 log-mel bands, which any
+encoder has to beat. Timestamp embeddings are the log-mel frames averaged over 50 ms.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["LogMelStatistics", "get_scene_embeddings", "get_timestamp_embeddings
 
 
 class LogMelStatistics(nn.Module):
-    """A front end with the attributes that the HEAR API asks for."""
+    """A front end with the attributes that the HEAR API expects."""
 
     def __init__(self, config: LogMelConfig | None = None) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def get_scene_embeddings(audio: Tensor, model: LogMelStatistics) -> Tensor:
 
 @torch.no_grad()
 def get_timestamp_embeddings(audio: Tensor, model: LogMelStatistics) -> tuple[Tensor, Tensor]:
-    """Log-mel frames averaged over 50 ms: [n_sounds, n_timestamps, mels], and their milliseconds."""
+    """Log-mel frames averaged over 50 ms: [n_sounds, n_timestamps, mels], and their times in milliseconds."""
     frames_BLM = model.features(audio)
     stamps = timestamps_ms(audio.shape[1], model.sample_rate).to(frames_BLM.device)
     config = model.features.config
@@ -56,7 +56,7 @@ def get_timestamp_embeddings(audio: Tensor, model: LogMelStatistics) -> tuple[Te
     centres = centres + 500 * config.window_seconds
     first = torch.searchsorted(centres, stamps - TIMESTAMP_MS / 2)
     count = torch.searchsorted(centres, stamps + TIMESTAMP_MS / 2, right=True) - first
-    # Short or final stretches may hold no frame's centre: they take the nearest frame.
+    # Short or final stretches may contain no frame's centre: they take the nearest frame.
     midpoints = (centres[1:] + centres[:-1]) / 2
     first = torch.where(count > 0, first, torch.searchsorted(midpoints, stamps))
     count = count.clamp_min(1)

@@ -1,7 +1,7 @@
-"""What can be evaluated: our encoders, baselines, encoders of transformers, and those of other packages.
+"""Models that can be evaluated: our encoders, baselines, transformers' encoders, other packages' models.
 
 Another package adds a model as an entry point of the group `ajepa.models`: a function without arguments that
-makes a clip model. Its name is the model's source.
+returns a clip model. The entry point's name is the model's source.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ OF_S3PRL = "s3prl:"
 
 @runtime_checkable
 class ClipModel(Protocol):
-    """What probes ask of a model, which is a `torch.nn.Module` too.
+    """The interface that probes expect of a model, which is also a `torch.nn.Module`.
 
     Axes: B clips, S samples, L layers, X statistics over time, F frequency patches, D features.
 
     Attributes:
         sample_rate: Hz.
-        ragged: whether a batch may hold clips of several lengths.
+        ragged: whether a batch may hold clips of different lengths.
     """
 
     sample_rate: int
@@ -49,18 +49,19 @@ class ClipModel(Protocol):
     def forward(self, waveform_BS: Tensor, lengths: list[int], all_layers: bool) -> Tensor:
         """Statistics over each clip's own time, [B, L, X, F, D].
 
-        The last layer comes last, and alone without `all_layers`. X is 2, mean and standard deviation, or 1
-        for a baseline that has statistics of its own. F is above 1 where a time step has frequency patches.
+        The last layer comes last; without `all_layers` it is the only one. X is 2 (mean and standard
+        deviation), or 1 for a baseline with its own statistics. F is above 1 if a time step has several
+        frequency patches.
         """
 
 
 class S3prlUpstream(nn.Module):
-    """An upstream of s3prl, which only s3prl itself opens: `s3prl:UPSTREAM[:CHECKPOINT]`.
+    """An upstream of s3prl, which only s3prl itself can open: `s3prl:UPSTREAM[:CHECKPOINT]`.
 
     Attributes:
-        upstream: what s3prl's -u takes.
-        checkpoint: what its -k takes, absolute where it is a file; empty for nothing.
-        config: what a fingerprint of it is taken of.
+        upstream: the value of s3prl's -u.
+        checkpoint: the value of its -k, absolute if it is a file; empty for none.
+        config: the settings that its fingerprint covers.
     """
 
     def __init__(self, source: str) -> None:
@@ -77,10 +78,10 @@ class Named(NamedTuple):
     """A model.
 
     Attributes:
-        name: as tables call it.
-        source: where it came from.
+        name: its name in tables.
+        source: what it was opened from.
         module: the clip model.
-        precision: of its matrix products, which `module` is run with.
+        precision: the precision of its matrix products when `module` runs.
     """
 
     name: str
@@ -90,7 +91,7 @@ class Named(NamedTuple):
 
 
 class EncoderModel(nn.Module):
-    """An `AudioEncoder`, pooled over time; layers are those of the blocks and the normed last one."""
+    """An `AudioEncoder`, pooled over time. Layers: the outputs of the blocks, and the normed last one."""
 
     def __init__(self, encoder: AudioEncoder) -> None:
         super().__init__()
@@ -99,7 +100,7 @@ class EncoderModel(nn.Module):
         self.ragged = True
 
     def forward(self, waveform_BS: Tensor, lengths: list[int], all_layers: bool) -> Tensor:
-        """Clips of these lengths in samples to [B, L, 2, F, D]."""
+        """Clips with these lengths in samples to [B, L, 2, F, D]."""
         found = self.encoder(waveform_BS, lengths, layers=all_layers)
         layers = (*found.layers, found.patches)
         return torch.stack([time_statistics(layer.float(), found.lengths) for layer in layers], 1)
@@ -112,22 +113,22 @@ def open_model(text: str, device: str | None = None, precision: Precision = "flo
 
 
 def named_model(text: str) -> tuple[str, str]:
-    """The name and the source of SOURCE or NAME=SOURCE; with no name the source's."""
-    # The path of a checkpoint behind a second colon may have a "=".
+    """The name and the source in SOURCE or NAME=SOURCE; without a name, the source's default name."""
+    # The path of a checkpoint after a second colon may contain "=".
     name, source = ("", text) if text.startswith(OF_S3PRL) else named_source(text)
     return name or default_name(source), source
 
 
 def open_source(name: str, source: str, device: str | None = None, precision: Precision = "float32") -> Named:
-    """A model from its source, under a name.
+    """Open a model from its source, under a name.
 
     A source is a baseline's name (`logmel`, `hear-naive`, or one that another package adds), a folder that
-    transformers saved, `s3prl:UPSTREAM[:CHECKPOINT]`, or whatever `ajepa.load_model` takes (a recipe's name
-    gives the random twin).
+    transformers saved, `s3prl:UPSTREAM[:CHECKPOINT]`, or anything that `ajepa.load_model` takes (a recipe's
+    name gives the same network with random weights).
 
     Raises:
-        ajepa.model.loading.ModelError: no such source.
-        BaselineError: a folder of transformers that cannot be used.
+        ajepa.model.loading.ModelError: there is no such source.
+        BaselineError: a folder of transformers cannot be used.
     """
     if source.startswith(OF_S3PRL):
         return Named(name, source, S3prlUpstream(source), precision)
@@ -139,7 +140,7 @@ def open_source(name: str, source: str, device: str | None = None, precision: Pr
             from .transformers_audio import TransformersModel
         except ImportError as error:
             raise BaselineError(
-                f"{source}: a model of transformers; pip install 'ajepa[baselines]' ({error})"
+                f"{source}: this is a transformers model; pip install 'ajepa[baselines]' ({error})"
             ) from error
         module = TransformersModel(path).eval().to(device or "cpu")
         return Named(name, source, module, precision)
@@ -148,7 +149,7 @@ def open_source(name: str, source: str, device: str | None = None, precision: Pr
 
 
 def default_name(source: str) -> str:
-    """A model's name in tables where none is given."""
+    """A model's name in tables if none is given."""
     if source.startswith(OF_S3PRL):
         return S3prlUpstream(source).upstream
     if source.startswith(hub.SCHEME):

@@ -1,4 +1,4 @@
-"""Where an encoder is for a toolkit that runs in another process, and in another folder."""
+"""Paths of encoders for a toolkit that runs in another process, and in another folder."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ajepa.recipes import recipe_path
 
 
 def encoder_path(source: str) -> str:
-    """The absolute path of what `ajepa.load_model` takes.
+    """The absolute path of a source that `ajepa.load_model` takes.
 
-    `default` and a recipe are files of the package; what is on the Hub is downloaded.
+    `default` and recipes are files of this package; sources on the Hub are downloaded.
 
     Raises:
         HubError: the Hub does not have it, or cannot be reached.

@@ -1,8 +1,9 @@
-"""Audio encoders of the transformers library, from a folder that it saved, as baselines.
+"""Audio encoders of the transformers library, loaded from a folder that it saved, as baselines.
 
-Each is fed by its own feature extractor, from the same folder, at its own sample rate, and averaged over the
-clip's own time. Whisper and AST take a fixed length: shorter clips are padded as their extractors do, and the
-padding does not count in the mean; longer ones are cut into pieces. Nothing is downloaded.
+Each encoder gets its input from its own feature extractor, stored in the same folder, at its own sample rate,
+and is averaged over the clip's own time. Whisper and AST take a fixed length: shorter clips are padded as
+their extractors do, and the padding does not count in the mean; longer ones are cut into pieces. Nothing is
+downloaded.
 
 Shape suffixes: B clips of one length, S samples, T time steps, F frequency patches, L layers, D features.
 """
@@ -21,21 +22,21 @@ from .baselines import BaselineError
 
 WAVEFORM_TYPES = ("wav2vec2", "wav2vec2-conformer", "hubert", "wavlm", "data2vec-audio", "unispeech-sat")
 SPECTROGRAM_TYPES = ("whisper", "audio-spectrogram-transformer")
-# Only masked training uses it; some checkpoints leave it out.
+# Only masked training uses this weight; some checkpoints leave it out.
 NOT_NEEDED = {"masked_spec_embed"}
 
 
 class _Piece(NamedTuple):
-    """Hidden states [B, T, F, D] of a stretch, those of each layer and the final ones, and its own T."""
+    """Hidden states [B, T, F, D] of a stretch, from each layer and the final output, and its own T."""
 
     layers: tuple[Tensor, ...]
     steps: int
 
 
 class TransformersModel(nn.Module):
-    """An encoder of the library behind the interface of `ajepa.eval.models`.
+    """An encoder of the library with the interface of `ajepa.eval.models`.
 
-    Layers are the blocks' outputs and the final output. F is 1 but for AST, whose patches have 12 bands.
+    Layers are the blocks' outputs and the final output. F is 1, except for AST, where it is 12.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -44,12 +45,10 @@ class TransformersModel(nn.Module):
         kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
         if kind not in WAVEFORM_TYPES + SPECTROGRAM_TYPES:
             known = ", ".join(WAVEFORM_TYPES + SPECTROGRAM_TYPES)
-            raise BaselineError(
-                f"{folder}: a model of type {kind!r}; those that can be evaluated are {known}"
-            )
+            raise BaselineError(f"{folder}: a model of type {kind!r} cannot be evaluated; use one of {known}")
         if not (folder / "preprocessor_config.json").is_file():
             raise BaselineError(
-                f"{folder}: no preprocessor_config.json, which says how the model wants its audio; "
+                f"{folder}: no preprocessor_config.json, which defines the model's input; "
                 "save the model's feature extractor there too"
             )
         self.extractor: Any = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
@@ -57,7 +56,7 @@ class TransformersModel(nn.Module):
         if missing := sorted(set(report["missing_keys"]) - NOT_NEEDED):
             raise BaselineError(f"{folder}: {len(missing)} weights are missing, such as {missing[0]}")
         self.model = model.encoder if kind == "whisper" else model
-        self.config = self.extractor  # what `fingerprint` takes of this module; `model` has its own
+        self.config = self.extractor  # `fingerprint` reads it from this module; `model` has its own
         self.kind, self.ragged = kind, False
         self.sample_rate = int(self.extractor.sampling_rate)
 
@@ -71,21 +70,21 @@ class TransformersModel(nn.Module):
             own_BLTFD = torch.stack([layer[:, : piece.steps] for layer in piece.layers], 1).double()
             own = torch.stack([own_BLTFD.sum(2), own_BLTFD.square().sum(2)], 2)
             total, steps = own if total is None else total + own, steps + piece.steps
-        assert total is not None  # a clip has samples
+        assert total is not None  # a clip has at least one sample
         mean_BLFD, square_BLFD = (total / steps).unbind(2)
         std_BLFD = (square_BLFD - mean_BLFD.square()).clamp_min(0).sqrt()
         return torch.stack([mean_BLFD, std_BLFD], 2).float()
 
     def _most_samples(self) -> int | None:
-        """Samples that the model takes at once; None for any number."""
+        """Samples that the model takes at once; None for no limit."""
         if self.kind == "whisper":
             return self.extractor.n_samples
         if self.kind == "audio-spectrogram-transformer":
-            return self.extractor.max_length * self.sample_rate // 100  # Kaldi's 10 ms
+            return self.extractor.max_length * self.sample_rate // 100  # Kaldi's hop of 10 ms
         return None
 
     def _least_samples(self) -> int:
-        """Samples that the model's first step sees."""
+        """Samples that the model's first time step covers."""
         if self.kind in SPECTROGRAM_TYPES:
             return self.sample_rate // 40  # Kaldi's window of 25 ms
         seen, step = 1, 1
@@ -104,7 +103,7 @@ class TransformersModel(nn.Module):
         if self.kind == "audio-spectrogram-transformer":
             return self._patches(layers, samples + short)
         steps = layers[0].shape[1]
-        if self.kind == "whisper":  # one step for two frames, whatever the clip's length
+        if self.kind == "whisper":  # one step per two frames, for any length of clip
             steps = min(steps, math.ceil(samples / (2 * self.extractor.hop_length)))
         return _Piece(tuple(layer[:, :, None] for layer in layers), steps)
 

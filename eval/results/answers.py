@@ -1,4 +1,4 @@
-"""Scores of what a toolkit's trained heads answered."""
+"""Scores of the answers from a toolkit's trained heads."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .scores import ACCURACY_DRAWS, Scored, bootstrap, interval
 
 @dataclass(frozen=True)
 class Answers:
-    """What a toolkit's trained heads answered, a row for each clip.
+    """The answers of a toolkit's trained heads, one row per clip.
 
     Attributes:
-        clips: names.
+        clips: names of the clips.
         splits: test split of each clip.
-        groups: what clips share, such as their speaker; empty where a clip stands alone.
-        truth: labels.
-        answers: for each seed the labels that its heads gave.
+        groups: what clips share, such as their speaker; empty if a clip is independent.
+        truth: labels of the clips.
+        answers: for each seed, the labels that its heads gave.
     """
 
     clips: list[str]
@@ -45,9 +45,9 @@ class Answers:
         return splits
 
     def summary(self) -> tuple[dict[str, Any], Tensor]:
-        """Score, interval, spread and folds as records have them, and the bootstrap draws [S] of the score.
+        """Score, interval, spread and folds in the form of records, and the bootstrap draws [S] of the score.
 
-        The score is the mean over the seeds of the mean over the test splits; all seeds share the draws.
+        The score is averaged over the test splits, then over the seeds; all seeds share the draws.
         """
         by_seed = [self.scored(seed) for seed in range(len(self.answers))]
         scores = [sum(split.score for split in splits) / len(splits) for splits in by_seed]

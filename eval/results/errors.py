@@ -8,14 +8,14 @@ from ajepa.errors import AjepaError
 
 
 class EvaluationError(AjepaError, RuntimeError):
-    """A harness command failed; the message names it and where its output lies."""
+    """A harness command failed; the message names it and the file with its output."""
 
 
 def check_distinct(
     names: Sequence[str], baseline: str | None = None, error: type[Exception] = EvaluationError
 ) -> None:
-    """Raises `error` unless models' names differ, and one is the baseline's if there is any."""
+    """Raises `error` if two models have the same name, or if no model has the baseline's name."""
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise error(f"several models are called {', '.join(twice)}; tell them apart by NAME=SOURCE")
+        raise error(f"several models are called {', '.join(twice)}; give each a name with NAME=SOURCE")
     if baseline is not None and baseline not in names:
-        raise error(f"no model is called {baseline!r}, the baseline; there are {', '.join(names)}")
+        raise error(f"no model is called {baseline!r}, the baseline; choose {', '.join(names)}")

@@ -1,11 +1,11 @@
-"""Records of versions up to 0.3, dictionaries whose keys differed between protocols, in the keys of today."""
+"""Converts records of versions up to 0.3, whose keys differed between protocols, to today's keys."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-# Keys that mean the same today; all that are not listed here or below are the protocol's own.
+# Keys that mean the same today. Keys not listed here or below are the protocol's own.
 SAME = (
     *("model", "source", "task", "protocol", "protocol_kind", "metric", "score", "interval"),
     *("interval_method", "spread", "folds", "seeds", "by_seed", "chosen", "layer", "clips"),
@@ -13,14 +13,14 @@ SAME = (
     *("threads", "notes"),
 )
 SECONDS = ("probe_seconds", "predict_seconds", "wall_seconds")
-BY_RUN = ("weights", "by_seed", "chosen")  # lists of the runs' own where there were several
+BY_RUN = ("weights", "by_seed", "chosen")  # lists with one entry per run if there were several
 
 
 def converted(old: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of the first format in the keys of the second."""
+    """A record of the first format with the keys of the second."""
     old = dict(old)
     new: dict[str, Any] = {}
-    if "counts" in old:  # of the first records of s3prl, which have one training's keys in place of `chosen`
+    if "counts" in old:  # the first records of s3prl, which have one training's keys instead of `chosen`
         counts = old.pop("counts")
         new["classes"] = counts["test_classes"]
         new["clips_by_split"] = {
@@ -58,7 +58,7 @@ def converted(old: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _chosen(value: Any) -> Any:
-    """Probes had a mapping from test split to choice."""
+    """Converts the choices of probes, which were a mapping from test split to choice."""
     if not isinstance(value, dict):
         return value
     return [{"split": split, **choice} for split, choice in value.items()]

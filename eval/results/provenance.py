@@ -1,4 +1,4 @@
-"""What a record says of the task, of how its interval was drawn, and of versions and hardware."""
+"""The parts of a record about the task, the interval's method, versions and hardware."""
 
 from __future__ import annotations
 

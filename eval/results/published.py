@@ -1,8 +1,8 @@
-"""Published scores, to stand beside ours where task and protocol are the same in kind.
+"""Published scores, to list next to ours where the task is the same and the protocol is of the same kind.
 
-Frozen encoder and a linear layer, the protocol of EVAR (github.com/nttcslab/eval-audio-repr, its README):
-features standardised on the training split, early stopping on validation. Ours is a convex fit with its
-penalty chosen on validation. Only complete data sets are comparable.
+These use a frozen encoder and a linear layer, the protocol of EVAR (github.com/nttcslab/eval-audio-repr, its
+README): features standardised on the training split, early stopping on validation. Ours is a convex fit with
+its penalty chosen on validation. Only complete data sets are comparable.
 """
 
 from __future__ import annotations
@@ -37,5 +37,5 @@ PUBLISHED = tuple(
 
 
 def published(task: str, protocol: str) -> list[Published]:
-    """What is known for a task, by the name that complete data have, and a protocol."""
+    """Published scores for a task, by the name of its complete data set, and a protocol."""
     return [entry for entry in PUBLISHED if (entry.task, entry.protocol) == (task, protocol)]

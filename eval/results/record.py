@@ -1,8 +1,8 @@
 """The record of a score: one type for every protocol, one writer, one reader.
 
 A file holds one record as a JSON object, or several as a list. `format` counts the changes of its keys: this
-version writes FORMAT, and reads every earlier one (`ajepa.eval.results.first_format`). A field that is added
-needs a default, so that older files can still be read.
+version writes FORMAT, and reads every earlier one (`ajepa.eval.results.first_format`). A new field needs a
+default, so that older files can still be read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FORMAT = 2
 
 
 class RecordError(AjepaError, ValueError):
-    """A file does not hold records that this version can read; the message names it."""
+    """A file has no records that this version can read; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Difference:
 
     Attributes:
         by: what the baseline is, "model" or "protocol".
-        name: the baseline's.
+        name: the baseline's name.
         difference: score minus the baseline's score.
         interval: 95 % interval of the difference.
         p: two-sided p-value of "no difference".
-        method: how both were drawn.
+        method: how both were resampled.
     """
 
     by: str
@@ -48,14 +48,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Corrupted:
-    """The score of the same probe on test clips that are corrupted.
+    """The score of the same probe on corrupted test clips.
 
     Attributes:
         corruption: as `ajepa.eval.robustness.corruptions.parse` reads it, such as noise:10dB.
         score: of the corrupted clips.
         loss: the score of the clean clips minus this one.
         interval: 95 % interval of the score; None for the mean over several pre-trainings.
-        loss_interval: 95 % interval of the loss, from the same draws of clips; None likewise.
+        loss_interval: 95 % interval of the loss, from the same draws of clips; None for such a mean.
     """
 
     corruption: str
@@ -67,10 +67,10 @@ class Corrupted:
 
 @dataclass(frozen=True)
 class NoiseArea:
-    """The mean score over ratios of clip to noise, by the trapezoid rule between the lowest and highest.
+    """The mean score over signal-to-noise ratios, by the trapezoid rule from the lowest to the highest.
 
     Attributes:
-        low_db, high_db: the ratios.
+        low_db, high_db: the lowest and highest ratio.
         score: the area under the curve, divided by its width.
         interval: its 95 % interval; None for the mean over several pre-trainings.
     """
@@ -86,11 +86,11 @@ class PretrainingRun:
     """One seed of a model that was pre-trained for a comparison, and its score.
 
     Attributes:
-        seed: of the pre-training.
-        score: with this run's weights.
+        seed: seed of the pre-training.
+        score: score with this run's weights.
         run: name of the run's folder.
-        steps, clips, seconds: what its training took.
-        weights: their fingerprint.
+        steps, clips, seconds: the cost of its training.
+        weights: fingerprint of its weights.
         by_seed, chosen: as in `Record`, for this run alone.
     """
 
@@ -111,32 +111,32 @@ class Record:
 
     Attributes:
         model: the model's name in tables.
-        source: what it was opened from; of models with `pretraining`, the recipe.
+        source: what it was opened from; for models with `pretraining`, the recipe.
         task: the task's name.
         protocol: the protocol's name; a comparison chooses it.
-        protocol_kind: linear, knn, finetune, hear, s3prl, xares, or one of another package.
-        metric: such as accuracy or mAP.
+        protocol_kind: linear, knn, finetune, hear, s3prl, xares, or a protocol of another package.
+        metric: for example accuracy or mAP.
         score: from 0 to 1; the mean over seeds and test splits.
         interval: 95 % interval of the score; None where the protocol gives no answers to draw from.
         interval_method: how the interval was drawn; empty without one.
-        spread: standard deviation over pre-trainings, else over seeds, else over test splits; None for one.
+        spread: standard deviation over pre-trainings, else seeds, else test splits; None for only one.
         folds: score of each test split.
-        seeds: of the head or of fine-tuning; empty where nothing is random.
+        seeds: seeds of the head or of fine-tuning; empty if nothing is random.
         by_seed: score of each seed.
         chosen: what validation chose, for each test split or seed: `split`, `seed` and the choice.
         layer: the layer whose features are scored: last, a number from 1, best, weighted, learned sum.
-        clips: number of clips; clips_by_split: of each split; classes: number of labels.
-        seconds: that the probe, training or toolkit took.
-        clips_per_s: clips embedded or trained on in a second.
-        weights: fingerprint of the model; None where there is none, or one for each run of `pretraining`.
+        clips: number of clips; clips_by_split: number in each split; classes: number of labels.
+        seconds: time that the probe, training or toolkit took.
+        clips_per_s: clips embedded or trained on per second.
+        weights: fingerprint of the model; None if it has none, or has one for each run of `pretraining`.
         task_hash: fingerprint of what was scored.
-        versions: of packages, and this package's git commit.
+        versions: versions of packages, and this package's git commit.
         hardware, threads: where the score was computed.
-        notes: what differs from the published task or protocol.
-        pretraining: the runs, one for each seed, of a model that a comparison pre-trains.
+        notes: differences from the published task or protocol.
+        pretraining: for a model that a comparison pre-trains, its runs, one per seed.
         baseline: the difference from the baseline, if there is one.
-        corrupted: scores of corrupted test clips, where they were asked for.
-        noise_area: the area under the curve over noise, of two ratios or more.
+        corrupted: scores of corrupted test clips, if requested.
+        noise_area: the area under the curve over noise, if there are two or more ratios.
         details: settings and findings of this protocol alone.
     """
 
@@ -178,10 +178,10 @@ class Record:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Record:
-        """A record that was written by this version or an earlier one.
+        """A record that this version or an earlier one wrote.
 
         Raises:
-            RecordError: a later format, a key that is unknown, or one that is missing.
+            RecordError: the format is newer, a key is unknown, or one is missing.
         """
         found = content.get("format", 1)
         if found not in range(1, FORMAT + 1):
@@ -199,7 +199,7 @@ class Record:
 
 
 def _made(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a dataclass, complete, from JSON: its lists are tuples. Raises RecordError."""
+    """The complete arguments of a dataclass from JSON, with lists as tuples. Raises RecordError."""
     known = {one.name: one for one in fields(kind)}
     if surplus := sorted(set(content) - set(known) - {"format"}):
         raise RecordError(f"{', '.join(surplus)}: not known; a {kind.__name__} has {', '.join(known)}")
@@ -214,7 +214,7 @@ def _default(one: Any) -> Any:
 
 
 def write_records(path: Path, records: Sequence[Record], *, single: bool = False) -> None:
-    """Write a list, or with `single` a lone record as an object. The file appears whole or not at all."""
+    """Write a list, or with `single` one record as an object. The file appears complete or not at all."""
     content = [record.as_json() for record in records]
     write_json(path, content[0] if single and len(content) == 1 else content)
 
@@ -223,12 +223,12 @@ def read_records(path: str | Path) -> list[Record]:
     """The records of a file.
 
     Raises:
-        RecordError: no such file, no JSON, or no records.
+        RecordError: the file is missing, is not JSON, or has no records.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RecordError(f"{path}: no file of records ({error})") from error
+        raise RecordError(f"{path}: not a file of records ({error})") from error
     listed = content if isinstance(content, list) else [content]
     if not all(isinstance(one, dict) for one in listed):
         raise RecordError(f"{path}: expected a record, or a list of records")

@@ -1,4 +1,4 @@
-"""A result: its record, and the bootstrap draws by which it is compared with others."""
+"""A result: a record, and the bootstrap draws for comparing it with others."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .scores import interval, two_sided
 
 
 class Result(NamedTuple):
-    """A record, and the bootstrap draws [S] of its score; empty where the protocol gives none."""
+    """A record, and the bootstrap draws [S] of its score; empty if the protocol gives none."""
 
     record: Record
     draws_S: Tensor
 
 
 def compare_with(results: Sequence[Result], baseline: str, by: str = "model") -> list[Result]:
-    """Results of one task, with each one's difference from the baseline: that of its layer, else the last.
+    """Results of one task, each with its difference from the baseline at the same layer, or else the last.
 
     Args:
-        results: those without draws stay as they are, as does the baseline itself.
-        baseline: a model's name; or with `by="protocol"` a protocol's, whose results are of the same model.
+        results: those without draws are left unchanged, as is the baseline itself.
+        baseline: a model's name; with `by="protocol"`, a protocol's name, compared for the same model.
     """
     of_baseline = {
         result.record.layer: result

@@ -1,8 +1,8 @@
 """Scores with intervals: accuracy and mean average precision, and the bootstrap of both.
 
-Clips of one group (a recording's parts, a speaker's utterances) are not independent, so that the bootstrap
-draws groups, where the task knows them, within each test split. Draws depend on the task alone: two models'
-are paired, and their difference has an interval of its own.
+Clips of one group (a recording's parts, a speaker's utterances) are not independent. The bootstrap therefore
+draws groups, if the task has them, within each test split. Draws depend on the task alone: the draws of two
+models are paired, and so their difference has an interval too.
 
 Shape suffixes: M clips of a split, C classes, G groups, S draws.
 """
@@ -26,9 +26,9 @@ class Scored:
 
     Attributes:
         split: its name.
-        scores_MC: the higher, the more likely a class.
+        scores_MC: the higher, the more likely the class.
         target: class numbers [M], or 0 and 1 [M, C] for several labels.
-        groups: each clip's group, empty where it stands alone.
+        groups: each clip's group, empty if the clip is independent.
     """
 
     split: str
@@ -42,14 +42,14 @@ class Scored:
         return float(score(self.scores_MC, self.target))
 
     def group_numbers(self) -> Tensor:
-        """Group of each clip as a number from 0 [M]."""
+        """Group of each clip as a number from 0, [M]."""
         names = [group or f"clip {index}" for index, group in enumerate(self.groups)]
         number = {name: index for index, name in enumerate(dict.fromkeys(names))}
         return torch.tensor([number[name] for name in names])
 
 
 def score(scores_MC: Tensor, target: Tensor) -> Tensor:
-    """Accuracy where `target` is class numbers, mean average precision where it is 0 and 1."""
+    """Accuracy if `target` is class numbers, mean average precision if it is 0 and 1."""
     if target.ndim == 1:
         return (scores_MC.argmax(1) == target).double().mean()
     return mean_average_precision(scores_MC, target, scores_MC.new_ones(1, len(target)))[0]
@@ -58,7 +58,7 @@ def score(scores_MC: Tensor, target: Tensor) -> Tensor:
 def mean_average_precision(scores_MC: Tensor, target_MC: Tensor, weight_SM: Tensor) -> Tensor:
     """Mean of the classes' average precision, for each row of clip weights [S].
 
-    The unweighted mean over classes that have clips; average precision as scikit-learn's, ties as one step.
+    The unweighted mean over classes that have clips; average precision as in scikit-learn, ties as one step.
     """
     total_S = torch.zeros(len(weight_SM), dtype=torch.float64)
     present_S = torch.zeros_like(total_S)
@@ -76,7 +76,7 @@ def mean_average_precision(scores_MC: Tensor, target_MC: Tensor, weight_SM: Tens
 
 
 def bootstrap(splits: Sequence[Scored], seed: int = 0) -> Tensor:
-    """Scores of a task, the mean over its test splits, in resamples of their groups [S], float64."""
+    """Scores of a task, averaged over its test splits, in resamples of their groups [S], float64."""
     several = splits[0].target.ndim == 2
     draws = PRECISION_DRAWS if several else ACCURACY_DRAWS
     generator = torch.Generator().manual_seed(seed)

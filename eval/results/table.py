@@ -1,4 +1,4 @@
-"""Scores as tables: rows of text for every use, printed as plain text, Markdown or CSV."""
+"""Scores as tables: rows of text, printed as plain text, Markdown or CSV."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Row = dict[str, str]
 
 
 def row(record: Record, layer: bool = False) -> Row:
-    """A record's row; with `layer` the model's cell names the layer where it is not the last."""
+    """A record's row. With `layer`, the model's name includes the layer if it is not the last."""
     over = ""
     if record.baseline is not None:
         low, high = record.baseline.interval
@@ -31,7 +31,7 @@ def row(record: Record, layer: bool = False) -> Row:
 
 
 def interval_text(record: Record) -> str:
-    """The interval; of a score without one its standard deviation over folds or pre-trainings."""
+    """The interval; for a score without one, its standard deviation over folds or pre-trainings."""
     if record.interval is None:
         over = "pre-trainings" if len(record.pretraining) > 1 else "folds"
         return "" if record.spread is None else f"± {record.spread:.3f} over {over}"
@@ -40,7 +40,7 @@ def interval_text(record: Record) -> str:
 
 
 def table(records: Sequence[Record]) -> str:
-    """A text table, one line for each record, without remarks."""
+    """A text table, one line per record, without remarks."""
     rows = [row(record, layer=True) for record in records]
     for one in rows:
         del one["remark"]
@@ -67,7 +67,7 @@ def _scored(score: float, interval: tuple[float, float] | None) -> str:
 
 
 def by_task(records: Sequence[Record]) -> str:
-    """A text table: models down, tasks across, score ± standard deviation."""
+    """A text table: one row per model, one column per task, score ± standard deviation."""
     rows: dict[str, Row] = {}
     for record in records:
         spread = "" if record.spread is None else f" ± {record.spread:.3f}"
@@ -77,7 +77,7 @@ def by_task(records: Sequence[Record]) -> str:
 
 
 def text(rows: Sequence[Row]) -> str:
-    """Columns of equal width under the keys of all rows."""
+    """Columns of equal width, headed by the keys of all rows."""
     names = list(dict.fromkeys(name for one in rows for name in one))
     widths = {name: max(len(name), *(len(one.get(name, "")) for one in rows)) for name in names}
     lines = [{name: name for name in names}, {name: "-" * widths[name] for name in names}, *rows]

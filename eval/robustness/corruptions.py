@@ -1,8 +1,8 @@
-"""What can happen to a recording: noise, a room, the telephone, a codec, another level.
+"""Corruptions of a recording: noise, a room, the telephone, a codec, another level.
 
-A corruption acts on a clip at its file's own sample rate, before any model resamples it, and what it draws
-depends on the clip's name and the corruption alone. So every model hears the same corrupted clips, in every
-run and on every machine with the same libraries.
+A corruption acts on a clip at its file's own sample rate, before any model resamples it, and its random draws
+depend only on the clip's name and the corruption. Every model therefore hears the same corrupted clips, in
+every run and on every machine with the same libraries.
 
 Axes: S samples.
 """
@@ -27,16 +27,16 @@ from torchaudio import functional
 from ajepa.audio import find_audio, load, resample
 from ajepa.errors import AjepaError
 
-NOISE_DB = (20.0, 10.0, 5.0, 0.0)  # of the standard set, and of the area under its curve
+NOISE_DB = (20.0, 10.0, 5.0, 0.0)  # in the standard set, and for the area under its curve
 TELEPHONE_HZ = (300.0, 3400.0)
 OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
-OPUS_KBITS = (6.0, 256.0)  # what libsndfile's compression level goes from and to
-SILENT_RMS = 1e-5  # of full scale: such a noise cannot be brought to a level
-_DRAWS = 16  # excerpts of noise that are tried before a silent one is taken
+OPUS_KBITS = (6.0, 256.0)  # the range of libsndfile's compression level
+SILENT_RMS = 1e-5  # of full scale: noise this quiet cannot be scaled to a level
+_DRAWS = 16  # noise excerpts to try before giving up on silent ones
 
 
 class CorruptionError(AjepaError, ValueError):
-    """A corruption is not known, or its noise cannot be used; the message says what can be."""
+    """A corruption is unknown, or its noise cannot be used; the message lists what can be."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Corruption:
 
     Attributes:
         kind: noise, reverb, telephone, codec or level.
-        value: of noise the ratio of the clip's power to the noise's in dB; of reverb the seconds in which it
-            falls by 60 dB; of codec (Opus) kbit/s; of level dB; 0 for telephone.
-        noises: recordings that noise is cut from; without any it is synthetic.
+        value: for noise, the ratio of the clip's power to the noise's in dB; for reverb, the seconds in which
+            it falls by 60 dB; for codec (Opus), kbit/s; for level, dB; 0 for telephone.
+        noises: recordings that noise is cut from; without any, the noise is synthetic.
     """
 
     kind: str
@@ -60,7 +60,7 @@ class Corruption:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """All that its results depend on besides the clip: of noises their names, sizes and dates."""
+        """Everything that its results depend on besides the clip: for noises their names, sizes and dates."""
         states = [path.stat() for path in self.noises]
         files = [
             (path.name, state.st_size, state.st_mtime_ns)
@@ -69,12 +69,12 @@ class Corruption:
         return (str(self), *files)
 
     def __call__(self, waveform_S: Tensor, sample_rate: int, clip: str) -> Tensor:
-        """The clip as it would be recorded, of the same length.
+        """The clip as the corruption would record it, with the same length.
 
         Args:
             waveform_S: the clip, float32, at its own sample rate.
             sample_rate: Hz.
-            clip: its name, which decides what is drawn.
+            clip: its name, which determines the random draws.
         """
         seed = hashlib.sha256(f"{self.kind} {clip}".encode()).digest()[:7]
         generator = torch.Generator().manual_seed(int.from_bytes(seed, "big"))
@@ -82,7 +82,7 @@ class Corruption:
 
 
 def parse(text: str, noises: Sequence[Path] = ()) -> list[Corruption]:
-    """The corruptions that a text names.
+    """The corruptions that a text specifies.
 
     Args:
         text: noise:10dB, reverb:0.6s, telephone, codec:8kbps, level:-20dB; or `standard`: noise at 20, 10, 5
@@ -90,7 +90,7 @@ def parse(text: str, noises: Sequence[Path] = ()) -> list[Corruption]:
         noises: recordings to take noise from; see `find_noises`.
 
     Raises:
-        CorruptionError: it is none of these.
+        CorruptionError: the text is none of these.
     """
     if text == "standard":
         levels = [f"noise:{value:g}dB" for value in NOISE_DB]
@@ -119,7 +119,7 @@ def find_noises(folder: str | Path) -> tuple[Path, ...]:
     """The recordings of a folder, sorted.
 
     Raises:
-        CorruptionError: there is none.
+        CorruptionError: there are none.
     """
     try:
         found = find_audio(folder)
@@ -129,7 +129,7 @@ def find_noises(folder: str | Path) -> tuple[Path, ...]:
 
 
 def _noise(corruption: Corruption, waveform_S: Tensor, rate: int, generator: torch.Generator) -> Tensor:
-    """Noise is added at a ratio of powers over the whole clip. A silent clip stays silent."""
+    """Add noise at a power ratio over the whole clip. A silent clip stays silent."""
     level = _rms(waveform_S)
     if level < SILENT_RMS:
         return waveform_S
@@ -149,7 +149,7 @@ def _noise(corruption: Corruption, waveform_S: Tensor, rate: int, generator: tor
 
 
 def coloured_noise(samples: int, generator: torch.Generator) -> Tensor:
-    """Gaussian noise whose power falls with frequency by 0 (white) to 2 (brown) powers of it."""
+    """Gaussian noise whose power falls with frequency to an exponent from 0 (white) to 2 (brown)."""
     slope = 2 * torch.rand((), generator=generator)
     spectrum_K = torch.fft.rfft(torch.randn(samples, generator=generator))
     place_K = torch.arange(1, len(spectrum_K) + 1, dtype=torch.float32)
@@ -157,7 +157,7 @@ def coloured_noise(samples: int, generator: torch.Generator) -> Tensor:
 
 
 def _excerpt(noises: Sequence[Path], samples: int, rate: int, generator: torch.Generator) -> Tensor:
-    """A stretch of one recording, which is repeated where it is short."""
+    """A stretch of one recording, which is repeated if it is too short."""
     index = int(torch.randint(len(noises), (), generator=generator))
     noise_S = _recording(noises[index], rate)
     start = int(torch.randint(len(noise_S), (), generator=generator))
@@ -170,7 +170,7 @@ def _recording(path: Path, rate: int) -> Tensor:
 
 
 def _reverb(corruption: Corruption, waveform_S: Tensor, rate: int, generator: torch.Generator) -> Tensor:
-    """A synthetic room: the direct sound, then noise that decays; both of equal energy, from 5 ms on."""
+    """A synthetic room: the direct sound, then decaying noise from 5 ms on, both of equal energy."""
     length = max(1, min(len(waveform_S), math.ceil(corruption.value * rate)))
     time_S = torch.arange(length) / rate
     tail_S = torch.randn(length, generator=generator) * 10 ** (-3 * time_S / corruption.value)
@@ -182,7 +182,7 @@ def _reverb(corruption: Corruption, waveform_S: Tensor, rate: int, generator: to
 
 
 def _telephone(corruption: Corruption, waveform_S: Tensor, rate: int, generator: torch.Generator) -> Tensor:
-    """300 to 3,400 Hz at 8 kHz in the 8 bits of G.711's mu-law."""
+    """Limit the band to 300 to 3,400 Hz at 8 kHz, with the 8 bits of G.711's mu-law."""
     narrow_S = _resampled(waveform_S, rate, 8_000)
     for _ in range(2):
         narrow_S = functional.highpass_biquad(narrow_S, 8_000, TELEPHONE_HZ[0])
@@ -192,7 +192,7 @@ def _telephone(corruption: Corruption, waveform_S: Tensor, rate: int, generator:
 
 
 def _codec(corruption: Corruption, waveform_S: Tensor, rate: int, generator: torch.Generator) -> Tensor:
-    """Coded by Opus and decoded. Louder than full scale is limited to it, as a file would be."""
+    """Encode with Opus and decode. Samples above full scale are limited to it, as in a file."""
     coded_rate = min((one for one in OPUS_RATES if one >= rate), default=OPUS_RATES[-1])
     coded_S = _resampled(waveform_S, rate, coded_rate).clamp(-1.0, 1.0).numpy()
     low, high = OPUS_KBITS
@@ -215,7 +215,7 @@ def _codec(corruption: Corruption, waveform_S: Tensor, rate: int, generator: tor
 
 
 def _level(corruption: Corruption, waveform_S: Tensor, rate: int, generator: torch.Generator) -> Tensor:
-    """Louder or softer, in floating point: nothing is cut off."""
+    """Make the clip louder or softer, in floating point: nothing is clipped."""
     return waveform_S * 10 ** (corruption.value / 20)
 
 
@@ -224,7 +224,7 @@ def _resampled(waveform_S: Tensor, source: int, target: int) -> Tensor:
 
 
 def _fitted(waveform_S: Tensor, samples: int) -> Tensor:
-    """Cut, or followed by silence, to a length."""
+    """Cut a clip, or append silence, to a given length."""
     return torch.nn.functional.pad(waveform_S[:samples], (0, max(0, samples - len(waveform_S))))
 
 
@@ -232,7 +232,7 @@ def _rms(waveform_S: Tensor) -> float:
     return float(waveform_S.double().square().mean().sqrt())
 
 
-# How each kind is written, the values it takes, and what it does.
+# How each kind is written, the values that it takes, and the function that applies it.
 FORMS = {
     "noise": "noise:{}dB",
     "reverb": "reverb:{}s",

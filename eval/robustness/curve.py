@@ -1,4 +1,4 @@
-"""From the answers on corrupted clips to what a record says of them."""
+"""Turns the answers on corrupted clips into the entries of a record."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def robustness(
     """Scores of corrupted clips, and the area under the curve over noise.
 
     Args:
-        corruptions: in the order in which they are reported.
+        corruptions: in the order of the report.
         splits: by the corruption's text, the test splits with the answers on corrupted clips.
         clean: score of the clean clips.
-        clean_S: its bootstrap draws; those of corrupted clips draw the same clips, so that a loss is paired.
+        clean_S: its bootstrap draws. Draws for corrupted clips use the same clips, so that a loss is paired.
     """
     found, noise = [], {}
     for corruption in corruptions:
@@ -59,7 +59,7 @@ def _area(noise: Mapping[float, tuple[float, Tensor]]) -> NoiseArea:
 def joined(
     curves: Sequence[Sequence[Corrupted]], areas: Sequence[NoiseArea | None]
 ) -> tuple[tuple[Corrupted, ...], NoiseArea | None]:
-    """The means over several pre-trainings. They have no intervals: no draws of corrupted clips are kept."""
+    """The means over several pre-trainings, without intervals: no draws of corrupted clips are kept."""
     means = tuple(
         Corrupted(runs[0].corruption, _mean([one.score for one in runs]), _mean([one.loss for one in runs]))
         for runs in zip(*curves, strict=True)
