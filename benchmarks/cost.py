@@ -1,11 +1,11 @@
-"""What a pre-training run will take, from measured rates.
+"""Estimated cost of a pre-training run, from measured rates.
 
     python benchmarks/cost.py RATES.json [--clips N] [--devices N ...] [--efficiency E] [--cores-rate R]
 
-RATES.json is what `benchmarks/pretrain_step.py --json` or `benchmarks/gpu.sh` wrote. The only measurement in
-the table is the rate of one device, in the table's first column. Hours on one device are that rate times the
-recipe's epochs; on more devices each is taken to keep the share `--efficiency` of its rate, which is an
-assumption. Decoding cores are the same clips/s over what one core decodes (benchmarks/input.py).
+RATES.json is the output of `benchmarks/pretrain_step.py --json` or `benchmarks/gpu.sh`. The only measurement
+in the table is the rate of one device, in the first column. Hours on one device follow from that rate and the
+recipe's epochs. On several devices, each is assumed to keep the share `--efficiency` of its rate. The number
+of decoding cores is the clips/s divided by the rate of one core (benchmarks/input.py).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Rate(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """A run on so many devices."""
+    """A run on a number of devices."""
 
     devices: int
     hours: float
@@ -44,7 +44,7 @@ def read_rates(path: Path) -> list[Rate]:
     """The rates in a file of either benchmark.
 
     Raises:
-        RecipeError: it holds none, or those of the tiny networks that try the script.
+        RecipeError: it has no rates, or only those of the tiny networks that try the script.
     """
     report: dict[str, Any] = json.loads(path.read_text())
     if "sections" not in report:
@@ -59,15 +59,15 @@ def read_rates(path: Path) -> list[Rate]:
 def _rate(entry: dict[str, Any], device: str) -> Rate:
     options = f"{entry['clips']} clips, {entry['precision']}{', compiled' if entry['compiled'] else ''}"
     if "run.activation_checkpointing=true" in entry.get("options", []):
-        options += ", activations again"
+        options += ", activations recomputed"
     return Rate(entry["recipe"], device, options, entry["clips_per_s"])
 
 
 def cost(rate: Rate, clips: int, devices: int, efficiency: float, cores_rate: float) -> Cost:
-    """Hours of the recipe's epochs over `clips` clips; `efficiency` counts where devices are several."""
+    """Hours for the recipe's epochs over `clips` clips; `efficiency` applies to several devices."""
     epochs = load_recipe(rate.recipe).optim.epochs
     if not epochs:
-        raise RecipeError(f"recipe {rate.recipe} sets optim.steps, not optim.epochs: name one that does")
+        raise RecipeError(f"recipe {rate.recipe} sets optim.steps, not optim.epochs: use one with epochs")
     together = rate.clips_per_s * devices * (efficiency if devices > 1 else 1.0)
     hours = epochs * clips / together / 3600
     return Cost(devices, hours, hours * devices, together / cores_rate)
@@ -78,11 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rates", type=Path, metavar="RATES.json")
-    parser.add_argument("--clips", type=int, default=AUDIOSET_CLIPS, help="clips of an epoch")
+    parser.add_argument("--clips", type=int, default=AUDIOSET_CLIPS, help="clips per epoch")
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--efficiency", type=float, default=0.9, help="assumed for more than one device")
+    parser.add_argument("--efficiency", type=float, default=0.9, help="assumed share with several devices")
     parser.add_argument(
-        "--cores-rate", type=float, default=FLAC_CLIPS_PER_CORE, help="clips/s a core decodes"
+        "--cores-rate", type=float, default=FLAC_CLIPS_PER_CORE, help="clips/s that a core decodes"
     )
     options = parser.parse_args(arguments)
     try:
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"| {found.cores:.2g} |"
         )
     print(
-        f"\n{options.clips:,} clips an epoch. Assumed, not measured: each of several devices keeps "
+        f"\n{options.clips:,} clips per epoch. Assumed, not measured: with several devices, each keeps "
         f"{options.efficiency:g} of its rate."
     )
 

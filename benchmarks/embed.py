@@ -1,17 +1,18 @@
-"""Embeddings for each second of work: `AudioEncoder` against the same network as Audio-MAE's script runs it.
+"""Embedding speed: `AudioEncoder` against the same network as Audio-MAE's script runs it.
 
     python benchmarks/embed.py [--data FOLDER] [--seconds 1 5 10] [--batch N] [--repeats N] [--threads N]
 
-The network is a ViT-B with Audio-MAE's class token and position table, and random weights. Its script runs it
-in single precision, attention by plain products (timm 0.3.2), on torchaudio's fbank of one clip after the
-other, padded to 1024, 512 or 128 frames. Ours is `AudioEncoder` in bf16, twice: filled up to whole steps, as
-Audio-MAE's weights ask, and at a clip's native length, as A-JEPA's do. The sides take turns, from waveform to
-clip embedding; a time is a median. FLOPs are counted by torch on our side's own tokens, and the floor is the
-time that they take at the rate of one large bf16 product in the same run.
+The network is a ViT-B with Audio-MAE's class token and position table, and random weights. The script runs it
+in single precision, with attention by plain products (timm 0.3.2), on torchaudio's fbank of one clip at a
+time, padded to 1024, 512 or 128 frames. Ours is `AudioEncoder` in bf16, in two forms: filled up to whole
+steps, as Audio-MAE's weights need, and at a clip's native length, as A-JEPA's weights do. The sides take
+turns, from waveform to clip embedding; each time is a median. torch counts the FLOPs on our own tokens.
+The floor is the time that these FLOPs take at the rate of one large bf16 product in the same run.
 
-Real clips (--data, searched for audio) show the agreement of embeddings, as means over the same time steps
-(the script's own mean would take in the padding's tokens): filled up against the script; at native length,
-where the stored positions of a cut table are others, against the same in single precision.
+With real clips (--data, searched for audio) the agreement of embeddings is measured, as means over the same
+time steps (the script's own mean would include the padding's tokens). The filled-up form is compared with the
+script. At native length, cutting the table changes the stored positions, so that form is compared with
+itself in single precision.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ from ajepa.training.devices import keep_freed_memory
 from ajepa.training.provenance import describe_run
 
 RATE = 16_000
-LENGTHS = (1024, 512, 128)  # frames to which Audio-MAE's script pads: AudioSet, ESC-50, Speech Commands
+LENGTHS = (1024, 512, 128)  # frames that Audio-MAE's script pads to: AudioSet, ESC-50, Speech Commands
 CPU = torch.device("cpu")
 Embed = Callable[[Tensor], Tensor]
 
 
 def network(inputs: InputConfig) -> AudioEncoder:
-    """A ViT-B of Audio-MAE's form, the same random weights in each call."""
+    """A ViT-B of Audio-MAE's form, with the same random weights in each call."""
     table = TableConfig(64, 8, transposed=True)
     torch.manual_seed(0)
     model = AudioEncoder(
@@ -63,7 +64,7 @@ def network(inputs: InputConfig) -> AudioEncoder:
 
 
 class Script:
-    """What Audio-MAE's script does with a batch."""
+    """Audio-MAE's script on a batch."""
 
     def __init__(self) -> None:
         self.model = network(INPUTS)
@@ -98,14 +99,14 @@ class Script:
 
 
 def token_flops(model: AudioEncoder, waveform_BS: Tensor) -> int:
-    """FLOPs of embedding a batch; attention by plain products: the counter does not know every kernel."""
+    """FLOPs of embedding a batch. Attention uses plain products: the counter does not know every kernel."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(waveform_BS)
     return counter.get_total_flops()
 
 
 def real_clips(folder: Path, seconds: float, count: int) -> Tensor | None:
-    """Up to `count` clips [B, S] from all over a folder; None where there are none so long."""
+    """Up to `count` clips [B, S] from all over a folder; None if no file is long enough."""
     if not folder.is_dir():
         return None
     samples = round(seconds * RATE)
@@ -124,7 +125,7 @@ def real_clips(folder: Path, seconds: float, count: int) -> Tensor | None:
 
 
 def cosines(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
-    """Smallest cosine over clips, as they are and less the mean over all clips (which alike clips share)."""
+    """Smallest cosine over clips, as they are and with the mean over all clips removed (what they share)."""
     mean = theirs.mean(0)
     plain = torch.nn.functional.cosine_similarity(ours, theirs)
     centred = torch.nn.functional.cosine_similarity(ours - mean, theirs - mean)
@@ -133,7 +134,7 @@ def cosines(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
 
 @torch.inference_mode()
 def measure(seconds: float, batch: int, repeats: int, data: Path) -> dict[str, Any]:
-    """One length: clips/s of each side, shares of the floor, agreement."""
+    """Results for one length: clips/s of each side, shares of the floor, agreement."""
     script = Script()
     native = replace(INPUTS, steps=1)
     ours = {"filled up": network(INPUTS), "native": network(native)}
@@ -187,12 +188,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=shared / "data", help="real audio, for the agreement")
+    parser.add_argument("--data", type=Path, default=shared / "data", help="real audio, to measure agreement")
     parser.add_argument("--seconds", type=float, nargs="+", default=[1.0, 5.0, 10.0])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()

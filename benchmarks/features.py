@@ -2,9 +2,9 @@
 
     python benchmarks/features.py [--json FILE] [--threads N] [--repeats N]
 
-Each pair is timed in one run, turn by turn, so that both meet the same state of the machine. torchaudio
-gets one clip at a time, which is all that its Kaldi filter bank takes. Audio: ESC-50 recordings from the
-folder named by AJEPA_SHARED (default: ../shared beside the repository), or noise where it is absent.
+Each pair is timed in one run, in turns, so that both meet the same state of the machine. torchaudio gets one
+clip at a time, because its Kaldi filter bank takes no more. Audio: ESC-50 recordings from the folder named by
+AJEPA_SHARED (default: ../shared next to the repository), or noise if it is missing.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def kaldi_fbank(waveform_BS: Tensor) -> Tensor:
 
 
 def audio(seconds: int) -> tuple[Tensor, str]:
-    """So many seconds of recordings on end, or of noise, and which of the two."""
+    """The given seconds of joined recordings, or of noise, and which of the two."""
     paths = sorted(SHARED.glob("data/esc50/audio/*.ogg"))
     if not paths:
         generator = torch.Generator().manual_seed(0)
@@ -69,7 +69,7 @@ def audio(seconds: int) -> tuple[Tensor, str]:
         if samples >= seconds * RATE:
             break
     joined = np.resize(np.concatenate(pieces), seconds * RATE)
-    # Digital silence is common at the ends of these clips: begin shortly before the loudest sample.
+    # Digital silence is common at the ends of these clips: start shortly before the loudest sample.
     loudest = int(np.abs(joined).argmax())
     return torch.from_numpy(np.roll(joined, RATE // 2 - loudest)), "ESC-50 recordings"
 
@@ -126,7 +126,7 @@ def _peak_mib() -> float:
 def peak_of_hour(path: Path) -> dict[str, float]:
     """Peak resident memory of this process when it reads a file and computes its features.
 
-    The waveform is read in blocks into one array: decoding is not what is measured here.
+    The waveform is read in blocks into one array, because decoding is not measured here.
     """
     imported = _peak_mib()
     with soundfile.SoundFile(path) as file:
@@ -149,7 +149,7 @@ def peak_of_hour(path: Path) -> dict[str, float]:
 
 
 def measure_hour(threads: int) -> dict[str, float]:
-    """``peak_of_hour`` in a process of its own."""
+    """``peak_of_hour`` in its own process."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "hour.wav"
         write_hour(path)
@@ -183,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--hour-file", type=Path, help=argparse.SUPPRESS)
@@ -192,7 +192,7 @@ def main() -> None:
     if options.hour_file:
         print(json.dumps(peak_of_hour(options.hour_file)))
         return
-    # First, because a child's peak memory starts from that of the process that started it.
+    # Runs first: a child's peak memory starts from the memory of the process that started it.
     hour = measure_hour(options.threads)
     speed, source = compare(options.repeats)
     report = {

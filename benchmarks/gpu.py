@@ -1,12 +1,12 @@
-"""Everything that only a GPU can show, in one JSON; `benchmarks/gpu.sh` calls this.
+"""All measurements that need a GPU, in one JSON file; `benchmarks/gpu.sh` calls this.
 
     python benchmarks/gpu.py [--audio FOLDER] [--out FILE] [--minutes 7.5] [--only SECTION ...] [--cpu]
 
-Sections: products, pretrain, log_mel, embedding, agreement, synchronisations, run. The file is written anew
-after each, so that what was measured stays whatever comes next. A section that fails is recorded with its
-error; one that does not apply, or that no time is left for, with the reason. Times are medians with the
-lowest and the highest. `--cpu` takes networks of a few thousand weights: it tries the script, and its numbers
-mean nothing.
+Sections: products, pretrain, log_mel, embedding, agreement, synchronisations, run. The file is written again
+after each section, so that earlier measurements are kept whatever happens next. A section that fails is
+recorded with its error; one that does not apply, or that has no time left, with the reason. Times are medians
+with the lowest and the highest. `--cpu` uses networks of a few thousand weights: it tries the script, and its
+numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from ajepa.nn.encoder import Encoder
 from ajepa.recipes import Recipe, load_recipe
 from ajepa.training.provenance import describe_run
 
-# Step rates: recipe's size, clips a step, and what the run is told. The first ones matter most.
+# Step rates: the recipe's size, clips per step, and the options of the run. The first ones matter most.
 PRETRAIN: list[tuple[str, int, list[str]]] = [
     ("b", 128, ["run.compile=off"]),
     ("b", 256, ["run.compile=on"]),
@@ -70,14 +70,14 @@ class SkippedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how large.
+    """The device and the sizes to measure.
 
     Attributes:
-        device: what is measured.
-        tiny: sizes that try the script instead.
+        device: the device to measure.
+        tiny: use sizes that only try the script.
         audio: folder for the short real run, if one was given.
-        run_seconds: how long that run lasts.
-        deadline: time.monotonic() after which nothing new is begun.
+        run_seconds: duration of that run.
+        deadline: time.monotonic() after which nothing new starts.
     """
 
     device: torch.device
@@ -96,7 +96,7 @@ class Bench:
         )
 
     def times(self, call: Callable[[], Any], repeats: int = 9) -> dict[str, float]:
-        """Seconds of a call after two to warm up."""
+        """Times of a call in seconds, after two warm-up calls."""
         seconds = [seconds_of(call, self.device) for _ in range(repeats + 2)][2:]
         return {
             "median_s": statistics.median(seconds),
@@ -106,13 +106,13 @@ class Bench:
 
 
 def products(bench: Bench) -> dict[str, Any]:
-    """FLOP/s of one large matrix product: the floor that shares refer to."""
+    """FLOP/s of one large matrix product, which shares refer to."""
     types = {"bfloat16": torch.bfloat16, "float32": torch.float32}
     return {name: {"flop_per_s": product_rate(bench.device, dtype)} for name, dtype in types.items()}
 
 
 def pretrain(bench: Bench) -> list[dict[str, Any]]:
-    """Clips/s, model FLOP/s, their share of the product rate and peak memory, for each line of the table."""
+    """Clips/s, model FLOP/s, their share of the product rate and peak memory, for each entry of the table."""
     results = []
     for size, clips, overrides in TINY_PRETRAIN if bench.tiny else PRETRAIN:
         asked = {"size": size, "clips": clips, "options": overrides}
@@ -122,7 +122,7 @@ def pretrain(bench: Bench) -> list[dict[str, Any]]:
         try:
             found = measure(bench.recipe(size, clips, overrides), 2 if bench.tiny else 10, False)
             results.append(asked | {key: value for key, value in found.items() if key != "run"})
-        except Exception as error:  # out of memory at one size says nothing of the others
+        except Exception as error:  # running out of memory at one size says nothing about the others
             results.append(asked | {"error": describe(error)})
         release(bench.device)
     return results
@@ -154,7 +154,7 @@ def embedding(bench: Bench) -> dict[str, Any]:
 
 
 def agreement(bench: Bench) -> dict[str, Any]:
-    """The same clips on this device and on the CPU, and in bfloat16 and float32 on this device."""
+    """The same clips on this device and on the CPU, and on this device in bfloat16 and float32."""
     recipe, clips = bench.recipe("s", 1), noise(2, 10 if not bench.tiny else 2)
     torch.manual_seed(0)
     encoder = Encoder(recipe.encoder).eval()
@@ -180,9 +180,9 @@ def agreement(bench: Bench) -> dict[str, Any]:
 
 
 def synchronisations(bench: Bench) -> dict[str, Any]:
-    """How often one training step makes the CPU wait for the GPU, as torch counts it, and where."""
+    """How often, and where, one training step makes the CPU wait for the GPU, as counted by torch."""
     if bench.device.type != "cuda":
-        raise SkippedError("only a CUDA device can be waited for")
+        raise SkippedError("only a CUDA device can make the CPU wait")
     step = Step(bench.recipe("s", 8, ["run.compile=off"]))
     for _ in range(2):
         step()
@@ -200,7 +200,7 @@ def synchronisations(bench: Bench) -> dict[str, Any]:
 
 
 def run(bench: Bench) -> dict[str, Any]:
-    """`ajepa pretrain` on real audio with every device, stopped with Ctrl-C; what it logged."""
+    """`ajepa pretrain` on real audio with all devices, stopped with Ctrl-C; returns what it logged."""
     if bench.audio is None:
         raise SkippedError("no --audio FOLDER was given")
     devices = torch.cuda.device_count() if bench.device.type == "cuda" else 1
@@ -222,7 +222,7 @@ def run(bench: Bench) -> dict[str, Any]:
         with Path(folder, "output.txt").open("w+") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
             try:
-                # The time counts from the first line of metrics: the start is not what is measured.
+                # The clock starts at the first line of metrics: start-up is not measured.
                 while process.poll() is None and time.monotonic() < min(began + 120, bench.deadline):
                     if log.is_file() and log.stat().st_size:
                         time.sleep(bench.run_seconds)
@@ -236,8 +236,8 @@ def run(bench: Bench) -> dict[str, Any]:
             said = output.read().splitlines()
         records = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
     if not records:
-        raise RuntimeError(f"the run logged no step; it said: {said[-5:]}")
-    later = records[len(records) // 3 :]  # the first steps start workers and compile
+        raise RuntimeError(f"the run logged no step; its last output: {said[-5:]}")
+    later = records[len(records) // 3 :]  # in the first steps, workers start and the model compiles
     return {
         "devices": devices,
         "clips_a_step": clips,
@@ -267,13 +267,13 @@ def noise(clips: int, seconds: int) -> Tensor:
 
 
 def difference(ours: Tensor, theirs: Tensor) -> dict[str, float]:
-    """Largest and root mean square difference over the spread of what they are compared with."""
+    """Largest and root mean square difference, divided by the reference's standard deviation."""
     error, spread = (ours - theirs).double(), theirs.double().std().item()
     return {"largest": error.abs().max().item() / spread, "rms": error.square().mean().sqrt().item() / spread}
 
 
 def describe(error: Exception) -> str:
-    """An error's last words and the place that it comes from."""
+    """An error's last words and the place that raised it."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {str(error)[:600]} ({Path(place.filename).name}:{place.lineno})"
 
@@ -287,7 +287,7 @@ def release(device: torch.device) -> None:
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """Versions, commit, processor, and of a GPU its memory and number."""
+    """Versions, commit and processor; for GPUs, memory and number."""
     found = describe_run(device) | {"cpus": os.cpu_count(), "cuda": torch.version.cuda}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -301,13 +301,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--audio", type=Path, metavar="FOLDER", help="audio for a short real run")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), metavar="FILE")
-    parser.add_argument("--minutes", type=float, default=7.5, help="begin nothing new after these")
+    parser.add_argument("--minutes", type=float, default=7.5, help="start nothing new after this time")
     parser.add_argument("--run-seconds", type=float, default=60.0, help="length of that run")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION")
     parser.add_argument("--cpu", action="store_true", help="try the script without a GPU, on tiny networks")
     options = parser.parse_args(arguments)
     if not options.cpu and not torch.cuda.is_available():
-        parser.error("torch finds no CUDA device here; --cpu tries the script without one")
+        parser.error("torch finds no CUDA device here; pass --cpu to try the script without one")
     started = time.monotonic()
     device = torch.device("cpu") if options.cpu else torch.device("cuda", 0)
     bench = Bench(device, options.cpu, options.audio, options.run_seconds, started + 60 * options.minutes)
@@ -321,7 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             entry: dict[str, Any] = {"result": SECTIONS[name](bench)}
         except SkippedError as reason:
             entry = {"skipped": str(reason)}
-        except Exception as error:  # recorded, and the other sections go on
+        except Exception as error:  # recorded; the other sections still run
             entry = {"error": describe(error)}
         release(device)
         report["sections"][name] = entry | {"seconds": time.monotonic() - began}

@@ -1,13 +1,13 @@
-"""How fast clips come in, from files and from tar shards, and what a manifest of millions costs at the start.
+"""How fast clips are read from files and from tar shards, and how long a manifest of millions takes to open.
 
     taskset -c 0 python benchmarks/input.py [--json FILE] [--clips N] [--repeats N] [--rows N]
 
-Clips of 10 s at 16 kHz, crops of 10 s, batches of 16. The sources are timed turn by turn, so that all meet
-the same state of the machine; the table has medians, of clips a second on the clock and for each second of
-processor time (the loader process included), which other work on the machine hardly changes. Shards hold the
-very bytes of the files. Files are in the page cache: this is the cost of decoding, not that of a disk.
-Audio: recordings from the folder named by AJEPA_SHARED (default: ../shared beside the repository), or tones
-in noise where it is absent. The start from a manifest is taken in a fresh process. Linux only.
+Clips of 10 s at 16 kHz, crops of 10 s, batches of 16. The sources are timed in turns, so that all meet the
+same state of the machine. The table has medians of clips per second of wall-clock time and per second of
+processor time (loader process included), which other work on the machine hardly changes. Shards hold exactly
+the files' bytes. Files are in the page cache: this measures decoding, not a disk. Audio: recordings from the
+folder named by AJEPA_SHARED (default: ../shared next to the repository), or tones in noise if it is missing.
+The start from a manifest is measured in a fresh process. Linux only.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SHARED = Path(os.environ.get("AJEPA_SHARED", Path(__file__).resolve().parents[2]
 
 
 def write_folders(root: Path, clips: int) -> str:
-    """The same clips in each format, one folder each; says what they are."""
+    """The same clips in each format, one folder per format; returns what they are."""
     recordings = SHARED / "data" / "pretrain" / "librispeech"
     samples = RATE * SECONDS
     if recordings.is_dir():
@@ -68,8 +68,8 @@ def write_folders(root: Path, clips: int) -> str:
 
 
 def clips_per_second(clips: Clips, workers: int) -> tuple[float, float]:
-    """On the clock, from the arrival of the first batch to that of the last; and per second of processor
-    time, all batches and the start of the loader process included."""
+    """Clips/s of wall-clock time, from the first batch's arrival to the last one's; and per second of
+    processor time, with all batches and the start of the loader process included."""
     sampler = StepSampler(len(clips), BATCH, 0, 1 + len(clips) // BATCH, seed=0)
     dataset = CropDataset(clips, SECONDS, RATE, 6.0)
     loader = DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate)
@@ -83,7 +83,7 @@ def clips_per_second(clips: Clips, workers: int) -> tuple[float, float]:
 
 
 def _processor_seconds() -> float:
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)  # those that have ended
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)  # child processes that have ended
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
@@ -124,7 +124,7 @@ def rates(clips: int, repeats: int) -> tuple[list[dict[str, Any]], str]:
 
 
 def write_manifests(root: Path, rows: int) -> dict[str, Path]:
-    """A CSV and a Parquet of so many rows; only the first file is there."""
+    """A CSV and a Parquet file with `rows` rows; only the first audio file exists."""
     names = pa.array(
         (f"audio/{row // 1000:05d}/recording-{row:09d}.flac" for row in range(rows)), pa.string()
     )
@@ -140,7 +140,7 @@ def write_manifests(root: Path, rows: int) -> dict[str, Path]:
 
 
 def start_of(manifest: str) -> None:
-    """In a process of its own: what happens before the first batch is decoded; prints JSON."""
+    """In its own process: everything before the first batch is decoded; prints JSON."""
     imported = _status_mib("VmHWM")
     started = time.perf_counter()
     clips = open_clips(manifest)
@@ -187,7 +187,7 @@ def _status_mib(field: str) -> float:
 
 
 def starts(rows: int, repeats: int) -> list[dict[str, Any]]:
-    """The median start from a CSV and from a Parquet, each in fresh processes; Linux only."""
+    """The median start from a CSV and from a Parquet file, each in fresh processes; Linux only."""
     with tempfile.TemporaryDirectory() as folder:
         records: dict[str, list[dict[str, Any]]] = {}
         paths = write_manifests(Path(folder), rows)
@@ -215,7 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, help="write the numbers here, too")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--clips", type=int, default=128, help="clips in each source")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, default=2_000_000, help="rows of the manifest")

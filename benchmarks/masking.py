@@ -1,10 +1,10 @@
-"""Masks: time to draw a batch, against a sampler that goes from clip to clip as I-JEPA's collator does.
+"""Masks: time to draw a batch, compared with a sampler that loops over clips as I-JEPA's collator does.
 
     python benchmarks/masking.py [--json FILE] [--threads N] [--repeats N] [--clips N]
 
-All samplers take turns in one run. Times are those of the processor in this process, not of the clock on the
-wall: what else runs on the machine does not count. The loop over clips draws the block masks of A-JEPA's
-section 4.1, one context and four targets a clip, on 64 x 8 patches; all draw one mask a clip.
+All samplers take turns in one run. Times are processor times of this process, not wall-clock times, so other
+work on the machine does not count. The loop over clips draws the block masks of A-JEPA's section 4.1, one
+context and four targets per clip, on 64 x 8 patches; all samplers draw one mask per clip.
 """
 
 import argparse
@@ -31,7 +31,7 @@ PATIENCE = 20
 def block_size(
     scale: tuple[float, float], aspect: tuple[float, float], generator: torch.Generator
 ) -> tuple[int, int]:
-    """One block's extent for the whole batch: a single uniform number drives scale and aspect."""
+    """One block's size for the whole batch: a single uniform number sets scale and aspect ratio."""
     draw = torch.rand(1, generator=generator).item()
     area = int(GRID.tokens * (scale[0] + draw * (scale[1] - scale[0])))
     ratio = aspect[0] + draw * (aspect[1] - aspect[0])
@@ -40,9 +40,9 @@ def block_size(
 
 
 def place_block(size: tuple[int, int], regions: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Token indices of a block at a random place, within the acceptable regions, and its complement [T, F].
+    """Token indices of a block at a random place within the acceptable regions, and its complement [T, F].
 
-    Tried again while it keeps too few tokens; after 20 tries one region less has to be respected.
+    Tries again while the block keeps too few tokens; after every 20 tries it ignores one more region.
     """
     height, width = size
     tries, respected = 0, len(regions)
@@ -86,10 +86,10 @@ def clip_by_clip(config: MaskingConfig, clips: int, seed: int) -> tuple[Tensor, 
 
 
 def compare(clips: int, repeats: int) -> dict[str, float]:
-    """Median processor time of each sampler in seconds; after a warm-up, they take turns."""
+    """Median processor time of each sampler in seconds; after a warm-up, the samplers take turns."""
     generator = torch.Generator().manual_seed(0)
-    # glibc hands freed memory back to the kernel, at a cost, until a program has freed one large block: any
-    # training step has.
+    # glibc returns freed memory to the kernel, at a cost, until a program has freed one large block, as any
+    # training step does.
     torch.ones(31 * 2**20, dtype=torch.uint8)
 
     def whole_batch(config: MaskingConfig) -> Callable[[], object]:
@@ -118,9 +118,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
     parser.add_argument(
-        "--threads", type=int, default=1, help="more than one: their times add up in processor time"
+        "--threads", type=int, default=1, help="with several, the times of all threads are added"
     )
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--clips", type=int, default=256)

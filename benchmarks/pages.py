@@ -1,4 +1,4 @@
-"""Pages of docs/ whose tables a script makes: written again, or checked against what it makes."""
+"""Pages of docs/ with generated tables: write them again, or check that they are up to date."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def parsed(description: str | None, arguments: list[str] | None, *, required: bool) -> argparse.Namespace:
-    """--write or --check; with `required` one of them."""
+    """Options --write and --check; with `required`, one of them must be given."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -20,7 +20,7 @@ def parsed(description: str | None, arguments: list[str] | None, *, required: bo
 
 
 def settle(page: Path, text: str, made: str, source: str, *, write: bool) -> int:
-    """Write `made` into a page, or print the first line in which its `text` differs; the exit status."""
+    """Write `made` into a page, or print the first line where its `text` differs; returns the exit status."""
     if write:
         page.write_text(made, encoding="utf-8")
         return 0

@@ -3,11 +3,11 @@
     python benchmarks/pretrain_step.py [--recipe NAME] [--batch N] [--against-float32] [key=value ...]
 
 A step is what `ajepa pretrain` does once the audio is decoded: log-mel, masks, both encoders, predictor,
-gradients, clipping, AdamW, moving average. FLOPs are counted by torch's own counter on such a step (matrix
-products and attention; each product of an [n, k] with a [k, m] counts 2 n k m). The floor is the time that
-as many FLOPs take at the rate of one large product, measured in the same run and in the same precision.
-`--against-float32` takes turns with the same step in single precision, with the optimiser's plain loop and
-torch's own attention; what a step frees, the process keeps for both.
+gradients, clipping, AdamW, moving average. torch's own counter counts the FLOPs of such a step (matrix
+products and attention; each product of an [n, k] with a [k, m] counts 2 n k m). The floor is the time that as
+many FLOPs take at the rate of one large product, measured in the same run and in the same precision.
+`--against-float32` alternates with the same step in single precision, with the optimiser's plain loop and
+torch's own attention. The process keeps the memory that a step frees, for both sides.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ajepa.training.step import clip_gradients, gradients
 
 
 class Step:
-    """Everything of a run but its data: calling it does one step on noise."""
+    """Everything of a run except its data: calling it does one step on noise."""
 
     def __init__(self, recipe: Recipe, plain_optimizer: bool = False) -> None:
         self.count = 0
@@ -71,7 +71,7 @@ class Step:
     def flops(self) -> int:
         """FLOPs of one step's forward and backward pass on this process.
 
-        Attention by plain products, since the counter does not know every fused kernel.
+        Attention uses plain products, since the counter does not know every fused kernel.
         """
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             gradients(self.run, self.batch, 0)
@@ -80,9 +80,9 @@ class Step:
 
 
 def flops_per_clip(recipe: Recipe) -> float:
-    """FLOPs of a step for one clip, counted on a small batch: every clip has the same number of tokens.
+    """FLOPs of a step per clip, counted on a small batch: every clip has the same number of tokens.
 
-    On a plain copy, since the counter does not look into compiled code.
+    Counts on an uncompiled copy, since the counter does not look into compiled code.
     """
     run = replace(recipe.run, compile="off", activation_checkpointing=False)
     optim = replace(recipe.optim, batch_size=2 * run.devices * run.nodes, accumulate=1)
@@ -104,7 +104,7 @@ def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, repeats: int = 9) -> float:
-    """FLOP/s of a matrix product as large as a ViT-B's, or larger on a GPU: the median of several."""
+    """FLOP/s of a matrix product as large as a ViT-B's, or larger on a GPU: the median of several runs."""
     rows, inner, columns = (2048, 3072, 3072) if device.type == "cpu" else (8192, 8192, 8192)
     left = torch.randn(rows, inner, device=device).to(dtype)
     right = torch.randn(inner, columns, device=device).to(dtype)
@@ -113,7 +113,7 @@ def product_rate(device: torch.device, dtype: torch.dtype, repeats: int = 9) -> 
 
 
 def measure(recipe: Recipe, steps: int, against_float32: bool) -> dict[str, Any]:
-    """Median seconds of a step, and what follows from them."""
+    """Median seconds of a step, and the rates computed from them."""
     clip_flops = flops_per_clip(recipe)
     step = Step(recipe)
     if step.run.device.type == "cuda":
@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--against-float32", action="store_true")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
     options, overrides = parser.parse_known_args(arguments)
     torch.set_num_threads(options.threads)
     recipe = load_recipe(

@@ -2,13 +2,13 @@
 
     python benchmarks/probe.py [--json FILE] [--threads N] [--clips N] [--widths 768 6144] [--heareval]
 
-2,000 clips of 50 classes in 5 folds, as ESC-50 has them, with made features of a ViT-B's width: once the mean
-over frequency patches (768) and once eight of them side by side (6144). Each test fold is scored once, after
-its penalty was chosen on the other four: ten sweeps over the penalties and five final fits.
+2,000 clips of 50 classes in 5 folds, as in ESC-50, with synthetic features of a ViT-B's width: once the mean
+over frequency patches (768) and once eight of them joined (6144). Each test fold is scored once, after its
+penalty was chosen on the other four: ten sweeps over the penalties and five final fits.
 
-Times are the processor's. scikit-learn fits the same penalties on the training clips of one of the ten
-sweeps, at its defaults; how far predictions agree is told of its fits to a far smaller tolerance, in double
-precision.
+Times are processor times. scikit-learn fits the same penalties on the training clips of one of the ten
+sweeps, with its default settings. The agreement of predictions is reported against its fits with a far
+smaller tolerance, in double precision.
 --heareval runs heareval's own predictions on the same features, on 8 points of its default grid, which takes
 many minutes.
 """
@@ -46,7 +46,7 @@ COMPARED = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 
 
 def made(clips: int, width: int) -> tuple[Tensor, Task]:
-    """Features [clips, width] whose principal axes fall off as a network's do, and their task."""
+    """Features [clips, width] with principal axes that fall off as a network's do, and their task."""
     generator = torch.Generator().manual_seed(0)
     label_N = torch.arange(clips) % CLASSES
     centres = SIGNAL * torch.randn(CLASSES, RANK, generator=generator)
@@ -68,7 +68,7 @@ def timed_probe(features_NX: Tensor, task: Task, protocol: str) -> tuple[float, 
 
 
 def one_sweep(features_NX: Tensor, task: Task) -> dict[str, float]:
-    """Seconds of all penalties on the clips of three folds, ours and scikit-learn's, and how they agree."""
+    """Seconds for all penalties on the clips of three folds, ours and scikit-learn's, and their agreement."""
     fold_N = np.array([clip.split for clip in task.clips])
     train, rest = np.isin(fold_N, ["fold00", "fold01", "fold02"]), fold_N == "fold03"
     target = torch.from_numpy(task.target())
@@ -91,7 +91,7 @@ def one_sweep(features_NX: Tensor, task: Task) -> dict[str, float]:
     started = time.process_time()
     theirs(PROBES["linear"].values, max_iter=1000)
     reference = time.process_time() - started
-    exact = theirs(COMPARED, np.float64, tol=1e-8, max_iter=10_000)  # in single precision it strays itself
+    exact = theirs(COMPARED, np.float64, tol=1e-8, max_iter=10_000)  # its single precision is inexact itself
     return {
         "sweep_seconds": seconds,
         "scikit_learn_sweep_seconds": reference,
@@ -152,17 +152,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clips", type=int, default=2000)
     parser.add_argument("--widths", type=int, nargs="+", default=[768, 6144])
-    parser.add_argument("--heareval", action="store_true", help="run heareval's predictions too")
-    parser.add_argument("--grid-points", type=int, default=8, help="of heareval")
+    parser.add_argument("--heareval", action="store_true", help="also run heareval's predictions")
+    parser.add_argument("--grid-points", type=int, default=8, help="number of heareval's grid points")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"{cpu_name()}, {options.threads} threads; torch {torch.__version__}; {options.clips} clips")
     report: dict[str, Any] = {"cpu": cpu_name(), "threads": options.threads, "torch": torch.__version__}
-    torch.optim.LBFGS([torch.zeros(1)])  # the first one of a process imports torch's compiler, a second or so
+    torch.optim.LBFGS([torch.zeros(1)])  # the first one in a process imports torch's compiler: about a second
     for width in options.widths:
         features_NX, task = made(options.clips, width)
         found: dict[str, float] = {}

@@ -1,11 +1,11 @@
-"""The three systems side by side, from their recipes: the table of docs/systems.md.
+"""Comparison of the three systems, from their recipes: the table of docs/systems.md.
 
     python benchmarks/systems.py            # print the table
     python benchmarks/systems.py --write    # put it into docs/systems.md
-    python benchmarks/systems.py --check    # fail where docs/systems.md has another
+    python benchmarks/systems.py --check    # fail if docs/systems.md differs
 
-Nothing is timed. Shares of patches are means over 2,048 drawn masks; FLOPs are counted by torch on two clips
-(`pretrain_step.py`); parameters are those of the modules.
+Nothing is timed. Shares of patches are means over 2,048 drawn masks; torch counts the FLOPs on two clips
+(`pretrain_step.py`); parameters are counted in the modules.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DRAWS = 2048
 def column(recipe: Recipe) -> dict[str, str]:
     """The rows of one system."""
     front, encoder = recipe.front_end, recipe.encoder
-    objective: Any = recipe.objective  # of one of the three systems, whose parts the rows are about
+    objective: Any = recipe.objective  # of one of the three systems, whose parts the rows describe
     network: Any = objective.build(encoder, 100)
     grid = recipe.crop_grid
     mae = objective.system == "audio-mae"
@@ -84,7 +84,7 @@ def _targets(recipe: Recipe) -> str:
 
 
 def _loss(network: Any) -> str:
-    kind = getattr(network.config, "loss", "l2")  # Audio-MAE knows one alone
+    kind = getattr(network.config, "loss", "l2")  # Audio-MAE has no choice of loss
     return {"l2": "mean squared error", "smooth-l1": "smooth L1", "cosine": "2 - 2 cos"}[str(kind)]
 
 

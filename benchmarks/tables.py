@@ -1,18 +1,18 @@
-"""Write the tables of scores into the pages that have them, from the records in docs/results.
+"""Write the tables of scores into their pages, from the records in docs/results.
 
     python benchmarks/tables.py --write     # after records were added or run again
     python benchmarks/tables.py --check     # prints the first line that differs from the records
 
-A table stands between two comments, the first of which says what it shows:
+A table is between two comments; the first one defines its content:
 
     <!-- table: systems.json; protocols: linear | knn; models: A-JEPA | twin=its twin; cells: interval -->
     <!-- end of the table -->
 
-Several files of records are joined in their order. `protocols` and `models`, all by default, choose and
-order; `name=title` renames. A row is a model, or with several protocols a model with a protocol. `cells`
-says what follows the score: `seeds` (instead of it, the score of each seed of pre-training), `spread`
-(their standard deviation), `interval`, `arrows` (does the interval of the paired difference to the baseline
-exclude zero?), `difference` (that difference).
+Several files of records are joined in order. `protocols` and `models`, by default all of them, select rows
+and set their order; `name=title` renames. A row is a model, or a model with a protocol if there are several.
+`cells` sets what follows the score: `seeds` (replaces it with the score of each pre-training seed), `spread`
+(their standard deviation), `interval`, `arrows` (whether the interval of the paired difference from the
+baseline excludes zero), `difference` (that difference).
 """
 
 from __future__ import annotations
@@ -49,11 +49,13 @@ PROTOCOLS = {
 
 
 def table(spec: str) -> str:
-    """The Markdown table that a comment asks for."""
+    """The Markdown table that a comment defines."""
     sources, *options = [part.strip() for part in spec.split(";")]
     asked = dict(option.split(": ", 1) for option in options)
     if unknown := asked.keys() - {"protocols", "models", "cells"}:
-        raise ValueError(f"{spec}: {', '.join(sorted(unknown))} are not known here")
+        raise ValueError(
+            f"{spec}: unknown options {', '.join(sorted(unknown))}; use protocols, models, cells"
+        )
     records = [record for name in sources.split() for record in read_records(RESULTS / name)]
     protocols = _chosen(asked.get("protocols"), [record.protocol for record in records], PROTOCOLS)
     models = _chosen(asked.get("models"), [record.model for record in records], {})
@@ -74,20 +76,20 @@ def table(spec: str) -> str:
 
 
 def _chosen(asked: str | None, there: list[str], titles: dict[str, str]) -> dict[str, str]:
-    """Names and titles, in the order asked for, or in that of the records."""
+    """Names and titles, in the requested order, or in the order of the records."""
     if asked is None:
         return {name: titles.get(name, name) for name in dict.fromkeys(there)}
     chosen = {}
     for part in asked.split(" | "):
         name, _, title = part.partition("=")
         if name not in there:
-            raise ValueError(f"no record of {name!r}; there are {', '.join(dict.fromkeys(there))}")
+            raise ValueError(f"no record of {name!r}; choose {', '.join(dict.fromkeys(there))}")
         chosen[name] = title or titles.get(name, name)
     return chosen
 
 
 def _clips(record: Record) -> int:
-    """Clips that are scored: those of the test split, or with folds all."""
+    """Number of scored clips: in the test split, or with folds all."""
     return record.clips_by_split.get("test", sum(record.clips_by_split.values()))
 
 
