@@ -56,7 +56,7 @@ def kaldi_fbank(waveform_BS: Tensor) -> Tensor:
 
 
 def audio(seconds: int) -> tuple[Tensor, str]:
-    """The given seconds of joined recordings, or of noise, and which of the two."""
+    """A given number of seconds of joined recordings, or of noise, and which of the two."""
     paths = sorted(SHARED.glob("data/esc50/audio/*.ogg"))
     if not paths:
         generator = torch.Generator().manual_seed(0)

@@ -93,7 +93,7 @@ def test_the_comparison_is_that_of_one_evaluation(file: Path, tmp_path: Path) ->
         ("{models: {a: logmel}, taks: {}}", "taks; a comparison has"),
         ("{models: {a: logmel}}", "tasks must be names"),
         ("{models: {a: logmel}, tasks: {esc10: {csv: x}}}", "task esc10 needs its data"),
-        ("{models: {a: logmel}, tasks: {esc10: {data: x}}, baseline: b}", "baseline b is none"),
+        ("{models: {a: logmel}, tasks: {esc10: {data: x}}, baseline: b}", "baseline b is not a"),
         ("{models: {a: logmel}, tasks: {esc10: {data: x}}, precision: half}", "precision must be"),
         ("{models: {a: [}", "not YAML"),
         ("{models: {a: logmel}, tasks: {b: {data: x}}, protocols: []}", "protocols must be"),

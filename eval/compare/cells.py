@@ -101,7 +101,9 @@ class Shelf:
         draws = io.BytesIO()
         np.save(draws, torch.stack([result.draws_S for result in results]).numpy())
         write(self._draws(cell), draws.getvalue())
-        write_records(self._records(cell), [result.record for result in results])  # last: marks the end
+        write_records(
+            self._records(cell), [result.record for result in results]
+        )  # last: the cell is finished
 
     def failure(self, cell: Cell) -> str | None:
         """Why the cell failed when it was last tried; None if it was not tried."""

@@ -68,9 +68,9 @@ class FinetuneConfig:
         layer_decay: each block's rate is this factor times the rate of the block after it.
         drop_path: rate of stochastic depth in the last block.
         masked_share: fraction of the patches masked in training, below 1.
-        masked_how: "regularised": each block hides some patches from attention (A-JEPA, section 3.3). For
-            comparison, with one draw for all blocks: "drop" leaves patches out, and "zero" overwrites their
-            input with 0, the mean of a normalised spectrogram.
+        masked_how: "regularised": each block hides its own draw of patches from attention (A-JEPA, section
+            3.3). For comparison, with one draw for all blocks: "drop" leaves patches out, and "zero"
+            overwrites their input with 0, the mean of a normalised spectrogram.
         mixup: fraction of the clips that are mixed with another one. `mixup_beta` is both parameters of the
             Beta distribution that the mixing weights are drawn from.
         freq_mask, time_mask: widest SpecAugment masks, in mel bands and in frames.

@@ -54,7 +54,7 @@ class Embedded(NamedTuple):
     """Embeddings of a task's clips.
 
     Attributes:
-        values: [N, L, S, F, D] float32: clips, layers (last layer last), statistics over time, frequency
+        values: [N, L, X, F, D] float32: clips, layers (last layer last), statistics over time, frequency
             patches, features. Mapped from the file: only the parts in use are read.
         weights: fingerprint of the model.
         seconds: how long the embedding took when it was computed, decoding included.
@@ -102,7 +102,7 @@ class Embedded(NamedTuple):
 
     def _pooled(self, layer: int | slice, pool: str, time: str) -> Callable[[], Tensor]:
         def features() -> Tensor:
-            chosen = self.values[:, layer, : 1 if time == "mean" else 2]  # [N, (L,) S, F, D]
+            chosen = self.values[:, layer, : 1 if time == "mean" else 2]  # [N, (L,) X, F, D]
             return chosen.flatten(-3) if pool == "concat" else chosen.mean(-2).flatten(-2)
 
         return features

@@ -182,7 +182,7 @@ def _scores(
 
 
 def describe(choices: list[Choice], rounds: list[Round], probe: Probe) -> tuple[dict[str, Any], ...]:
-    """The choices in the form of records. Marks a value at the end of the range tried."""
+    """The choices in the form of records, which say if a value is the first or last of those tried."""
     ends = {probe.values[0], probe.values[-1]}
     return tuple(
         {

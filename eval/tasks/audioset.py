@@ -276,7 +276,7 @@ def _restrict(
     if (missing := sorted(chosen - files.keys())) and not skip_missing:
         raise TaskError(
             f"{len(missing):,} of {len(chosen):,} clips of {listed(lists)} have no audio: {listed(missing)}; "
-            "complete the copy, or pass skip_missing to go on without them"
+            "complete the copy, or pass skip_missing to continue without them"
         )
     notes = []
     for split, labels_of in rows.items():
