@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,17 +19,29 @@ from ajepa.recipes import load_recipe
 from ajepa.training.loop import pretrain
 
 from .compare.config import Comparison
-from .compare.run import evaluate
+from .compare.engines import Processes
+from .compare.run import compare
 from .results.errors import EvaluationError
 from .results.record import Record
 from .results.table import by_task
 
 RECIPE = "ajepa-demo"
 TWIN, TRAINED = "random twin", "A-JEPA"
-SPEAKERS = 200  # heareval trains on batches of 1,024 clips: these give it three steps an epoch
 
 
-def demo(out: Path, data: Path | None = None) -> None:
+@dataclass(frozen=True)
+class Size:
+    """How much audio the demo makes, and settings of its recipe."""
+
+    sounds: int = 40  # clips of each of ten kinds
+    # Each says ten words twice. heareval trains on batches of 1,024 clips: three steps an epoch.
+    speakers: int = 150
+    unlabelled: int = 400  # clips of 10 s
+    settings: tuple[str, ...] = ()
+    jobs: int = min(os.cpu_count() or 1, 4)  # processes at a time that make audio or run the toolkit
+
+
+def demo(out: Path, data: Path | None = None, size: Size | None = None) -> None:
     """Pre-train a small A-JEPA and score it beside its random twin and log-mel statistics.
 
     Finished parts are not done again: a demo that was stopped goes on.
@@ -35,30 +50,19 @@ def demo(out: Path, data: Path | None = None) -> None:
         out: everything is written below it.
         data: a folder of audio to pre-train on; None for synthetic audio. The scores are always those of
             synthetic sounds and words that pre-training has not seen.
+        size: of the sets and of the training; None for one that takes some minutes.
+
+    Raises:
+        EvaluationError: the HEAR toolkit is missing, or failed.
     """
-    out = out.resolve()
+    out, size = out.resolve(), size or Size()
     unlabelled = data.resolve() if data else out / "audio" / "unlabelled"
     _say(f"1/4  synthetic audio in {out / 'audio'}")
     tasks_dir = out / "tasks"
-    for layout, write, convert in (
-        ("esc50", synthetic.write_esc50, tasks.from_esc50),
-        (
-            "speech_commands",
-            partial(synthetic.write_speech_commands, speakers=SPEAKERS),
-            tasks.from_speech_commands,
-        ),
-    ):
-        source, done = out / "audio" / layout, out / "audio" / f".{layout}.done"
-        if not done.exists():
-            write(source, seed=1)
-            convert(source, tasks_dir, force=True)
-            done.touch()
-    if not data and not (out / "audio" / ".unlabelled.done").exists():
-        synthetic.write_unlabelled(unlabelled, seed=2)
-        (out / "audio" / ".unlabelled.done").touch()
+    _make_audio(out / "audio", tasks_dir, size, with_unlabelled=data is None)
 
     run = out / (f"pretrain-{data.resolve().name}" if data else "pretrain")
-    recipe = load_recipe(RECIPE)
+    recipe = load_recipe(RECIPE, size.settings)
     recipe = replace(
         recipe,
         data=replace(recipe.data, source=str(unlabelled), skip_broken=True),
@@ -75,7 +79,8 @@ def demo(out: Path, data: Path | None = None) -> None:
         tasks={folder.name: {"hear": str(folder)} for folder in folders},
         protocols={"hear": {"grid_points": 1}},
     )
-    records, failures = evaluate(comparison, out / "hear")
+    engine = Processes(size.jobs) if size.jobs > 1 else None
+    records, failures = compare(comparison, out / "hear", engine=engine, threads=1)
     if failures:
         raise EvaluationError(failures[0].reason)
 
@@ -89,6 +94,37 @@ def demo(out: Path, data: Path | None = None) -> None:
         f"records   {out / 'hear' / 'records.json'}\n"
         f"use it    ajepa embed FILES --model {encoder} --out embeddings.npz"
     )
+
+
+def _make_audio(audio: Path, tasks_dir: Path, size: Size, with_unlabelled: bool) -> None:
+    """The sets that are not there yet, several at a time."""
+    parts: dict[str, Callable[[], object]] = {
+        "speech_commands": partial(_make_words, audio / "speech_commands", tasks_dir, size.speakers),
+        "esc50": partial(_make_sounds, audio / "esc50", tasks_dir, size.sounds),
+    }
+    if with_unlabelled:
+        folder = audio / "unlabelled"
+        parts["unlabelled"] = partial(synthetic.write_unlabelled, folder, clips=size.unlabelled, seed=2)
+    # A forked process would inherit threads in an unknown state.
+    with ProcessPoolExecutor(size.jobs, multiprocessing.get_context("spawn")) as pool:
+        making = {
+            pool.submit(make): audio / f".{name}.done"
+            for name, make in parts.items()
+            if not (audio / f".{name}.done").exists()
+        }
+        for made in as_completed(making):
+            made.result()
+            making[made].touch()
+
+
+def _make_sounds(source: Path, tasks_dir: Path, clips: int) -> None:
+    synthetic.write_esc50(source, clips_per_class=clips, seed=1)
+    tasks.from_esc50(source, tasks_dir, force=True)
+
+
+def _make_words(source: Path, tasks_dir: Path, speakers: int) -> None:
+    synthetic.write_speech_commands(source, speakers=speakers, seed=1)
+    tasks.from_speech_commands(source, tasks_dir, force=True)
 
 
 def gains(records: Sequence[Record], tasks_dir: Path) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ajepa.eval.demo import TRAINED, TWIN, gains
+import pytest
+
+from ajepa.eval.demo import TRAINED, TWIN, Size, demo, gains
 from ajepa.eval.results.record import Record
+from tests.hear_toolkit import needs_toolkit
 
 
 def write_task(folder: Path, clips: dict[str, int]) -> None:
@@ -32,3 +35,31 @@ def test_gains_count_the_clips_that_are_scored(tmp_path: Path) -> None:
         "  +0.400 (standard error 0.058, 100 test clips)  folds",
         "  -0.400 (standard error 0.117, 25 test clips)  split",
     ]
+
+
+@pytest.mark.slow
+@needs_toolkit
+def test_the_demo_runs_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of it, on 50 sounds, 60 words and 4 steps; a second call finds everything done."""
+    size = Size(
+        sounds=5,
+        speakers=3,
+        unlabelled=8,
+        settings=("optim.steps=4", "optim.warmup_steps=1", "optim.batch_size=4", "run.accelerator=cpu"),
+        jobs=1,
+    )
+    demo(tmp_path, size=size)
+    shown = capsys.readouterr().out
+    records = json.loads((tmp_path / "hear" / "records.json").read_text())
+    assert {(record["model"], record["clips"]) for record in records} == {
+        (model, clips) for model in ("log-mel statistics", TWIN, TRAINED) for clips in (50, 60)
+    }
+    assert all(0 <= record["score"] <= 1 for record in records)
+    assert len({record["weights"] for record in records}) == 3
+    assert shown.count("standard error") == 2
+    encoder = tmp_path / "pretrain" / "encoder.safetensors"
+    assert f"ajepa embed FILES --model {encoder}" in shown
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    demo(tmp_path, size=size)
+    assert capsys.readouterr().out == shown
+    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
