@@ -1,4 +1,4 @@
-"""Audio that is no file of its own: bytes at a place of another file, such as a member of a tar."""
+"""Audio within another file, such as a member of a tar, read by offset and length."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, cast
 
-# One read of so much costs less than several small ones. Of longer audio only what the decoder asks for is
-# read, so that a crop of an hour's WAV does not read the hour.
+# Up to this size, one read costs less than several small ones. Of longer audio only the bytes that the
+# decoder asks for are read, so that a crop of an hour of WAV does not read the hour.
 _READ_AT_ONCE = 4 * 2**20
 _READ_AHEAD = 256 * 2**10
 
@@ -37,9 +37,11 @@ class AudioBytes:
 
     @contextmanager
     def for_decoder(self) -> Iterator[BinaryIO]:
-        """The same for a decoder in C, through whose calls no exception passes: it is told of an end, and
-        what the first failing read raised is raised when the region is left."""
-        reader = _Reader(self, told_later=True)
+        """The same for a decoder in C, which cannot pass exceptions on.
+
+        A read that fails looks to it like the end of the file; its error is raised when the region is left.
+        """
+        reader = _Reader(self, raised_later=True)
         try:
             with self._open(reader) as file:
                 yield file
@@ -71,8 +73,8 @@ def byte_size(source: AudioSource) -> int:
 
 
 class _Reader(io.RawIOBase):
-    def __init__(self, audio: AudioBytes, told_later: bool = False) -> None:
-        self.audio, self.position, self.told_later = audio, 0, told_later
+    def __init__(self, audio: AudioBytes, raised_later: bool = False) -> None:
+        self.audio, self.position, self.raised_later = audio, 0, raised_later
         self.failure: Exception | None = None
 
     def readable(self) -> bool:
@@ -91,7 +93,7 @@ class _Reader(io.RawIOBase):
         try:
             buffer[:count] = self.audio.read(self.position, count) if count else b""
         except Exception as error:
-            if not self.told_later:
+            if not self.raised_later:
                 raise
             self.failure = self.failure or error
             return 0

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .logmel import LogMelConfig
+from .config import LogMelConfig
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,22 @@ frame_shift=10)``. Kaldi takes one frame at a time: subtract the frame's mean, a
 and take the log.
 
 Single precision leaves an error of about 1e-7 of a frame's amplitude in every frequency bin, and the log
-shows it in bands more than 60 dB below the level of their frame: there torchaudio strays from arithmetic in
-double precision by 1e-3 to 1e-2, and any other order of the same steps strays elsewhere (by up to 0.2 beside
-a full-scale tone). So that weights trained on the reference meet the very numbers they know, the steps stand
-here in its order; what is saved is the work around them: all clips and frames at once, constants made once,
-and the filter matrix multiplied in diagonal blocks, since each mel filter spans few frequency bins. LogMel
-agrees with torchaudio to 1e-6 on the CPU, if both run on as many threads. Where TF32 matrix products are
-allowed on a GPU, the sum over a mel filter is rounded to 11 bits, which moves the log by less than 1e-3.
+shows it in bands more than 60 dB below the level of their frame. There torchaudio differs from arithmetic
+in double precision by 1e-3 to 1e-2, and any other order of the same steps differs elsewhere, by up to 0.2
+next to a full-scale tone. Weights trained on the reference must get the numbers that they know, so the
+steps are done in its order here. What is saved is the work around them: constants are made once, a part of
+the batch is computed at a time in memory that stays in the caches, and the filter matrix is multiplied in
+diagonal blocks, since each mel filter spans few frequency bins. LogMel agrees with torchaudio to 1e-6 on
+the CPU, if both run on as many threads. Where TF32 matrix products are allowed on a GPU, the sum over a mel
+filter is rounded to 11 bits, which moves the log by less than 1e-3.
 
-Axes: B clips, S samples, T frames, M mel bands, K frequency bins.
+Axes: B clips, S samples, L frames, R frames of all clips, W samples of a frame, H frequency bins, C mel
+bands.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,89 +30,23 @@ from torch.autograd import forward_ad
 from torch.nn.functional import pad
 from torchaudio.compliance.kaldi import get_mel_banks
 
+from .config import LogMelConfig
+
 PREEMPHASIS = 0.97
 # Kaldi's floor on a mel energy: the spacing of single-precision numbers at 1.
 ENERGY_FLOOR = torch.finfo(torch.float32).eps
 
-# The working set of so many frames (some 6 MB) stays in a processor's caches; other devices want large steps.
-FRAMES_PER_STEP_CPU = 1024
+# The working set of 512 frames, about 5 MB, stays in a processor's caches; other devices want large steps.
+FRAMES_PER_STEP_CPU = 512
 FRAMES_PER_STEP = 32 * 1024
 MEL_BLOCKS = 8
 
 
-@dataclass(frozen=True)
-class LogMelConfig:
-    """What a log-mel spectrogram is made of. Raises ValueError for settings that cannot work.
-
-    ``high_hz`` follows Kaldi: zero or less counts from the Nyquist frequency. ``mean`` and ``std`` are
-    of log energies over the training data; the defaults are Audio-MAE's for AudioSet.
-    """
-
-    sample_rate: int = 16_000
-    mels: int = 128
-    window_seconds: float = 0.025
-    hop_seconds: float = 0.010
-    low_hz: float = 20.0
-    high_hz: float = 0.0
-    mean: float = -4.2677393
-    std: float = 4.5689974
-
-    def __post_init__(self) -> None:
-        if self.sample_rate <= 0:
-            raise ValueError(f"sample_rate is {self.sample_rate}; give a positive number of hertz")
-        if self.mels < 4:
-            raise ValueError(f"mels is {self.mels}; Kaldi's filter bank needs at least 4 bands")
-        if self.window < 4:
-            raise ValueError(
-                f"window_seconds={self.window_seconds} is {self.window} samples at {self.sample_rate} Hz; "
-                "give at least 4 samples"
-            )
-        if self.hop < 1:
-            raise ValueError(
-                f"hop_seconds={self.hop_seconds} is under one sample at {self.sample_rate} Hz; lengthen it"
-            )
-        nyquist = self.sample_rate / 2
-        high_hz = self.high_hz if self.high_hz > 0 else nyquist + self.high_hz
-        if not 0 <= self.low_hz < high_hz <= nyquist:
-            raise ValueError(
-                f"mel bands from low_hz={self.low_hz} to high_hz={high_hz} do not fit into 0 to {nyquist} Hz "
-                "(half the sample rate); change low_hz, high_hz or sample_rate"
-            )
-        if not self.std > 0:
-            raise ValueError(f"std is {self.std}; give a positive number (0.5 with mean 0 changes nothing)")
-
-    # Kaldi cuts to whole samples; rounding first keeps 0.1 + 0.2 style noise from losing a sample.
-    @property
-    def window(self) -> int:
-        """Samples in a frame."""
-        return int(round(self.sample_rate * self.window_seconds, 6))
-
-    @property
-    def hop(self) -> int:
-        """Samples from one frame to the next."""
-        return int(round(self.sample_rate * self.hop_seconds, 6))
-
-    @overload
-    def frames(self, samples: int) -> int: ...
-    @overload
-    def frames(self, samples: Tensor) -> Tensor: ...
-    def frames(self, samples: int | Tensor) -> int | Tensor:
-        """Return the number of frames of a clip (or an integer tensor of clips) of so many samples."""
-        if isinstance(samples, Tensor):
-            return 1 + (samples - self.window).clamp_min(0) // self.hop
-        return 1 + max(samples - self.window, 0) // self.hop
-
-    @property
-    def fft_size(self) -> int:
-        """The window, zero-padded to a power of two."""
-        return 1 << (self.window - 1).bit_length()
-
-
 class LogMel(nn.Module):
-    """Waveform [B, S] at ``config.sample_rate``, in -1..1, to a normalised log-mel spectrogram [B, T, M].
+    """Waveform [B, S] at ``config.sample_rate``, in -1..1, to a normalised log-mel spectrogram [B, L, C].
 
     The normalisation is Audio-MAE's, ``(log_mel - mean) / (2 std)``. Its two numbers are saved with the
-    weights; window and filters are made anew from the config. All numbers stay in float32 whatever the
+    weights; window and filters are made from the config again. All numbers stay in float32 whatever the
     input, the autocast region or a call of ``.half()`` on an enclosing model say.
 
     ``silence`` is the value that a frame of digital silence takes.
@@ -128,14 +63,14 @@ class LogMel(nn.Module):
         self.config = config or LogMelConfig()
         self.register_buffer("mean", torch.tensor(self.config.mean, dtype=torch.float32, device="cpu"))
         self.register_buffer("std", torch.tensor(self.config.std, dtype=torch.float32, device="cpu"))
-        window_L, filters_KM = _constants(self.config)
-        self.register_buffer("window", window_L, persistent=False)
-        self.register_buffer("filters", filters_KM, persistent=False)
-        self.blocks = _diagonal_blocks(filters_KM)
+        window_W, filters_HC = _constants(self.config)
+        self.register_buffer("window", window_W, persistent=False)
+        self.register_buffer("filters", filters_HC, persistent=False)
+        self.blocks = _diagonal_blocks(filters_HC)
         self._update_silence()
 
     def forward(self, waveform_BS: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return the normalised spectrogram [B, T, M], float32; T is ``config.frames(S)``.
+        """Return the normalised spectrogram [B, L, C], float32; L is ``config.frames(S)``.
 
         Audio shorter than one window is zero-padded to one. Frame t depends on the samples from t·hop up
         to t·hop + window, and but for rounding on no others. (NaN or infinity spreads to the whole clip.)
@@ -148,7 +83,7 @@ class LogMel(nn.Module):
         return self._spectrogram(waveform_BS, lengths, normalise=True)
 
     def fbank(self, waveform_BS: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return natural-log mel energies [B, T, M], not normalised. Otherwise as ``forward``."""
+        """Return natural-log mel energies [B, L, C], not normalised. Otherwise as ``forward``."""
         return self._spectrogram(waveform_BS, lengths, normalise=False)
 
     def _spectrogram(self, waveform_BS: Tensor, lengths: Tensor | None, normalise: bool) -> Tensor:
@@ -169,37 +104,52 @@ class LogMel(nn.Module):
         offset_B1 = _means(waveform_BS, lengths, window)
         # A backward pass needs every step's intermediates anyway; a traced loop would fix the length.
         if _recorded(waveform_BS):
-            return self._log_mel(waveform_BS, offset_B1, normalise)
+            return self._log_mel(waveform_BS, offset_B1, normalise, _no_room)
         step = FRAMES_PER_STEP_CPU if waveform_BS.device.type == "cpu" else FRAMES_PER_STEP
         shape = (clips, frames, self.config.mels)
-        out_BTM = torch.empty(shape, dtype=torch.float32, device=waveform_BS.device)
+        room = _Room(waveform_BS.device) if clips * frames > step else _no_room
+        out_BLC = torch.empty(shape, dtype=torch.float32, device=waveform_BS.device)
         for some, first, last in _steps(clips, frames, step):
             piece_BS = waveform_BS[some, first * hop : (last - 1) * hop + window]
-            self._log_mel(piece_BS, offset_B1[some], normalise, out_BTM[some, first:last])
-        return out_BTM
+            out_BLC[some, first:last] = self._log_mel(piece_BS, offset_B1[some], normalise, room)
+        return out_BLC
 
-    def _log_mel(
-        self, waveform_BS: Tensor, offset_B1: Tensor, normalise: bool, out_BTM: Tensor | None = None
-    ) -> Tensor:
-        """All frames of a waveform [B, S >= window] at once; written to ``out_BTM``, one block, if given."""
+    def _log_mel(self, waveform_BS: Tensor, offset_B1: Tensor, normalise: bool, room: "_Place") -> Tensor:
+        """All frames of a waveform [B, S >= window] at once; ``room`` has memory for the steps between."""
         centred_BS = waveform_BS.float() - offset_B1
-        means_BT1 = centred_BS.unfold(1, self.config.window, self.config.hop).mean(2, keepdim=True)
+        means_BL1 = centred_BS.unfold(1, self.config.window, self.config.hop).mean(2, keepdim=True)
         with torch.autocast(centred_BS.device.type, enabled=False):
-            log_mel_NM = self._rows(centred_BS, means_BT1, normalise)
-        log_mel_BTM = log_mel_NM.unflatten(0, means_BT1.shape[:2])
-        return log_mel_BTM if out_BTM is None else out_BTM.copy_(log_mel_BTM)
+            log_mel_RC = self._rows(centred_BS, means_BL1, normalise, room)
+        return log_mel_RC.unflatten(0, means_BL1.shape[:2])
 
-    def _rows(self, centred_BS: Tensor, means_BT1: Tensor, normalise: bool) -> Tensor:
-        config = self.config
-        frames_BTL = centred_BS.unfold(1, config.window, config.hop) - means_BT1
+    def _rows(self, centred_BS: Tensor, means_BL1: Tensor, normalise: bool, room: "_Place") -> Tensor:
+        config, window = self.config, self.config.window
+        shape, rows = means_BL1.shape[:2], means_BL1.shape[0] * means_BL1.shape[1]
+        frames_BLW = torch.sub(
+            centred_BS.unfold(1, window, config.hop), means_BL1, out=room("frames", *shape, window)
+        )
         # The window is zero at a frame's first sample: what Kaldi takes for the one before does not matter.
-        emphasised_BTL = frames_BTL[..., 1:] - PREEMPHASIS * frames_BTL[..., :-1]
-        windowed_BTL = pad(emphasised_BTL * self.window, (1, config.fft_size - config.window))
-        squares_BTK2 = torch.view_as_real(torch.fft.rfft(windowed_BTL)).square_()
-        power_NK = (squares_BTK2[..., 0] + squares_BTK2[..., 1]).flatten(0, 1)
-        mel_NM = torch.cat([power_NK[:, k] @ self.filters[k, m] for k, m in self.blocks], dim=1)
-        log_mel_NM = mel_NM.clamp_min_(ENERGY_FLOOR).log_()
-        return log_mel_NM.sub_(self.mean).div_(2 * self.std) if normalise else log_mel_NM
+        earlier_BLW = torch.mul(frames_BLW[..., :-1], PREEMPHASIS, out=room("emphasised", *shape, window - 1))
+        emphasised_BLW = torch.sub(
+            frames_BLW[..., 1:], earlier_BLW, out=room("emphasised", *shape, window - 1)
+        )
+        padded_BLW = room("padded", *shape, config.fft_size)  # zero, and past the window it stays so
+        if padded_BLW is None:
+            padded_BLW = pad(emphasised_BLW * self.window, (1, config.fft_size - window))
+        else:
+            torch.mul(emphasised_BLW, self.window, out=padded_BLW[..., 1:window])
+        squares_BLH2 = torch.view_as_real(torch.fft.rfft(padded_BLW)).square_()
+        power_BLH = torch.add(
+            squares_BLH2[..., 0], squares_BLH2[..., 1], out=room("power", *shape, config.fft_size // 2 + 1)
+        )
+        power_RH, mel_RC = power_BLH.flatten(0, 1), room("mel", rows, config.mels)
+        if mel_RC is None:
+            mel_RC = torch.cat([power_RH[:, h] @ self.filters[h, c] for h, c in self.blocks], dim=1)
+        else:
+            for h, c in self.blocks:
+                torch.mm(power_RH[:, h], self.filters[h, c], out=mel_RC[:, c])
+        log_mel_RC = mel_RC.clamp_min_(ENERGY_FLOOR).log_()
+        return log_mel_RC.sub_(self.mean).div_(2 * self.std) if normalise else log_mel_RC
 
     def _update_silence(self) -> None:
         # A plain number, so that padding with it neither waits for a GPU nor breaks a compiled graph.
@@ -222,6 +172,27 @@ class LogMel(nn.Module):
         return self
 
 
+# Memory of a name and shape for a step's result, or None where each result needs its own.
+_Place = Callable[..., Tensor | None]
+
+
+def _no_room(name: str, *shape: int) -> None:
+    return None
+
+
+class _Room:
+    """Memory that the parts of a batch share. It is made for the first part, which is the largest."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.held = device, dict[str, Tensor]()
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        if name not in self.held:
+            make = torch.zeros if name == "padded" else torch.empty
+            self.held[name] = make(math.prod(shape), dtype=torch.float32, device=self.device)
+        return self.held[name][: math.prod(shape)].view(shape)
+
+
 def _recorded(tensor: Tensor) -> bool:
     """Whether a gradient, a trace or a transformation has to see each step on this tensor."""
     return (
@@ -236,7 +207,7 @@ def _recorded(tensor: Tensor) -> bool:
 
 def _steps(clips: int, frames: int, step: int) -> Iterator[tuple[slice, int, int]]:
     """Parts of a batch with about ``step`` frames each: some clips, and their frames from first to last. Each
-    part is one block of memory in a spectrogram [clips, frames, M]."""
+    part is one block of memory in a spectrogram [clips, frames, C]."""
     if frames >= step:
         for clip in range(clips):
             for first in range(0, frames, step):
@@ -266,14 +237,14 @@ def _means(waveform_BS: Tensor, lengths: Tensor | None, window: int) -> Tensor:
 
 
 def _constants(config: LogMelConfig) -> tuple[Tensor, Tensor]:
-    """The window from its second sample on [window - 1], and the mel filters [K, M], on the CPU.
+    """The window from its second sample on [window - 1], and the mel filters [H, C], on the CPU.
 
     Both are torchaudio's own, in the single precision in which it makes them: made in double precision, the
     smallest filter weights differ by 0.2 %.
     """
     with torch.device("cpu"):
-        window_L = torch.hann_window(config.window, periodic=False, dtype=torch.float32)[1:]
-        filters_MK, _ = get_mel_banks(
+        window_W = torch.hann_window(config.window, periodic=False, dtype=torch.float32)[1:]
+        filters_CH, _ = get_mel_banks(
             config.mels,
             config.fft_size,
             float(config.sample_rate),
@@ -284,16 +255,16 @@ def _constants(config: LogMelConfig) -> tuple[Tensor, Tensor]:
             vtln_warp_factor=1.0,
         )
         # Kaldi gives the Nyquist bin to no filter.
-        return window_L, pad(filters_MK, (0, 1)).T.float().contiguous()
+        return window_W, pad(filters_CH, (0, 1)).T.float().contiguous()
 
 
-def _diagonal_blocks(filters_KM: Tensor) -> list[tuple[slice, slice]]:
+def _diagonal_blocks(filters_HC: Tensor) -> list[tuple[slice, slice]]:
     """Groups of neighbouring filters: (the frequency bins that a group uses, its mel bands)."""
-    mels = filters_KM.shape[1]
+    mels = filters_HC.shape[1]
     size = -(-mels // MEL_BLOCKS)
     blocks = []
     for low in range(0, mels, size):
         bands = slice(low, min(low + size, mels))
-        used = filters_KM[:, bands].any(dim=1).nonzero().flatten().tolist() or [0]
+        used = filters_HC[:, bands].any(dim=1).nonzero().flatten().tolist() or [0]
         blocks.append((slice(used[0], used[-1] + 1), bands))
     return blocks

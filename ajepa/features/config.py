@@ -1,0 +1,76 @@
+"""What a log-mel spectrogram is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import overload
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LogMelConfig:
+    """What a log-mel spectrogram is made of. Raises ValueError for settings that cannot work.
+
+    ``high_hz`` follows Kaldi: zero or less counts from the Nyquist frequency. ``mean`` and ``std`` are
+    of log energies over the training data; the defaults are Audio-MAE's for AudioSet.
+    """
+
+    sample_rate: int = 16_000
+    mels: int = 128
+    window_seconds: float = 0.025
+    hop_seconds: float = 0.010
+    low_hz: float = 20.0
+    high_hz: float = 0.0
+    mean: float = -4.2677393
+    std: float = 4.5689974
+
+    def __post_init__(self) -> None:
+        if self.sample_rate <= 0:
+            raise ValueError(f"sample_rate is {self.sample_rate}; give a positive number of hertz")
+        if self.mels < 4:
+            raise ValueError(f"mels is {self.mels}; Kaldi's filter bank needs at least 4 bands")
+        if self.window < 4:
+            raise ValueError(
+                f"window_seconds={self.window_seconds} is {self.window} samples at {self.sample_rate} Hz; "
+                "give at least 4 samples"
+            )
+        if self.hop < 1:
+            raise ValueError(
+                f"hop_seconds={self.hop_seconds} is under one sample at {self.sample_rate} Hz; lengthen it"
+            )
+        nyquist = self.sample_rate / 2
+        high_hz = self.high_hz if self.high_hz > 0 else nyquist + self.high_hz
+        if not 0 <= self.low_hz < high_hz <= nyquist:
+            raise ValueError(
+                f"mel bands from low_hz={self.low_hz} to high_hz={high_hz} do not fit into 0 to {nyquist} Hz "
+                "(half the sample rate); change low_hz, high_hz or sample_rate"
+            )
+        if not self.std > 0:
+            raise ValueError(f"std is {self.std}; give a positive number (0.5 with mean 0 changes nothing)")
+
+    # Kaldi cuts to whole samples; rounding first keeps 0.1 + 0.2 style noise from losing a sample.
+    @property
+    def window(self) -> int:
+        """Samples in a frame."""
+        return int(round(self.sample_rate * self.window_seconds, 6))
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        return int(round(self.sample_rate * self.hop_seconds, 6))
+
+    @overload
+    def frames(self, samples: int) -> int: ...
+    @overload
+    def frames(self, samples: Tensor) -> Tensor: ...
+    def frames(self, samples: int | Tensor) -> int | Tensor:
+        """Return the number of frames of clips of ``samples`` samples each."""
+        if isinstance(samples, Tensor):
+            return 1 + (samples - self.window).clamp_min(0) // self.hop
+        return 1 + max(samples - self.window, 0) // self.hop
+
+    @property
+    def fft_size(self) -> int:
+        """The window, zero-padded to a power of two."""
+        return 1 << (self.window - 1).bit_length()
