@@ -34,7 +34,9 @@ def accuracy(model: ajepa.AudioEncoder, folder: Path) -> float:
 @pytest.mark.slow
 def test_pre_training_beats_the_random_twin(tmp_path: Path) -> None:
     write_unlabelled(tmp_path / "unlabelled", clips=150, seconds=5.0, seed=2)
-    write_esc50(tmp_path / "esc50", clips_per_class=15, seconds=3.0, seed=1)
+    write_esc50(
+        tmp_path / "esc50", clips_per_class=30, seconds=3.0, seed=1
+    )  # 300: a step of 0.05 is 15 clips
     recipe = load_recipe("ajepa-demo", ["optim.steps=250", "optim.warmup_steps=30", "run.accelerator=cpu"])
     recipe = replace(
         recipe,
