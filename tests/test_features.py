@@ -15,6 +15,7 @@ import soxr
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -208,6 +209,9 @@ def test_traces_as_one_graph(one_thread: None) -> None:
         assert (compiled(waveform_BS) - log_mel(waveform_BS)).abs().max() < 1e-6
 
 
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.9"), reason="torch 2.8 finds constraints on the length"
+)
 def test_exports_with_any_length(one_thread: None) -> None:
     log_mel = LogMel()
     shapes = {"waveform_BS": {0: torch.export.Dim("clips"), 1: torch.export.Dim("samples", min=800)}}

@@ -31,7 +31,7 @@ def capture(model: AudioEncoder) -> torch.export.ExportedProgram:
     """Trace waveform [B, S], lengths [B] to `Outputs`, with B and S free, S up to `most_samples`.
 
     Raises:
-        ExportError: the model is not in single precision.
+        ExportError: the model is not in single precision, or torch is too old to leave both free.
     """
     # Private, but torch.onnx.export sets it too: without it a clip of one time step would be a special case.
     from torch.fx.experimental import _config
@@ -43,8 +43,13 @@ def capture(model: AudioEncoder) -> torch.export.ExportedProgram:
     example = (torch.zeros(EXAMPLE_CLIPS, samples), torch.tensor([samples, samples // 2]))
     batch = torch.export.Dim("clips", min=1)
     longest = torch.export.Dim("samples", min=1, max=graph.most_samples)
-    with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-        return torch.export.export(graph, example, dynamic_shapes=({0: batch, 1: longest}, {0: batch}))
+    try:
+        with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+            return torch.export.export(graph, example, dynamic_shapes=({0: batch, 1: longest}, {0: batch}))
+    except torch._dynamo.exc.UserError as error:  # 2.8 finds constraints where there are none
+        raise ExportError(
+            f"torch {torch.__version__} cannot export a graph for clips of any length; upgrade it (2.14 can)"
+        ) from error
 
 
 def write_torch(program: torch.export.ExportedProgram, path: Path, model: AudioEncoder) -> float:
