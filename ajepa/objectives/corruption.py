@@ -112,13 +112,13 @@ class Corruption:
             return low + (high - low) * next(columns)
 
         corrupted = chosen(config.share)
-        nats_BLC = spectrogram_BLC.float() * self.nats
+        clean_BLC = nats_BLC = spectrogram_BLC.float() * self.nats
         if config.room:
             seconds, ratio = between(*config.decay_seconds), between(*config.reverberant_db)
             room_BLC = self._in_a_room(nats_BLC, seconds, ratio * NATS_PER_DB)
             nats_BLC = torch.where(chosen(config.room), room_BLC, nats_BLC)
         if config.noise:
-            others = self._neighbours(spectrogram_BLC.float() * self.nats, generator)
+            others = self._neighbours(clean_BLC, generator)
             made = self._stationary(nats_BLC.shape, between(-8.0, 2.0), between(0.0, 1.0), generator)
             noise_BLC = torch.where(chosen(config.synthetic), made, others)
             gain = _power(nats_BLC) - between(*config.snr_db) * NATS_PER_DB - _power(noise_BLC)
