@@ -151,6 +151,16 @@ def test_a_device_that_is_not_there_is_one_line(
     assert f"ajepa: --device {device}: " in said and "or choose cpu" in said
 
 
+def test_a_comparison_on_a_missing_device_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "compare.yaml"
+    file.write_text("models: {a: logmel}\ntasks: {esc10: {data: nowhere}}\nprotocols: [linear]\n")
+    assert main(["compare", str(file), "--out", str(tmp_path / "out"), "--device", "cuda:99"]) == 2
+    assert "ajepa: --device cuda:99: " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
     for given in ("", *names):

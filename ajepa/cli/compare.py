@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .device import check_device
 from .evaluate import GOES_ON
 from .usage import UsageError
 
@@ -68,6 +69,8 @@ def run_compare(options: argparse.Namespace) -> int:
     from ajepa.eval.results.table import robustness_table, table
 
     comparison = Comparison.read(options.file)
+    if not options.submitit:  # else the jobs' machines are to have it, not this one
+        check_device(options.device)
     engine, several = _engine(options), (options.jobs or 1) > 1
     try:
         records, failures = compare(
