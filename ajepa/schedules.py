@@ -20,3 +20,10 @@ def warmup_cosine(step: int, total: int, warmup: int, peak: float, end: float) -
     if step < warmup:
         return peak * (step + 1) / warmup
     return cosine(step - warmup, total - warmup, peak, end)
+
+
+def warmup_decay(step: int, total: int, warmup: int, decay: int, peak: float, end: float) -> float:
+    """Linear up to `peak` over `warmup` steps, constant, and linear down to `end` over the last `decay`."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return linear(max(0, step - total + decay), decay, peak, end)

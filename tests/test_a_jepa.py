@@ -311,6 +311,9 @@ def test_schedules() -> None:
     assert max(rates) == rates[10] == 1.0
     assert rates[100] == pytest.approx(0.1)
     assert rates[10:] == sorted(rates[10:], reverse=True)
+    rates = [schedules.warmup_decay(step, 100, 10, 20, 1.0, 0.1) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[9:81] == [1.0] * 72
+    assert rates[90] == pytest.approx(0.55) and rates[100] == pytest.approx(0.1)
 
 
 def test_mean_over_masks(generator: torch.Generator) -> None:

@@ -93,3 +93,42 @@ def test_micro_batches_may_change_where_they_change_no_step(tiny_recipe: Recipe)
     pretrain(with_optim(tiny_recipe, accumulate=2))
     with pytest.raises(RecipeError, match=r"optim\.accumulate \(1, now 2\)"):
         pretrain(with_optim(coupled, accumulate=2))
+
+
+def test_a_run_that_holds_its_rate_is_extended_exactly(
+    tiny_recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Extended from 6 to 9 steps it is, to the byte, the run that had 9 from the start."""
+    held = with_optim(tiny_recipe, steps=6, warmup_steps=1, decay_steps=3, schedule_steps=2)
+    held = replace(held, run=replace(held.run, checkpoint_every=2, keep=1))
+    out = pretrain(held).parent
+    assert (out / "checkpoints" / "step-00000003.safetensors").is_file(), "where the rate begins to fall"
+    six = (out / "encoder.safetensors").read_bytes()
+    longer = with_optim(held, steps=9)
+    extended = pretrain(longer)
+    assert f"{out}: 6 steps are done; the run of 9 goes on from step 3" in capsys.readouterr().err
+    assert (out / "encoder-00000006.safetensors").read_bytes() == six
+    assert steps(out) == list(range(1, 10))
+    whole = pretrain(replace(longer, run=replace(longer.run, out=f"{out}-whole")))
+    one, other = (checkpoint.load(path) for path in (extended, whole))
+    assert all(one.tensors[name].equal(other.tensors[name]) for name in other.tensors)
+    assert pretrain(longer) == extended, "finished: nothing is done again"
+
+
+def test_a_run_along_a_cosine_is_extended_from_its_end(tiny_recipe: Recipe) -> None:
+    out = pretrain(tiny_recipe).parent
+    rates = [json.loads(line)["lr"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    pretrain(with_optim(tiny_recipe, steps=9))
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [record["lr"] for record in records[:6]] == rates
+    assert records[6]["lr"] == with_optim(tiny_recipe, steps=9).optim.rate(6) > rates[-1]
+    assert (out / "encoder-00000006.safetensors").is_file()
+    with pytest.raises(RecipeError, match=r"optim\.steps \(9, now 8\)"):
+        pretrain(with_optim(tiny_recipe, steps=8))
+
+
+def test_a_run_is_not_extended_without_a_checkpoint(tiny_recipe: Recipe) -> None:
+    out = pretrain(tiny_recipe).parent
+    shutil.rmtree(out / "checkpoints")
+    with pytest.raises(RecipeError, match="no checkpoint up to step 6 is left"):
+        pretrain(with_optim(tiny_recipe, steps=9))

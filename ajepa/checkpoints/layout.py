@@ -18,9 +18,15 @@ def checkpoint_paths(out: Path) -> list[Path]:
     return sorted((out / "checkpoints").glob(CHECKPOINTS))
 
 
-def latest_checkpoint(out: Path) -> Path | None:
-    """The checkpoint of the highest step; None where there is none."""
-    return max(checkpoint_paths(out), default=None)
+def checkpoint_step(path: Path) -> int:
+    """The step whose checkpoint this file is."""
+    return int(path.stem.removeprefix("step-"))
+
+
+def latest_checkpoint(out: Path, until: int | None = None) -> Path | None:
+    """The checkpoint of the highest step, of those up to `until` if given; None where there is none."""
+    paths = checkpoint_paths(out)
+    return max((path for path in paths if until is None or checkpoint_step(path) <= until), default=None)
 
 
 def finished_encoder(out: Path) -> Path | None:

@@ -84,7 +84,7 @@ class ObjectiveConfig(Protocol):
         """The objective with new weights, drawn from torch's global generator.
 
         Args:
-            total_steps: of the whole run, over which schedules stretch.
+            total_steps: steps over which schedules run; they stay at their end after that.
             front_end: what makes the spectrograms; None means the usual one.
         """
         ...

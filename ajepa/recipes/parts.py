@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ajepa.schedules import warmup_cosine, warmup_decay
+
 
 def _at_least(key: str, value: float, least: float) -> None:
     if value < least:
@@ -54,16 +56,24 @@ class OptimConfig:
     """AdamW and its schedules.
 
     Args:
-        steps: optimiser steps of the whole run; schedules span them.
+        steps: optimiser steps of the whole run. A run may be extended: see `decay_steps`.
         epochs: passes over the data instead of `steps`, where given. Steps on the command line take the
             place of a recipe's epochs; so do `warmup_steps` of its `warmup_epochs`.
         batch_size: clips a step over all processes.
         accumulate: micro-batches into which each process splits its clips of a step; the gradient is that
             of the whole batch, the memory that of one part. A run may be resumed with another number, unless
             its objective has statistics over a micro-batch (`couples_clips`).
-        lr: peak learning rate; `warmup_steps` up to it linearly, then a cosine down to `min_lr`.
+        lr: peak learning rate; `warmup_steps` up to it linearly, then down to `min_lr`.
+        decay_steps: the rate stays at its peak and falls linearly over this many last steps; None: it falls
+            along a cosine from the warm-up on. A finished run is extended by a larger `steps`. With
+            `decay_steps` it goes on from the checkpoint before the fall, and where `schedule_steps` is set
+            too it becomes the very run that would have had this length from the start. Along a cosine it goes
+            on from the end, and the schedules are those of the new length: the rate rises again.
+        schedule_steps: steps over which weight decay and the objective's own schedules (momentum, curriculum)
+            run; they stay at their end after that. None: all steps.
         warmup_epochs: instead of `warmup_steps`, where given.
-        weight_decay: at the first and the last step, a cosine between; none on biases and 1-D weights.
+        weight_decay: at the first and the last scheduled step, a cosine between; none on biases and 1-D
+            weights.
         clip_norm: gradients are scaled down to this norm; 0 leaves them.
     """
 
@@ -75,6 +85,8 @@ class OptimConfig:
     min_lr: float = 1e-6
     warmup_steps: int = 500
     warmup_epochs: float | None = None
+    decay_steps: int | None = None
+    schedule_steps: int | None = None
     weight_decay: tuple[float, float] = (0.04, 0.4)
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float = 1.0
@@ -89,6 +101,12 @@ class OptimConfig:
         _at_least("optim.warmup_epochs", self.warmup_epochs or 0, 0)
         if self.epochs is not None and not self.epochs > 0:
             raise ValueError(f"optim.epochs is {self.epochs}, must be above 0")
+        _at_least("optim.decay_steps", self.decay_steps or 0, 0)
+        _at_least("optim.schedule_steps", 1 if self.schedule_steps is None else self.schedule_steps, 1)
+        if self.epochs is None and (self.decay_steps or 0) > self.steps:
+            raise ValueError(
+                f"optim.decay_steps is {self.decay_steps}, must be at most optim.steps {self.steps}"
+            )
 
     def in_steps(self, clips: int) -> OptimConfig:
         """With epochs turned into steps, for a data set of `clips` clips."""
@@ -98,6 +116,22 @@ class OptimConfig:
         if self.warmup_epochs is not None:
             warmup = math.ceil(self.warmup_epochs * clips / self.batch_size)
         return replace(self, steps=steps, warmup_steps=warmup)
+
+    @property
+    def decay_start(self) -> int | None:
+        """The step at which the rate begins to fall from its peak; None where it does so along a cosine."""
+        return None if self.decay_steps is None else max(0, self.steps - self.decay_steps)
+
+    @property
+    def scheduled(self) -> int:
+        """Steps over which weight decay and the objective's schedules run."""
+        return self.schedule_steps or self.steps
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        if self.decay_steps is None:
+            return warmup_cosine(step, self.steps, self.warmup_steps, self.lr, self.min_lr)
+        return warmup_decay(step, self.steps, self.warmup_steps, self.decay_steps, self.lr, self.min_lr)
 
 
 @dataclass(frozen=True)

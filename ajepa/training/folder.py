@@ -12,8 +12,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ajepa.checkpoints import native as checkpoint
-from ajepa.checkpoints.layout import checkpoint_path, finished_encoder, latest_checkpoint
+from ajepa.checkpoints.layout import (
+    ENCODER,
+    checkpoint_path,
+    checkpoint_paths,
+    checkpoint_step,
+    finished_encoder,
+    latest_checkpoint,
+)
 from ajepa.recipes import Recipe, RecipeError, recipe_from_dict
+from ajepa.recipes.parts import OptimConfig
 
 from .fabric import Fabric
 from .state import BestEncoder
@@ -21,6 +29,8 @@ from .state import BestEncoder
 # What a run must keep to be one run; the rest (devices, logging, workers) may change from start to start.
 FIXED_PARTS = ("front_end", "encoder", "objective", "optim")
 FIXED_KEYS = {"data": ("crop_seconds", "gain_db"), "run": ("seed", "precision")}
+LENGTH = ("steps", "decay_steps")  # may change: a run can be extended
+EPOCHS = ("epochs", "warmup_epochs")  # have become steps
 
 # Loader processes of a killed run hold its lock until they notice that it is gone, which takes up to 5 s.
 PATIENCE_SECONDS = 10.0
@@ -65,6 +75,7 @@ def _take(lock: FileLock, recipe: Recipe, info: dict[str, Any]) -> Path | Recipe
     for folder in (out, out / "checkpoints"):
         for half_written in folder.glob(".*.partial"):
             half_written.unlink(missing_ok=True)
+    _extend(recipe, last)
     if last is None and finished_encoder(out) is None:
         _forget(recipe, info)
     return last
@@ -76,6 +87,9 @@ def checkpoint_of(recipe: Recipe, info: dict[str, Any]) -> Path | None:
     It also begins in the folder of a run with another recipe or other data that ended before its second
     checkpoint: nothing was learnt there, and the recipe or the data are often why it ended.
 
+    A run of another length is extended (`ajepa.recipes.parts.OptimConfig`): it continues from its last
+    checkpoint, or where the rate falls over the last steps from the last one that both lengths share.
+
     Raises:
         RecipeError: the folder holds a run of another recipe or on other data.
     """
@@ -84,15 +98,72 @@ def checkpoint_of(recipe: Recipe, info: dict[str, Any]) -> Path | None:
     held = finished_encoder(out) or last  # a finished run's checkpoints may have been deleted
     if held is None:
         return None
-    changed = _differences(recipe, info, checkpoint.load(held, prefixes=()))
+    saved = checkpoint.load(held, prefixes=())
+    changed = _differences(recipe, info, saved)
+    ours, theirs = recipe.optim, recipe_from_dict(saved.recipe).optim
+    shared = _shared_steps(ours, theirs)
+    if shared is None:
+        changed += [
+            f"optim.{key} ({getattr(theirs, key)!r}, now {getattr(ours, key)!r})"
+            for key in LENGTH
+            if getattr(theirs, key) != getattr(ours, key)
+        ]
     if not changed:
-        return last
+        start = latest_checkpoint(out, shared)
+        if start is None and not _same_length(ours, theirs):
+            raise RecipeError(
+                f"{out}: no checkpoint up to step {shared} is left, from which to extend the run; "
+                "take another --run.out"
+            )
+        return start
     if held == checkpoint_path(out, 0):
         return None
     raise RecipeError(
         f"{out}: holds a run with other values of {', '.join(changed)}; "
         "take its recipe.yaml and its data to go on with it, or another --run.out"
     )
+
+
+def finished_run(recipe: Recipe) -> Path | None:
+    """The encoder that a run of this recipe's length has left; None where steps are still to be done."""
+    finished = finished_encoder(Path(recipe.run.out))
+    if finished and _same_length(recipe.optim, recipe_from_dict(checkpoint.load(finished, ()).recipe).optim):
+        return finished
+    return None
+
+
+def _same_length(one: OptimConfig, other: OptimConfig) -> bool:
+    return all(getattr(one, key) == getattr(other, key) for key in LENGTH)
+
+
+def _shared_steps(ours: OptimConfig, theirs: OptimConfig) -> int | None:
+    """Up to which step a run of the one length can be continued as one of the other; None: at no step."""
+    if _same_length(ours, theirs):
+        return ours.steps
+    if ours.decay_start is not None and theirs.decay_start is not None:
+        return min(ours.decay_start, theirs.decay_start)
+    if ours.decay_start is None and theirs.decay_start is None and ours.steps > theirs.steps:
+        return theirs.steps
+    return None
+
+
+def _extend(recipe: Recipe, start: Path | None) -> None:
+    """Where a run of another length is continued: keep its encoder under its step, drop later checkpoints."""
+    out = Path(recipe.run.out)
+    finished = finished_encoder(out)
+    later = [path for path in checkpoint_paths(out) if start and path > start]
+    if start is None or finished_run(recipe) or not (finished or later):
+        return
+    done = checkpoint_step(later[-1] if later else start)
+    print(
+        f"{out}: {done} steps are done; the run of {recipe.optim.steps} goes on from step "
+        f"{checkpoint_step(start)}",
+        file=sys.stderr,
+    )
+    if finished:
+        finished.rename(out / f"{Path(ENCODER).stem}-{done:08d}{finished.suffix}")
+    for path in later:
+        path.unlink()
 
 
 def _forget(recipe: Recipe, info: dict[str, Any]) -> None:
@@ -112,14 +183,14 @@ def _forget(recipe: Recipe, info: dict[str, Any]) -> None:
 
 
 def _differences(recipe: Recipe, info: dict[str, Any], saved: checkpoint.Checkpoint) -> list[str]:
-    """Fixed settings that have changed, each with both values."""
+    """Fixed settings that have changed, each with both values; the length is not one of them."""
     ours = json.loads(json.dumps(recipe.as_dict()))
     # Read and written again, a recipe of an older version says what its missing keys meant.
     theirs = json.loads(json.dumps(recipe_from_dict(saved.recipe).as_dict()))
     keys = {part: list(ours[part]) for part in FIXED_PARTS} | FIXED_KEYS
-    if not recipe.objective.couples_clips:
-        # With statistics over each micro-batch, another number of them would be another loss.
-        keys["optim"] = [key for key in keys["optim"] if key != "accumulate"]
+    # With statistics over each micro-batch, another number of them would be another loss.
+    free = {*LENGTH, *EPOCHS} | (set() if recipe.objective.couples_clips else {"accumulate"})
+    keys["optim"] = [key for key in keys["optim"] if key not in free]
     changed = [
         f"{part}.{key} ({theirs[part].get(key)!r}, now {ours[part][key]!r})"
         for part in keys

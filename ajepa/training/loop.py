@@ -22,14 +22,14 @@ import torch
 from tqdm import tqdm
 
 from ajepa.audio import AudioError
-from ajepa.checkpoints.layout import checkpoint_path, finished_encoder
+from ajepa.checkpoints.layout import checkpoint_path
 from ajepa.data.clips import Clips
 from ajepa.distributed import sum_over_ranks
 from ajepa.nn.encoder import parameter_count
 from ajepa.recipes import Recipe
 
 from .devices import make_fabric
-from .folder import claimed
+from .folder import claimed, finished_run
 from .guard import FiniteGuard, TrainingError, lost_peers, signals
 from .health import CollapseWatch
 from .metrics import MetricsLog
@@ -67,7 +67,7 @@ def pretrain(recipe: Recipe, untrained: bool = False) -> Path:
     """
     clips, recipe, info = prepare(recipe)
     out = Path(recipe.run.out)
-    finished = finished_encoder(out)
+    finished = finished_run(recipe)
     if finished and not untrained:
         return finished
 
@@ -153,7 +153,7 @@ def _train(run: Run, clips: Clips, log: MetricsLog, best: BestEncoder) -> Path:
                 guard.settle()
                 path = write_checkpoint(run, done)
                 if run.first_process:
-                    prune_checkpoints(run.out, run.recipe.run.keep, run.recipe.run.keep_every)
+                    prune_checkpoints(run.recipe)
                     if bar.disable:  # not on a terminal: a line for each checkpoint
                         print(f"step {done} of {optim.steps}: {path}", file=sys.stderr)
             if stopping:
@@ -194,5 +194,5 @@ def due_after(done: int, recipe: Recipe) -> Due:
         line=gauges_due or probe_due or done % run.log_every == 0,
         gauges=gauges_due,
         probe=probe_due,
-        checkpoint=at_end or done % run.checkpoint_every == 0,
+        checkpoint=at_end or done == recipe.optim.decay_start or done % run.checkpoint_every == 0,
     )

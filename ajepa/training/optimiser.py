@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ajepa.recipes.parts import OptimConfig
-from ajepa.schedules import cosine, warmup_cosine
+from ajepa.schedules import cosine
 
 
 def make_optimizer(objective: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
@@ -23,8 +23,7 @@ def make_optimizer(objective: nn.Module, optim: OptimConfig) -> torch.optim.Adam
 
 def set_schedules(optimizer: Any, optim: OptimConfig, step: int) -> float:
     """Set this step's learning rate and weight decay; returns the rate."""
-    rate = warmup_cosine(step, optim.steps, optim.warmup_steps, optim.lr, optim.min_lr)
-    decay = cosine(step, optim.steps, *optim.weight_decay)
+    rate, decay = optim.rate(step), cosine(step, optim.scheduled, *optim.weight_decay)
     for group in optimizer.param_groups:
         group["lr"] = rate
         if group["decays"]:

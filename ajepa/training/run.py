@@ -67,7 +67,7 @@ class Run:
             )
         torch.manual_seed(recipe.run.seed)  # the initial weights; every later draw has its own generator
         front_end = LogMel(recipe.front_end).to(fabric.device)
-        objective = recipe.objective.build(recipe.encoder, optim.steps, recipe.front_end)
+        objective = recipe.objective.build(recipe.encoder, optim.scheduled, recipe.front_end)
         objective = objective.to(fabric.device)
         start = restore_weights(last, objective) if last else 0
         compiled = lay_out(objective, recipe.run, fabric.device)

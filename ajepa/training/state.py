@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ajepa.checkpoints import native as checkpoint
-from ajepa.checkpoints.layout import ENCODER, checkpoint_path, checkpoint_paths
+from ajepa.checkpoints.layout import ENCODER, checkpoint_path, checkpoint_paths, checkpoint_step
 from ajepa.checkpoints.native import Checkpoint
 from ajepa.recipes import Recipe, RecipeError
 from ajepa.recipes.parts import ProbeConfig
@@ -35,8 +35,8 @@ def first_checkpoint(out: Path) -> Path:
 def check_space(objective: nn.Module, recipe: Recipe) -> None:
     """Check before a run starts that the disk has room for all checkpoints that exist at one time.
 
-    These are the first, the last `run.keep` and the one that is being written, and multiples of
-    `run.keep_every`; what is there already counts as room.
+    These are the first, the last `run.keep` and the one that is being written, multiples of
+    `run.keep_every`, and the one before the rate falls; what is there already counts as room.
 
     Raises:
         RecipeError: the disk is too full.
@@ -45,7 +45,8 @@ def check_space(objective: nn.Module, recipe: Recipe) -> None:
     weights = sum(p.numel() * p.element_size() for p in objective.parameters())
     moments = sum(2 * p.numel() * p.element_size() for p in objective.parameters() if p.requires_grad)
     kept = math.lcm(run.keep_every, run.checkpoint_every)
-    count = min(math.ceil(steps / run.checkpoint_every), run.keep + 1 + (steps // kept if kept else 0))
+    count = run.keep + 1 + (steps // kept if kept else 0) + (recipe.optim.decay_start is not None)
+    count = min(math.ceil(steps / run.checkpoint_every) + 1, count)
     there = sum(path.stat().st_size for path in checkpoint_paths(out))
     needed, free = weights + count * (weights + moments) - there, shutil.disk_usage(out).free
     if free < needed:
@@ -81,11 +82,13 @@ def _save(run: Run, path: Path, tensors: dict[str, Tensor], step: int, info: dic
         checkpoint.save(path, Checkpoint(whole, run.recipe.as_dict(), step, info))
 
 
-def prune_checkpoints(out: Path, keep: int, keep_every: int) -> None:
-    """Delete all but the first checkpoint (the random twin), the last `keep`, multiples of `keep_every`."""
-    for path in checkpoint_paths(out)[1:-keep]:
-        step = int(path.stem.removeprefix("step-"))
-        if not (keep_every and step % keep_every == 0):
+def prune_checkpoints(recipe: Recipe) -> None:
+    """Delete all but the first checkpoint (the random twin), the last `run.keep`, multiples of
+    `run.keep_every`, and the one before the rate falls, from which the run can be extended."""
+    run = recipe.run
+    for path in checkpoint_paths(Path(run.out))[1 : -run.keep]:
+        step = checkpoint_step(path)
+        if step != recipe.optim.decay_start and not (run.keep_every and step % run.keep_every == 0):
             path.unlink()
 
 
