@@ -279,10 +279,10 @@ def test_settings_from_the_command_line() -> None:
     for settings, message in (
         (["depth=3"], "is not a setting"),
         (["epochs"], "is not a setting"),
-        (["epochs=many"], "must be of type int"),
-        (["noise=1"], "true or false"),
+        (["epochs=many"], "epochs.*int.*many"),
+        (["noise=1"], "noise.*bool.*1"),
         (["mixup=2"], "mixup is 2"),
-        (["loss=l2"], "loss is 'l2'"),
+        (["loss=l2"], "loss.*bce.*l2"),
     ):
         with pytest.raises(FinetuneConfigError, match=message):
             config_for("esc50", None, settings)

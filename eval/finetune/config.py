@@ -3,57 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple, get_type_hints
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 from ajepa.errors import AjepaError
+from ajepa.suggest import did_you_mean
 
 
 class FinetuneConfigError(AjepaError, ValueError):
     """The fine-tuning settings cannot be used; the message names them."""
 
 
-class Interval(NamedTuple):
-    """Finite numbers from `least` to `most`. An open end is excluded."""
-
-    least: float
-    most: float = math.inf
-    open_least: bool = False
-    open_most: bool = False
-
-    def holds(self, value: float) -> bool:
-        """Whether the interval contains a number."""
-        above = value > self.least if self.open_least else value >= self.least
-        below = value < self.most if self.open_most else value <= self.most
-        return math.isfinite(value) and above and below
-
-    def __str__(self) -> str:
-        text = f"{'above' if self.open_least else 'at least'} {self.least}"
-        if self.most == math.inf:
-            return f"a number {text}"
-        return f"{text} and {'below' if self.open_most else 'at most'} {self.most}"
-
-
-POSITIVE, NOT_NEGATIVE = Interval(0, open_least=True), Interval(0)
-# Allowed values of each setting. Without this check, NaN would train nothing and show up only after an epoch.
-INTERVALS = {
-    "epochs": Interval(1),
-    "warmup_epochs": NOT_NEGATIVE,
-    "batch_size": Interval(1),
-    "lr": POSITIVE,
-    "min_lr": NOT_NEGATIVE,
-    "weight_decay": NOT_NEGATIVE,
-    "layer_decay": Interval(0, 1, open_least=True),
-    "drop_path": Interval(0, 1, open_most=True),
-    "masked_share": Interval(0, 1, open_most=True),
-    "mixup": Interval(0, 1),
-    "mixup_beta": POSITIVE,
-    "freq_mask": NOT_NEGATIVE,
-    "time_mask": NOT_NEGATIVE,
-    "seconds": POSITIVE,
-    "samples_per_epoch": NOT_NEGATIVE,
-    "head_std": NOT_NEGATIVE,
+# Values that each setting may have. NaN would otherwise train nothing, and show up only after an epoch.
+RULES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
+    "a number at least 1": (lambda value: value >= 1, ("epochs", "batch_size")),
+    "a number at least 0": (
+        lambda value: value >= 0,
+        (
+            "warmup_epochs",
+            "min_lr",
+            "weight_decay",
+            "freq_mask",
+            "time_mask",
+            "samples_per_epoch",
+            "head_std",
+        ),
+    ),
+    "a number above 0": (lambda value: value > 0, ("lr", "mixup_beta", "seconds")),
+    "above 0 and at most 1": (lambda value: 0 < value <= 1, ("layer_decay",)),
+    "at least 0 and below 1": (lambda value: 0 <= value < 1, ("drop_path", "masked_share")),
+    "at least 0 and at most 1": (lambda value: 0 <= value <= 1, ("mixup",)),
 }
 
 
@@ -107,10 +87,10 @@ class FinetuneConfig:
     head_std: float = 2.0e-5
 
     def __post_init__(self) -> None:
-        for name, interval in INTERVALS.items():
-            value = getattr(self, name)
-            if not interval.holds(value):  # no interval contains NaN
-                raise ValueError(f"{name} is {value}, must be {interval}")
+        for rule, (holds, names) in RULES.items():
+            for name in names:
+                if not (math.isfinite(value := getattr(self, name)) and holds(value)):
+                    raise ValueError(f"{name} is {value}, must be {rule}")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}, must be at most epochs, {self.epochs}")
         if self.min_lr > self.lr:
@@ -186,31 +166,24 @@ def config_for(
 
     Raises FinetuneConfigError for an unknown recipe, key or value, or another loss for a multilabel task.
     """
-    config = RECIPES[recipe_name(task, recipe)]
-    changes: dict[str, Any] = {"loss": "bce"} if multilabel else {}
-    kinds = get_type_hints(FinetuneConfig)
+    # Imported here: settings made in Python need no command-line library.
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    defaults = asdict(RECIPES[recipe_name(task, recipe)]) | ({"loss": "bce"} if multilabel else {})
     for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or key not in kinds:
+        key, equals, _ = setting.partition("=")
+        if not equals or key not in defaults:
             raise FinetuneConfigError(
-                f"{setting!r} is not a setting; give KEY=VALUE with a key of {', '.join(asdict(config))}"
+                f"{setting!r} is not a setting{did_you_mean(key, defaults)}; give KEY=VALUE with a key of "
+                f"{', '.join(defaults)}"
             )
-        kind = kinds[key]
-        changes[key] = _as_kind(key, text, kind if isinstance(kind, type) else str)  # not a type: a Literal
-    if multilabel and changes["loss"] == "cross-entropy":
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(FinetuneConfig)
+    parser.set_defaults(defaults)
+    try:
+        config = FinetuneConfig(**vars(parser.parse_args([f"--{setting}" for setting in settings])))
+    except (ArgumentError, ValueError) as error:
+        raise FinetuneConfigError(" ".join(str(error).split())) from error
+    if multilabel and config.loss == "cross-entropy":
         raise FinetuneConfigError(f"loss is cross-entropy, but clips of {task} have several labels; use bce")
-    try:
-        return replace(config, **changes)
-    except ValueError as error:
-        raise FinetuneConfigError(str(error)) from error
-
-
-def _as_kind(key: str, text: str, kind: type) -> object:
-    if kind is bool:
-        if text.lower() not in {"true", "false"}:
-            raise FinetuneConfigError(f"{key} is {text!r}, must be true or false")
-        return text.lower() == "true"
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise FinetuneConfigError(f"{key} is {text!r}, must be of type {kind.__name__}") from error
+    return config
