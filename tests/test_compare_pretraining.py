@@ -17,6 +17,7 @@ from ajepa.eval.compare.run import Comparison, ComparisonError, compare
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
 from ajepa.eval.results.table import interval_text
+from ajepa.eval.robustness.curve import robustness
 from ajepa.recipes import Recipe, dump_recipe, load_recipe
 
 
@@ -130,6 +131,32 @@ def test_random_weights_alone_are_not_trained_for(content: dict[str, Any], tmp_p
     log = (out / "runs" / f"{run}.log").read_text()
     told = [log.find(words) for words in ("that the run begins with", "not readable", "the finished encoder")]
     assert -1 < told[0] < told[1] < told[2], "each start adds to the log"
+
+
+def test_corrupted_clips_are_joined_like_clean_ones() -> None:
+    """The mean over runs of scores, losses and area, with intervals from the same draws of runs and clips."""
+    noises, results = ("noise:0dB", "noise:10dB"), []
+    runs = {run.name: run for run in (Run("a", s, Path("absent"), ["absent"], "absent") for s in range(3))}
+    for name, clean in zip(runs, (0.6, 0.7, 0.8), strict=True):
+        random = torch.Generator().manual_seed(1)
+        drawn_XS = torch.tensor([[clean], [clean - 0.4], [clean - 0.2]]).double()
+        drawn_XS = drawn_XS + 0.01 * torch.randn(1, 1000, generator=random)
+        curve, area = robustness(noises, [clean - 0.4, clean - 0.2], drawn_XS[1:], clean, drawn_XS[0])
+        record = Record(name, "absent", "t", "knn", "knn", "accuracy", clean, corrupted=curve)
+        results.append(Result(replace(record, noise_area=area), drawn_XS[0], drawn_XS[1:]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ajepa.eval.compare.pretraining.spent", lambda folder: {})
+        ((record, draws_S, corrupted_XS),) = joined(results, runs)
+    loud, soft = record.corrupted
+    assert (loud.score, soft.score) == pytest.approx((0.3, 0.5))
+    assert (loud.loss, soft.loss) == pytest.approx((0.4, 0.2))
+    assert loud.interval is not None and loud.interval[0] < 0.26 and loud.interval[1] > 0.34
+    assert loud.loss_interval == pytest.approx((0.4, 0.4)), (
+        "runs and clips are drawn alike: the loss is paired"
+    )
+    assert record.noise_area is not None and record.noise_area.score == pytest.approx(0.4)
+    assert record.noise_area.interval is not None and record.noise_area.interval[0] < 0.36
+    assert torch.allclose(draws_S - corrupted_XS[1], torch.tensor(0.2).double())
 
 
 def test_intervals_hold_the_spread_over_seeds() -> None:

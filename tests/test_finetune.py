@@ -15,7 +15,7 @@ from ajepa.eval.finetune.classifier import Classifier
 from ajepa.eval.finetune.config import RECIPES, FinetuneConfig, FinetuneConfigError, config_for
 from ajepa.eval.finetune.run import finetune_model
 from ajepa.eval.finetune.targets import Targets
-from ajepa.eval.finetune.training import FinetuneError, Score, Waveforms, _order, _pieces, finetune, predict
+from ajepa.eval.finetune.training import FinetuneError, Waveforms, _order, _pieces, finetune, predict
 from ajepa.eval.models.open import BASELINES, EncoderModel, Named
 from ajepa.eval.results.record import Record
 from ajepa.eval.tasks.task import Clip, Task
@@ -27,11 +27,6 @@ from tests.conftest import TINY
 QUICK = FinetuneConfig(
     epochs=8, warmup_epochs=1, batch_size=8, lr=3e-3, layer_decay=0.9, mixup=0.3, freq_mask=8, time_mask=8
 )
-
-
-def accuracy_on(task: Task) -> Score:
-    target = task.target()
-    return lambda numbers, logits: float((logits.argmax(1) == target[numbers]).mean())
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -65,9 +60,9 @@ def test_it_learns_and_leaves_the_encoder_alone(model: AudioEncoder, tones: Task
     (chosen,) = tones.rounds()
     seen: list[dict[str, float]] = []
     config = replace(QUICK, epochs=12, lr=1e-2, mixup=0.1, freq_mask=2)
-    outcome = finetune(model, tones, chosen, config, score=accuracy_on(tones), report=seen.append)
-    assert accuracy_on(tones)(outcome.test, outcome.logits) > 0.85
-    assert outcome.test.tolist() == list(range(112, 128))
+    outcome = finetune(model, tones, chosen, config, report=seen.append)
+    assert outcome.test.score > 0.85
+    assert outcome.test.target.tolist() == tones.target()[112:].tolist()
     assert outcome.history == seen and [line["epoch"] for line in seen] == list(range(1, 13))
     best = max(line["valid"] for line in seen)
     assert seen[outcome.epoch - 1]["valid"] == best, "the best epoch on the validation split"
@@ -79,20 +74,16 @@ def test_it_learns_and_leaves_the_encoder_alone(model: AudioEncoder, tones: Task
 def test_the_seed_decides(model: AudioEncoder, tones: Task) -> None:
     (chosen,) = tones.rounds()
     short = replace(QUICK, epochs=2)
-    score = accuracy_on(tones)
-    runs = [finetune(model, tones, chosen, short, score=score, seed=seed).logits for seed in (3, 3, 4)]
-    assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])
+    runs = [finetune(model, tones, chosen, short, seed=seed).test.scores_MC for seed in (3, 3, 4)]
+    assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
 
 
 def test_no_epoch_is_chosen_on_a_test_fold(model: AudioEncoder, tones: Task) -> None:
     folds = tuple(clip._replace(split=str(number % 3)) for number, clip in enumerate(tones.clips))
     task = Task("folds", folds, folds=True)
-
-    def never(*_: np.ndarray) -> float:
-        raise AssertionError("there is no split to choose on")
-
-    outcome = finetune(model, task, task.rounds()[1], replace(QUICK, epochs=2), score=never)
-    assert outcome.epoch == 2 and outcome.test.tolist() == list(range(1, 128, 3))
+    outcome = finetune(model, task, task.rounds()[1], replace(QUICK, epochs=2))
+    assert outcome.epoch == 2 and not any("valid" in line for line in outcome.history)
+    assert outcome.test.target.tolist() == tones.target()[1::3].tolist()
 
 
 def test_several_labels_need_their_own_loss(model: AudioEncoder, tones: Task) -> None:
@@ -103,10 +94,10 @@ def test_several_labels_need_their_own_loss(model: AudioEncoder, tones: Task) ->
     task = Task("several", clips, folds=False, multilabel=True)
     (chosen,) = task.rounds()
     with pytest.raises(ValueError, match="loss='bce'"):
-        finetune(model, task, chosen, QUICK, score=lambda numbers, logits: 0.0)
+        finetune(model, task, chosen, QUICK)
     config = replace(QUICK, epochs=1, warmup_epochs=0, loss="bce", balanced=True)
-    outcome = finetune(model, task, chosen, config, score=lambda numbers, logits: 0.0)
-    assert outcome.logits.shape == (16, 3)
+    outcome = finetune(model, task, chosen, config)
+    assert outcome.test.scores_MC.shape == outcome.test.target.shape == (16, 3)
 
 
 def test_padding_changes_no_clip_and_long_clips_are_averaged(model: AudioEncoder, tones: Task) -> None:
@@ -147,7 +138,7 @@ def test_no_clip_that_is_not_mixed_is_trained_with_padding(model: AudioEncoder, 
     losses = []
     for share in (0.0, 1e-9):  # the second mixes no clip of these either
         config = replace(QUICK, epochs=1, warmup_epochs=0, mixup=share, head_std=0.5)
-        losses.append(finetune(model, tones, chosen, config, score=accuracy_on(tones)).history[0]["loss"])
+        losses.append(finetune(model, tones, chosen, config).history[0]["loss"])
     assert losses[0] == losses[1]
 
 
@@ -160,7 +151,7 @@ def test_training_that_diverges_is_an_error(model: AudioEncoder, tones: Task) ->
         predict(network, Waveforms(tones.clips, 16_000), np.array([3, 4]))
     torch.nn.init.constant_(model.encoder.norm.weight, torch.nan)
     with pytest.raises(FinetuneError, match="seed 0, epoch 1: the training loss is nan; lower lr"):
-        finetune(model, tones, chosen, quick, score=accuracy_on(tones))
+        finetune(model, tones, chosen, quick)
 
 
 def labelled(*labels: tuple[str, ...], **options: bool) -> Task:
@@ -194,7 +185,7 @@ def test_targets_are_the_tasks() -> None:
 def test_no_epoch_is_chosen_on_what_is_trained_on(model: AudioEncoder, tones: Task) -> None:
     task = replace(tones, refit=True)
     config = replace(QUICK, epochs=2)
-    outcome = finetune(model, task, task.rounds()[0], config, score=accuracy_on(task))
+    outcome = finetune(model, task, task.rounds()[0], config)
     assert outcome.epoch == 2 and not any("valid" in line for line in outcome.history)
 
 
@@ -240,7 +231,7 @@ def test_wrong_settings(wrong: dict[str, float], message: str) -> None:
 def test_records_have_a_score_an_interval_and_each_seed(model: AudioEncoder, tones: Task) -> None:
     named = Named("ours", "somewhere", EncoderModel(model))
     seen = []
-    record, draws_S = finetune_model(
+    record, draws_S, _ = finetune_model(
         named, tones, replace(QUICK, epochs=2), seeds=(0, 1), report=lambda *line: seen.append(line)
     )
     assert record.score == pytest.approx(np.mean(record.by_seed)) and len(record.by_seed) == 2

@@ -11,10 +11,9 @@ import soundfile
 import torch
 
 from ajepa.cli import main
-from ajepa.eval.results.record import Corrupted, NoiseArea, read_records
+from ajepa.eval.results.record import read_records
 from ajepa.eval.results.scores import Scored, bootstrap
-from ajepa.eval.robustness.corruptions import parse
-from ajepa.eval.robustness.curve import joined, robustness
+from ajepa.eval.robustness.curve import robustness
 
 RATE = 16_000
 
@@ -100,21 +99,15 @@ def answers(right: int, clips: int = 40) -> list[Scored]:
 
 
 def test_area_is_the_mean_height_of_the_curve() -> None:
-    noises = [one for text in ("noise:0dB", "noise:10dB", "noise:20dB") for one in parse(text)]
-    splits = {"noise:0dB": answers(10), "noise:10dB": answers(20), "noise:20dB": answers(36)}
-    clean = answers(40)
-    curve, area = robustness(noises, splits, 1.0, bootstrap(clean))
+    scores, draws = {}, {}
+    for noise, right in (("noise:0dB", 10), ("noise:10dB", 20), ("noise:20dB", 36)):
+        scores[noise], draws[noise] = right / 40, bootstrap(answers(right))
+    drawn_XS, clean_S = torch.stack(list(draws.values())), bootstrap(answers(40))
+    curve, area = robustness(list(scores), list(scores.values()), drawn_XS, 1.0, clean_S)
     assert [one.score for one in curve] == [0.25, 0.5, 0.9]
     assert [one.loss for one in curve] == pytest.approx([0.75, 0.5, 0.1])
     assert area is not None and area.low_db == 0 and area.high_db == 20
     assert area.score == pytest.approx((0.25 / 2 + 0.5 + 0.9 / 2) / 2)
     assert area.interval is not None and area.interval[0] < area.score < area.interval[1]
-    _, none = robustness(noises[:1], splits, 1.0, bootstrap(clean))
+    _, none = robustness(["noise:0dB"], [0.25], drawn_XS[:1], 1.0, clean_S)
     assert none is None
-
-
-def test_joined_over_pre_trainings() -> None:
-    curves = [(Corrupted("telephone", score, 0.9 - score, (0, 1), (0, 1)),) for score in (0.4, 0.6)]
-    means, area = joined(curves, [NoiseArea(0, 20, 0.3, (0, 1)), NoiseArea(0, 20, 0.5, (0, 1))])
-    assert means[0].score == pytest.approx(0.5) and means[0].loss == pytest.approx(0.4)
-    assert means[0].interval is None and area == NoiseArea(0, 20, 0.4)

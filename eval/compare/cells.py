@@ -89,21 +89,22 @@ class Shelf:
         """
         names = {"model": cell.model, "protocol": cell.protocol, "protocol_kind": cell.how.protocol}
         names |= {"task": cell.entry.name} if rename_task else {}
-        draws_RS = torch.from_numpy(np.load(self._draws(cell)))
+        draws_RXS = torch.from_numpy(np.load(self._draws(cell)))
+        if draws_RXS.ndim == 2:  # of a version that kept no draws of corrupted clips
+            draws_RXS = draws_RXS[:, None]
         records = read_records(self._records(cell))
         return [
-            Result(replace(record, **names), draws_S)
-            for record, draws_S in zip(records, draws_RS, strict=True)
+            Result(replace(record, **names), draws_XS[0], draws_XS[1:])
+            for record, draws_XS in zip(records, draws_RXS, strict=True)
         ]
 
     def write(self, cell: Cell, results: Sequence[Result]) -> None:
         """Store the results of a cell."""
         draws = io.BytesIO()
-        np.save(draws, torch.stack([result.draws_S for result in results]).numpy())
+        np.save(draws, torch.stack([result.all_draws() for result in results]).numpy())
         write(self._draws(cell), draws.getvalue())
-        write_records(
-            self._records(cell), [result.record for result in results]
-        )  # last: the cell is finished
+        # Last: with its records the cell is finished.
+        write_records(self._records(cell), [result.record for result in results])
 
     def failure(self, cell: Cell) -> str | None:
         """Why the cell failed when it was last tried; None if it was not tried."""

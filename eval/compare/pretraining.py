@@ -33,8 +33,8 @@ from ajepa.errors import AjepaError
 from ajepa.eval.results.errors import EvaluationError
 from ajepa.eval.results.record import PretrainingRun, Record
 from ajepa.eval.results.result import Result
-from ajepa.eval.results.scores import interval
-from ajepa.eval.robustness.curve import joined as joined_curves
+from ajepa.eval.results.scores import deviation, interval, mean
+from ajepa.eval.robustness.curve import robustness
 from ajepa.eval.toolkits.commands import run_module
 from ajepa.recipes import RecipeError, load_recipe
 
@@ -227,28 +227,29 @@ def _join(members: Sequence[Result], runs: Sequence[Run]) -> Result:
     seeds = [run.seed for run in runs]
     records, several = [member.record for member in members], len(members) > 1
     scores = [record.score for record in records]
-    draws_S = members[0].draws_S
+    draws_XS = members[0].all_draws()  # X: the clean clips, then each corruption
     if several and all(len(member.draws_S) for member in members):
-        draws_RS = torch.stack([member.draws_S for member in members])
+        draws_RXS = torch.stack([member.all_draws() for member in members])
         generator = torch.Generator().manual_seed(zlib.crc32(repr(seeds).encode()))
-        shape = (len(draws_RS) - 1, draws_RS.shape[1])
-        chosen_RS = torch.randint(len(draws_RS), shape, generator=generator)
-        draws_S = draws_RS.gather(0, chosen_RS).mean(0)
+        shape = (len(draws_RXS) - 1, draws_RXS.shape[2])
+        chosen_RS = torch.randint(len(draws_RXS), shape, generator=generator)
+        chosen_RXS = chosen_RS[:, None].expand(-1, draws_RXS.shape[1], -1)
+        draws_XS = draws_RXS.gather(0, chosen_RXS).mean(0)
+    draws_S, corrupted_XS = draws_XS[0], draws_XS[1:]
     first = records[0]
-    curve, area = first.corrupted, first.noise_area
-    if several:
-        curve, area = joined_curves(
-            [record.corrupted for record in records], [record.noise_area for record in records]
-        )
+    curves = zip(*(record.corrupted for record in records), strict=True)
+    corrupted = [mean([one.score for one in alike]) for alike in curves]
+    names = [one.corruption for one in first.corrupted]
+    curve, area = robustness(names, corrupted, corrupted_XS, mean(scores), draws_S)
     record = replace(
         first,
         corrupted=curve,
         noise_area=area,
         model=runs[0].model,
         source=runs[0].options[0],  # the recipe; the runs' folders are named below
-        score=sum(scores) / len(scores),
+        score=mean(scores),
         interval=interval(draws_S) if len(draws_S) else None,
-        folds={split: sum(record.folds[split] for record in records) / len(records) for split in first.folds},
+        folds={split: mean([record.folds[split] for record in records]) for split in first.folds},
         pretraining=tuple(
             PretrainingRun(
                 seed=run.seed,
@@ -267,10 +268,10 @@ def _join(members: Sequence[Result], runs: Sequence[Run]) -> Result:
             weights=None,
             by_seed=(),
             chosen=(),
-            spread=float(torch.tensor(scores).std()),
+            spread=deviation(scores),
             interval_method=f"{method}, and over {len(records)} pre-trainings" if record.interval else method,
         )
-    return Result(record, draws_S)
+    return Result(record, draws_S, corrupted_XS)
 
 
 def _own(record: Record) -> dict[str, Any]:

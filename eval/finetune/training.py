@@ -17,6 +17,7 @@ from torch.nn import functional
 from ajepa.audio import load
 from ajepa.data.order import mix_seed
 from ajepa.errors import AjepaError
+from ajepa.eval.results.scores import Scored
 from ajepa.eval.tasks.task import Clip, Round, Task
 from ajepa.model import AudioEncoder
 from ajepa.schedules import warmup_cosine
@@ -29,7 +30,6 @@ from .targets import Targets
 
 CLIPS_AT_ONCE = 1024  # in memory during scoring
 DIVERGED = "lower lr; if this happens from the first epoch on, use another checkpoint of the encoder"
-Score = Callable[[np.ndarray, np.ndarray], float]  # takes clip numbers and logits; higher is better
 
 
 class FinetuneError(AjepaError, ValueError):
@@ -41,14 +41,12 @@ class Outcome:
     """The result of a round.
 
     Attributes:
-        test: numbers of the tested clips, in the task's order.
-        logits: their logits, [clips, classes].
+        test: the tested clips with their logits, in the task's order.
         epoch: the epoch whose weights were tested, counted from 1.
         history: for each epoch the training loss and, if there were validation clips, the validation score.
     """
 
-    test: np.ndarray
-    logits: np.ndarray
+    test: Scored
     epoch: int
     seconds: float
     history: list[dict[str, float]]
@@ -80,7 +78,6 @@ def finetune(
     chosen: Round,
     config: FinetuneConfig,
     *,
-    score: Score,
     seed: int = 0,
     bf16: bool = False,
     waveforms: Waveforms | None = None,
@@ -94,7 +91,6 @@ def finetune(
 
     Args:
         model: left unchanged. Training runs on its device.
-        score: scores the validation logits.
         bf16: autocast to bfloat16.
         waveforms: pass the same ones to every round, so that each clip is decoded once.
         report: called with each epoch's line of the history.
@@ -112,6 +108,12 @@ def finetune(
     choosing = not task.folds and "valid" not in chosen.train
     valid = np.flatnonzero(splits == "valid") if choosing else np.array([], dtype=int)
     targets = Targets(task)
+
+    def scored(split: str, numbers: np.ndarray) -> Scored:
+        logits_BC = torch.from_numpy(predict(network, waveforms, numbers, bf16=bf16))
+        target_BC = targets.dense(numbers)
+        groups = tuple(task.clips[number].group for number in numbers)
+        return Scored(split, logits_BC, target_BC if task.multilabel else target_BC.argmax(1), groups)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -154,15 +156,15 @@ def finetune(
                 f"seed {seed}, epoch {epoch}: the training loss is {line['loss']}; {DIVERGED}"
             )
         if len(valid):
-            line["valid"] = score(valid, predict(network, waveforms, valid, bf16=bf16))
+            line["valid"] = scored("valid", valid).score
             if best is None or line["valid"] > best[0]:
                 best = (line["valid"], epoch, copy.deepcopy(network.state_dict()))
         history.append(line)
         report(line)
     if best:
         network.load_state_dict(best[2])
-    logits = predict(network, waveforms, test, bf16=bf16)
-    return Outcome(test, logits, best[1] if best else config.epochs, time.perf_counter() - since, history)
+    tested = scored(chosen.test, test)
+    return Outcome(tested, best[1] if best else config.epochs, time.perf_counter() - since, history)
 
 
 @torch.no_grad()

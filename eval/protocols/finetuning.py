@@ -72,7 +72,7 @@ class Finetuning(Seeded):
             values = ", ".join(f"{name} {value:.4g}" for name, value in line.items())
             print(f"{bench.name}, seed {seed}, {split}: {values}", file=sys.stderr, flush=True)
 
-        record, draws_S = finetune_model(
+        result = finetune_model(
             bench.model(),  # bf16 is that of training, not of the weights
             task,
             self.config(entry, task.multilabel),
@@ -80,5 +80,5 @@ class Finetuning(Seeded):
             bf16=bench.conditions.precision == "bf16",
             report=report,
         )
-        details = {**record.details, "recipe": self._recipe(entry)}
-        return [Result(replace(record, details=details), draws_S)]
+        details = {**result.record.details, "recipe": self._recipe(entry)}
+        return [result._replace(record=replace(result.record, details=details))]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import ClassVar
 
 import torch
@@ -20,6 +20,7 @@ from ajepa.eval.models.open import EncoderModel
 from ajepa.eval.models.sources import encoder_path
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
+from ajepa.eval.results.scores import deviation
 from ajepa.eval.toolkits.commands import run_stock, versions
 
 from .base import Bench, Protocol, ProtocolError, TaskEntry
@@ -102,8 +103,8 @@ class Hear(Protocol):
             protocol="hear",
             protocol_kind="hear",
             metric=metadata["evaluation"][0],
-            score=statistics.fmean(folds.values()),
-            spread=statistics.stdev(folds.values()) if len(folds) > 1 else None,
+            score=fmean(folds.values()),
+            spread=deviation(list(folds.values())),
             folds=folds,
             seeds=(SEED,),
             clips=clips,

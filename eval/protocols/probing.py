@@ -13,10 +13,10 @@ from ajepa.eval.models.open import Named
 from ajepa.eval.probe.embeddings import DEFAULT_CACHE, POOLS, TIMES, Embedded, embed_task
 from ajepa.eval.probe.probes import BALANCED, PROBES, Probe
 from ajepa.eval.probe.selection import describe, run_probe
-from ajepa.eval.results.provenance import about_task, interval_method, provenance
+from ajepa.eval.results.provenance import about_task, provenance
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
-from ajepa.eval.results.scores import bootstrap, interval
+from ajepa.eval.results.scores import bootstrap, deviation, mean, summary
 from ajepa.eval.robustness.corruptions import Corruption, find_noises, parse
 from ajepa.eval.robustness.curve import robustness
 from ajepa.eval.tasks import Task
@@ -83,7 +83,8 @@ class Probing(Protocol):
 
     def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
         """Also the files of noise."""
-        return (*super().depends_on(entry, task), *(one.key for one in self.corruptions()))
+        # "drawn": cells of corrupted clips once kept no draws of them, and are not read again.
+        return (*super().depends_on(entry, task), *(("drawn", one.key) for one in self.corruptions()))
 
     @property
     def embeds(self) -> int:
@@ -146,8 +147,7 @@ def _probe(
     heard = {str(one): others.representations(layer, how.pool, how.time) for one, others in corrupted.items()}
     outcome = run_probe(representations, task, probe, heard)
     seconds = time.perf_counter() - started
-    drawn = bootstrap(outcome.splits)
-    scores = [split.score for split in outcome.splits]
+    fields, draws_S = summary([outcome.splits])
     # One clip gives the width; the representations of all of them take gigabytes.
     one = embedded._replace(values=embedded.values[:1]).representations(layer, how.pool, how.time)
     chosen = describe(outcome.choices, task.rounds(), probe)
@@ -155,7 +155,10 @@ def _probe(
         if weights:
             # The first block's to the last one's, and the normed last one's.
             choice["layer_weights"] = weights
-    curve, area = robustness(list(corrupted), outcome.corrupted, outcome.score, drawn)
+    drawn = [bootstrap(splits) for splits in outcome.corrupted.values()]
+    drawn_XS = torch.stack(drawn) if drawn else torch.empty(0)
+    scores = [mean([split.score for split in splits]) for splits in outcome.corrupted.values()]
+    curve, area = robustness(list(outcome.corrupted), scores, drawn_XS, fields["score"], draws_S)
     record = Record(
         model=model.name,
         source=model.source,
@@ -163,11 +166,6 @@ def _probe(
         protocol=how.protocol,
         protocol_kind=how.protocol,
         metric=task.metric,
-        score=outcome.score,
-        interval=interval(drawn),
-        interval_method=interval_method(task),
-        spread=float(torch.tensor(scores).std()) if len(scores) > 1 else None,
-        folds={split.split: split.score for split in outcome.splits},
         chosen=chosen,
         layer=layer,
         seconds=seconds,
@@ -185,7 +183,8 @@ def _probe(
             "embeddings_cached": embedded.cached,
             **({"noise": how.noise or "synthetic"} if any(one.kind == "noise" for one in corrupted) else {}),
         },
+        **fields | {"by_seed": (), "spread": deviation(list(fields["folds"].values()))},
         **about_task(task),
         **provenance(torch.device("cpu")),  # the probe's; embedding may have run elsewhere
     )
-    return Result(record, drawn)
+    return Result(record, draws_S, drawn_XS)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .scores import ACCURACY_DRAWS, Scored, bootstrap, interval
+from .scores import Scored, summary
 
 
 @dataclass(frozen=True)
@@ -45,26 +45,6 @@ class Answers:
         return splits
 
     def summary(self) -> tuple[dict[str, Any], Tensor]:
-        """Score, interval, spread and folds in the form of records, and the bootstrap draws [S] of the score.
-
-        The score is averaged over the test splits, then over the seeds; all seeds share the draws.
-        """
-        by_seed = [self.scored(seed) for seed in range(len(self.answers))]
-        scores = [sum(split.score for split in splits) / len(splits) for splits in by_seed]
-        draws_S = torch.stack([bootstrap(splits) for splits in by_seed]).mean(0)
-        of = "groups of clips of one source" if any(self.groups) else "clips"
-        spread = float(torch.tensor(scores).std()) if len(scores) > 1 else None
-        fields_of_record = {
-            "score": sum(scores) / len(scores),
-            "interval": interval(draws_S),
-            "interval_method": f"95 %, bootstrap of {ACCURACY_DRAWS:,} draws over {of} within each test "
-            "split, of the toolkit's answers"
-            + (f"; the mean of {len(scores)} seeds" if len(scores) > 1 else ""),
-            "spread": spread,
-            "by_seed": tuple(scores),
-            "folds": {
-                parts[0].split: sum(part.score for part in parts) / len(parts)
-                for parts in zip(*by_seed, strict=True)
-            },
-        }
-        return fields_of_record, draws_S
+        """As `scores.summary`."""
+        runs = [self.scored(seed) for seed in range(len(self.answers))]
+        return summary(runs, ", of the toolkit's answers")

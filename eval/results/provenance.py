@@ -1,4 +1,4 @@
-"""The parts of a record about the task, the interval's method, versions and hardware."""
+"""The parts of a record about the task, versions and hardware."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import torch
 
 from ajepa.eval.tasks import Task
 from ajepa.training.provenance import describe_run
-
-from .scores import ACCURACY_DRAWS, PRECISION_DRAWS
 
 
 def about_task(task: Task) -> dict[str, Any]:
@@ -21,14 +19,6 @@ def about_task(task: Task) -> dict[str, Any]:
         "notes": task.notes,
         "task_hash": task.fingerprint(),
     }
-
-
-def interval_method(task: Task) -> str:
-    """How `scores.bootstrap` resamples the task."""
-    draws = PRECISION_DRAWS if task.multilabel else ACCURACY_DRAWS
-    grouped = any(clip.group for clip in task.clips)
-    of = "groups of clips of one source" if grouped else "clips"
-    return f"95 %, bootstrap of {draws:,} draws over {of} within each test split"
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

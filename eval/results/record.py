@@ -54,8 +54,8 @@ class Corrupted:
         corruption: as `ajepa.eval.robustness.corruptions.parse` reads it, such as noise:10dB.
         score: of the corrupted clips.
         loss: the score of the clean clips minus this one.
-        interval: 95 % interval of the score; None for the mean over several pre-trainings.
-        loss_interval: 95 % interval of the loss, from the same draws of clips; None for such a mean.
+        interval: 95 % interval of the score; None if no draws were kept.
+        loss_interval: 95 % interval of the loss, from the same draws of clips; None in this case too.
     """
 
     corruption: str
@@ -72,7 +72,7 @@ class NoiseArea:
     Attributes:
         low_db, high_db: the lowest and highest ratio.
         score: the area under the curve, divided by its width.
-        interval: its 95 % interval; None for the mean over several pre-trainings.
+        interval: its 95 % interval; None if no draws were kept.
     """
 
     low_db: float

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .record import Difference, Record
@@ -13,10 +14,20 @@ from .scores import interval, two_sided
 
 
 class Result(NamedTuple):
-    """A record, and the bootstrap draws [S] of its score; empty if the protocol gives none."""
+    """A record, and the bootstrap draws of its score.
+
+    Attributes:
+        draws_S: of the clean score; empty if the protocol gives none.
+        corrupted_XS: of the scores of corrupted clips, in the order of `record.corrupted`.
+    """
 
     record: Record
     draws_S: Tensor
+    corrupted_XS: Tensor = torch.empty(0)
+
+    def all_draws(self) -> Tensor:
+        """Both as one tensor [1 + X, S]."""
+        return torch.cat([self.draws_S[None], self.corrupted_XS])
 
 
 def compare_with(results: Sequence[Result], baseline: str, by: str = "model") -> list[Result]:
@@ -33,7 +44,7 @@ def compare_with(results: Sequence[Result], baseline: str, by: str = "model") ->
     }
 
     def compared(result: Result) -> Result:
-        record, draws_S = result
+        record, draws_S = result.record, result.draws_S
         if getattr(record, by) == baseline or not of_baseline or not len(draws_S):
             return result
         other = of_baseline.get(record.layer) or list(of_baseline.values())[-1]
@@ -46,6 +57,6 @@ def compare_with(results: Sequence[Result], baseline: str, by: str = "model") ->
             p=two_sided(difference_S),
             method=f"the same bootstrap draws for both {by}s",
         )
-        return Result(replace(record, baseline=difference), draws_S)
+        return result._replace(record=replace(record, baseline=difference))
 
     return [compared(result) for result in results]

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import stdev
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,6 +99,40 @@ def bootstrap(splits: Sequence[Scored], seed: int = 0) -> Tensor:
                 part_S = (times_SG @ hits_G) / (times_SG @ clips_G)
             result_S[first : first + DRAWS_A_PASS] += part_S / len(splits)
     return result_S
+
+
+def summary(runs: Sequence[Sequence[Scored]], method: str = "") -> tuple[dict[str, Any], Tensor]:
+    """Score, interval, spread and folds in the form of records, and the bootstrap draws [S] of the score.
+
+    Args:
+        runs: for each seed of a head or a training, the test splits. The score is averaged over the splits,
+            then over the seeds; all seeds share the draws.
+        method: what `interval_method` says after the resampling.
+    """
+    by_seed = tuple(mean([split.score for split in splits]) for splits in runs)
+    draws_S = torch.stack([bootstrap(splits) for splits in runs]).mean(0)
+    grouped = any(any(split.groups) for split in runs[0])
+    fields = {
+        "score": mean(by_seed),
+        "interval": interval(draws_S),
+        "interval_method": f"95 %, bootstrap of {len(draws_S):,} draws over "
+        f"{'groups of clips of one source' if grouped else 'clips'} within each test split{method}"
+        + (f", the mean of {len(runs)} seeds" if len(runs) > 1 else ""),
+        "spread": deviation(by_seed),
+        "by_seed": by_seed,
+        "folds": {parts[0].split: mean([part.score for part in parts]) for parts in zip(*runs, strict=True)},
+    }
+    return fields, draws_S
+
+
+def mean(scores: Sequence[float]) -> float:
+    """Mean of one or more scores."""
+    return sum(scores) / len(scores)
+
+
+def deviation(scores: Sequence[float]) -> float | None:
+    """Standard deviation; None for only one score."""
+    return stdev(scores) if len(scores) > 1 else None
 
 
 def interval(draws_S: Tensor) -> tuple[float, float]:

@@ -2,73 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ajepa.eval.results.record import Corrupted, NoiseArea
-from ajepa.eval.results.scores import Scored, bootstrap, interval
+from ajepa.eval.results.scores import interval
 
-from .corruptions import Corruption
+from .corruptions import parse
 
 
 def robustness(
-    corruptions: Sequence[Corruption],
-    splits: Mapping[str, Sequence[Scored]],
-    clean: float,
-    clean_S: Tensor,
+    corruptions: Sequence[str], scores: Sequence[float], drawn_XS: Tensor, clean: float, clean_S: Tensor
 ) -> tuple[tuple[Corrupted, ...], NoiseArea | None]:
-    """Scores of corrupted clips, and the area under the curve over noise.
+    """Scores of corrupted clips, and the area under the curve over noise if it has two or more points.
 
     Args:
-        corruptions: in the order of the report.
-        splits: by the corruption's text, the test splits with the answers on corrupted clips.
+        corruptions: as `corruptions.parse` reads them, in the order of the report.
+        scores: of the corrupted clips.
+        drawn_XS: bootstrap draws of `scores`, from the same clips as those of `clean`: a loss is paired.
         clean: score of the clean clips.
-        clean_S: its bootstrap draws. Draws for corrupted clips use the same clips, so that a loss is paired.
+        clean_S: its bootstrap draws.
     """
     found, noise = [], {}
-    for corruption in corruptions:
-        scored = splits[str(corruption)]
-        drawn_S = bootstrap(scored)
-        score = sum(split.score for split in scored) / len(scored)
-        found.append(
-            Corrupted(
-                corruption=str(corruption),
-                score=score,
-                loss=clean - score,
-                interval=interval(drawn_S),
-                loss_interval=interval(clean_S - drawn_S),
-            )
-        )
+    for text, score, drawn_S in zip(corruptions, scores, drawn_XS, strict=True):
+        loss = clean - score
+        found.append(Corrupted(text, score, loss, interval(drawn_S), interval(clean_S - drawn_S)))
+        (corruption,) = parse(text)
         if corruption.kind == "noise":
             noise[corruption.value] = score, drawn_S
-    return tuple(found), _area(noise) if len(noise) > 1 else None
-
-
-def _area(noise: Mapping[float, tuple[float, Tensor]]) -> NoiseArea:
+    if len(noise) < 2:
+        return tuple(found), None
     ratios = sorted(noise)
     ratio_X = torch.tensor(ratios, dtype=torch.float64)
     width = ratios[-1] - ratios[0]
     score_X = torch.tensor([noise[ratio][0] for ratio in ratios], dtype=torch.float64)
-    drawn_SX = torch.stack([noise[ratio][1].double() for ratio in ratios], 1)
+    noise_SX = torch.stack([noise[ratio][1].double() for ratio in ratios], 1)
     area = float(torch.trapezoid(score_X, ratio_X)) / width
-    return NoiseArea(ratios[0], ratios[-1], area, interval(torch.trapezoid(drawn_SX, ratio_X) / width))
-
-
-def joined(
-    curves: Sequence[Sequence[Corrupted]], areas: Sequence[NoiseArea | None]
-) -> tuple[tuple[Corrupted, ...], NoiseArea | None]:
-    """The means over several pre-trainings, without intervals: no draws of corrupted clips are kept."""
-    means = tuple(
-        Corrupted(runs[0].corruption, _mean([one.score for one in runs]), _mean([one.loss for one in runs]))
-        for runs in zip(*curves, strict=True)
-    )
-    known = [area for area in areas if area is not None]
-    if not known:
-        return means, None
-    return means, NoiseArea(known[0].low_db, known[0].high_db, _mean([area.score for area in known]))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    drawn_S = torch.trapezoid(noise_SX, ratio_X) / width
+    return tuple(found), NoiseArea(ratios[0], ratios[-1], area, interval(drawn_S))
