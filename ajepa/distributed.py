@@ -1,4 +1,4 @@
-"""Sums and lists over the processes of a run; without any they are the values themselves."""
+"""Sums and lists over the processes of a run; in a single process, the values themselves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, distributed
 
 
 def ranks() -> int:
-    """Processes of this run; 1 where none were started."""
+    """Number of processes of this run."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
@@ -37,7 +37,7 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def gathered(items: list[str]) -> list[str]:
-    """What all processes have, rank by rank. All must call it."""
+    """The items of all processes, in the order of their ranks. All processes must call it."""
     if ranks() == 1:
         return items
     every: list[Any] = [None] * ranks()

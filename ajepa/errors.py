@@ -2,8 +2,8 @@
 
 
 class AjepaError(Exception):
-    """Something the user can correct; the message is one line that says what is wrong and what to do.
+    """An error that the user can correct; the message is one line that says what is wrong and what to do.
 
     Each part of the package derives its own error from this class and from ValueError or RuntimeError, so
-    that `except ajepa.AjepaError` catches them all and `except ValueError` goes on working.
+    that `except ajepa.AjepaError` catches them all and `except ValueError` still works.
     """

@@ -1,9 +1,11 @@
-"""Files that appear whole or not at all, in places that were looked at before the work."""
+"""Files and folders that appear whole or not at all, in places that are checked before the work."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,18 +15,18 @@ from ajepa.errors import AjepaError
 
 
 class PlaceError(AjepaError, ValueError):
-    """A file cannot be written where it was asked for; the message names the option and the place."""
+    """A file cannot be written to the given place; the message names the option and the place."""
 
 
 def check_place(path: Path, option: str) -> None:
-    """Look whether a file can be written at `path`: told before hours of work, not after.
+    """Check that a file can be written to `path`: fail before hours of work, not after.
 
     Args:
-        path: of the file; folders above it may be missing still.
-        option: that named it, such as "--out", for the message.
+        path: the file; its folders need not exist yet.
+        option: the option that named it, such as "--out", for the message.
 
     Raises:
-        PlaceError: a folder stands there, or nothing can be written where it would stand.
+        PlaceError: `path` is a folder, or its place is not writable.
     """
     folder = next(folder for folder in path.absolute().parents if folder.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -34,18 +36,18 @@ def check_place(path: Path, option: str) -> None:
 
 
 def own_partial(path: Path, kind: str = "partial") -> Path:
-    """A hidden name beside `path`, this process's own: another machine may write the same shared folder."""
+    """A hidden name next to `path` for this process alone: other machines may write to the same folder."""
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{kind}")
 
 
 @contextmanager
 def in_place_of(path: Path, kind: str = "partial") -> Iterator[Path]:
-    """A file to write that takes the place of `path` once the region ends without an error.
+    """A file to write that replaces `path` when the context exits without an error.
 
-    Whoever looks sees the old file or the whole new one. Folders above it are made.
+    Readers see the old file or the whole new one. Missing folders are made.
 
     Args:
-        kind: how the file's name ends while it is written, for writers that look at it.
+        kind: suffix of the name while it is written, for writers that look at it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = own_partial(path, kind)
@@ -53,7 +55,34 @@ def in_place_of(path: Path, kind: str = "partial") -> Iterator[Path]:
         yield partial
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)  # gone already if all went well
+        partial.unlink(missing_ok=True)  # gone already after a success
+
+
+@contextmanager
+def folder_in_place_of(folder: Path) -> Iterator[Path]:
+    """A new folder to fill that replaces `folder` when the context exits without an error."""
+    folder = folder.resolve()
+    partial, replaced = own_partial(folder), own_partial(folder, "replaced")
+    for leftover in (partial, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():
+            folder.rename(replaced)
+        partial.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # gone already after a success
+
+
+def file_sha256(path: Path) -> str:
+    """The checksum of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write(path: Path, content: str | bytes) -> None:

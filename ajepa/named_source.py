@@ -1,4 +1,4 @@
-"""NAME=SOURCE, as options of the command line give a model or a run its row's name; names from sources."""
+"""NAME=SOURCE, by which command-line options name a model or a run, and names from sources."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 def named_source(text: str) -> tuple[str, str]:
     """The name and the source of SOURCE or NAME=SOURCE; the name is empty where none is given.
 
-    A path may contain "=" (`runs/lr=1e-3`): what exists as a whole is a source. Otherwise the name ends at
-    the first "=".
+    A path may contain "=" (`runs/lr=1e-3`): a text that exists as a path is a source. Otherwise the name ends
+    at the first "=".
     """
     if "=" not in text or Path(text).exists():
         return "", text
@@ -18,6 +18,6 @@ def named_source(text: str) -> tuple[str, str]:
 
 
 def name_of(source: str) -> str:
-    """The row's name where none is given: a file's without its suffix, a folder's or a recipe's whole."""
+    """The default name: that of a file without its suffix, of a folder or recipe as it is."""
     path = Path(source)
     return path.stem if path.is_file() else path.name

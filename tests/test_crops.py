@@ -40,7 +40,7 @@ def test_each_clip_once_an_epoch_and_ranks_share_a_batch() -> None:
     assert list(StepSampler(10, 4, 6, 10, seed=3)) == list(StepSampler(10, 4, 0, 10, seed=3))[6:]
     with pytest.raises(ValueError, match="divided"):
         StepSampler(10, 5, 0, 1, seed=0, rank=0, ranks=2)
-    with pytest.raises(ValueError, match="shards of 9 clips, but there are 10"):
+    with pytest.raises(ValueError, match="add up to 9 clips, but the set has 10"):
         StepSampler(10, 5, 0, 1, seed=0, shard_sizes=(4, 5))
 
 
@@ -157,7 +157,7 @@ def test_a_part_of_a_file_is_all_there_is(tmp_path: Path) -> None:
     assert seen == set(range(16_000, 24_000))
     longer_S = random_crop(path, 0.75, torch.Generator().manual_seed(0), gain_db=0.0, start=1.0, duration=0.5)
     assert Counter((longer_S * 32_768).long().tolist()).keys() == seen, "a short part is tiled"
-    with pytest.raises(AudioError, match="starts at 2 s, it ends at 2 s"):
+    with pytest.raises(AudioError, match="starts at 2 s, but it ends at 2 s"):
         random_crop(path, 0.25, torch.Generator(), start=2.0)
 
 

@@ -36,7 +36,7 @@ def test_a_transfer_that_breaks_off_goes_on(content: bytes, web: RangeServer, tm
 
 def test_the_next_call_goes_on_too(content: bytes, web: RangeServer, tmp_path: Path) -> None:
     web.cuts = [20_000, *[0] * download.ATTEMPTS]
-    with pytest.raises(DownloadError, match=r"attempts brought nothing.*broken off after 20,000 of 50,000"):
+    with pytest.raises(DownloadError, match=r"attempts without progress.*broken off after 20,000 of 50,000"):
         fetch(f"{web.url}/file", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     web.cuts, web.asked = [], []
@@ -81,7 +81,7 @@ def test_what_a_server_cannot_give(content: bytes, web: RangeServer, tmp_path: P
     with pytest.raises(DownloadError, match=r"SHA-256 is .* not 0000.*removed.*--url"):
         fetch(f"{web.url}/file", out, sha256="0" * 64)
     assert not list(tmp_path.glob("out*"))
-    with pytest.raises(DownloadError, match=r"attempts brought nothing.*refused"):
+    with pytest.raises(DownloadError, match=r"attempts without progress.*refused"):
         fetch("http://127.0.0.1:9/file", out)
     with pytest.raises(DownloadError, match="not an http"):
         fetch(f"file://{tmp_path}/web/file", out)
@@ -93,7 +93,7 @@ def test_a_full_disk(
     usage = type(download.shutil.disk_usage(tmp_path))
     with monkeypatch.context() as patched:
         patched.setattr(download.shutil, "disk_usage", lambda _: usage(100, 80, 20))
-        with pytest.raises(DownloadError, match=r"MB are to come, 0 MB are free"):
+        with pytest.raises(DownloadError, match=r"MB are needed, 0 MB are free"):
             fetch(f"{web.url}/file", tmp_path / "out")
     full = Path("/dev/full")
     if full.exists():
@@ -127,7 +127,7 @@ def test_attempts_that_start_anew_and_get_nowhere_come_to_an_end(
 ) -> None:
     web.tags = False  # and no checksum: nothing can be gone on with
     web.cuts = [5, 3] * 20
-    with pytest.raises(DownloadError, match="6 attempts brought nothing"):
+    with pytest.raises(DownloadError, match="6 attempts without progress"):
         fetch(f"{web.url}/file", tmp_path / "a.tar")
     assert len(web.asked) == 6
 

@@ -93,9 +93,9 @@ def test_a_separator_is_not_left_unheeded(tmp_path):
     tones(tmp_path, ["a.wav"])
     table = write_rows(tmp_path / "t.csv", "filename,label,split", "a.wav,x,train")
     for options, message in (
-        ({"label_separator": "|"}, r"separated by '\|' in multilabel tables alone"),
+        ({"label_separator": "|"}, r"only multilabel tables separate labels"),
         ({"label_separator": "", "multilabel": True}, "the label separator is empty"),
-        ({"path_column": "file"}, "no column file of the files; its columns are filename"),
+        ({"path_column": "file"}, "no column file with the files; its columns are filename"),
     ):
         with pytest.raises(TaskError, match=message):
             tasks.from_table(table, tmp_path / "out", **options)
@@ -104,7 +104,7 @@ def test_a_separator_is_not_left_unheeded(tmp_path):
 @pytest.mark.parametrize(
     ("header", "rows", "message"),
     [
-        ("name,label,fold", ["a.wav,x,1"], "no column filename or path of the files; its columns are name"),
+        ("name,label,fold", ["a.wav,x,1"], "no column filename or path with the files; its columns are name"),
         ("filename,fold", ["a.wav,1"], "no column label; its columns are filename, fold"),
         ("filename,label", ["a.wav,x"], "expected a column 'fold' or 'split'; its"),
         ("filename,label,fold,split", ["a.wav,x,1,test"], "has both columns; name the one to use"),
@@ -114,7 +114,11 @@ def test_a_separator_is_not_left_unheeded(tmp_path):
         ("filename,label,split", ["a.wav,x,train", "b.wav,x,test"], "no clips in valid"),
         ("filename,label,fold", ["a.wav,x,1", "b.wav,x,2"], "2 folds; heareval needs 3"),
         ("filename,label,split", ["a.wav,x,train", "a.wav,y,test"], r"a\.wav is listed twice"),
-        ("filename,label,split", ["a.wav,x,train", "z.wav,y,test"], r"1 of 2 listed files are not .*z\.wav"),
+        (
+            "filename,label,split",
+            ["a.wav,x,train", "z.wav,y,test"],
+            r"1 of 2 listed files are missing.*z\.wav",
+        ),
         ("filename,label,split", ["../outside.wav,x,train"], "leads out of"),
         ("filename,label,split", ["a/../../outside.wav,x,train"], "leads out of"),
         ("filename,label,split", ["/etc/passwd,x,train"], "leads out of"),

@@ -90,7 +90,7 @@ def test_esc50_missing_files_are_named_or_skipped(esc50, tmp_path, capsys):
     gone = sorted((copy / "audio").glob("1-*"))[:7]
     for path in gone:
         path.unlink()
-    message = rf"7 of 55 listed files are not there: .*{gone[0].name}.* and 2 more; .*skip_missing"
+    message = rf"7 of 55 listed files are missing: .*{gone[0].name}.* and 2 more; .*skip_missing"
     with pytest.raises(TaskError, match=message):
         tasks.from_esc50(copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -178,7 +178,7 @@ def test_speech_commands_errors(speech_commands, tmp_path):
     with pytest.raises(TaskError, match="no audio in folders named after words"):
         tasks.from_speech_commands(tmp_path, tmp_path)
     tones(tmp_path, ["sami/1111_nohash_0.wav"])
-    with pytest.raises(TaskError, match=r"1 of 1 listed files are not there: .*0000_nohash_0\.wav"):
+    with pytest.raises(TaskError, match=r"1 of 1 listed files are missing: .*0000_nohash_0\.wav"):
         tasks.from_speech_commands(tmp_path, tmp_path)
 
 

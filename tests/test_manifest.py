@@ -75,7 +75,7 @@ def test_csv_and_parquet_are_the_same_set(audio_folder: Path) -> None:
     [
         ("file,start\n00.wav,0\n", ["no column is called path", "file, start"]),
         ("", ["no column is called path", "none"]),
-        ("path,path\na.wav,b.wav\n", ["two columns are called path"]),
+        ("path,path\na.wav,b.wav\n", ["two columns are named path"]),
         ("path\n", ["no rows"]),
         ("path,start\n00.wav,0\n00.wav,1\n00.wav,soon\n", ["row 3", "start is 'soon'", "number of seconds"]),
         ("path,start\n00.wav,0\n00.wav,-1\n00.wav,-2\n", ["row 2 (and 1 more rows)", "start", "at least 0"]),
@@ -84,7 +84,10 @@ def test_csv_and_parquet_are_the_same_set(audio_folder: Path) -> None:
         ("path,duration\n00.wav,nan\n", ["row 1", "duration"]),
         ("path,duration\n00.wav,1\n,1\n", ["row 2", "path is empty"]),
         ("path,duration\n00.wav,1\n00.wav\n", ["not readable as a manifest", "2 columns"]),
-        ("path\nelsewhere/00.wav\n", ["elsewhere/00.wav", "none is there", "relative to the manifest"]),
+        (
+            "path\nelsewhere/00.wav\n",
+            ["elsewhere/00.wav", "none of 1 listed files", "relative to the manifest"],
+        ),
     ],
 )
 def test_mistakes_are_named(audio_folder: Path, text: str, words: list[str]) -> None:
@@ -97,7 +100,7 @@ def test_mistakes_are_named(audio_folder: Path, text: str, words: list[str]) -> 
 
 
 def test_absent_and_damaged_manifests(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such manifest; `ajepa data manifest"):
+    with pytest.raises(DataError, match="no such manifest; make one with `ajepa data manifest"):
         open_clips(tmp_path / "none.csv")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 but not really")
     with pytest.raises(DataError, match=r"bad\.parquet: not readable"):
@@ -155,7 +158,7 @@ def test_shares_of_a_folder_are_nested(audio_folder: Path, tmp_path: Path) -> No
     assert listed[0] < listed[1] < listed[2] and len(listed[2]) == 12
     assert 1 <= len(listed[0]) <= 7 and 5 <= len(listed[1]) <= 11
     for share in (0, 1.5):
-        with pytest.raises(DataError, match="share is"):
+        with pytest.raises(DataError, match="--share is"):
             scan_folder(audio_folder, tmp_path / "none.csv", share=share)
 
 

@@ -100,7 +100,7 @@ def test_a_set_appears_when_it_is_whole(
     (esc50,) = public.SETS["esc50"]
     folder, url = small_sets / "ESC-50", f"{web.url}/master.zip"
     web.cuts = [1000, *[0] * download.ATTEMPTS]
-    with pytest.raises(DownloadError, match="attempts brought nothing"):
+    with pytest.raises(DownloadError, match="attempts without progress"):
         public.get("esc50", small_sets, url=url)
     assert not folder.exists()
 

@@ -116,7 +116,7 @@ def test_a_killed_writer_goes_on(
     encoded.clear()
     write_shards(clips, out, packing, workers=workers)
     assert encoded == [], "what is finished stays"
-    with pytest.raises(DataError, match="of other options"):
+    with pytest.raises(DataError, match="or other options"):
         write_shards(clips, out, replace(packing, sample_rate=8_000))
 
 
@@ -162,7 +162,7 @@ def test_nothing_usable_and_wrong_options(noise_folder: Path, tmp_path: Path) ->
         write_shards(open_clips(table), tmp_path / "none", skip_broken=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.tar").touch()
-    with pytest.raises(DataError, match="tars of another origin"):
+    with pytest.raises(DataError, match="tars from elsewhere"):
         write_shards(open_clips(noise_folder), tmp_path / "other")
 
 
@@ -256,7 +256,7 @@ def test_damage_is_told(shards: Path) -> None:
     tar.write_bytes(data[:-1])
     refused(r"shard-000001\.tar: has \d+ bytes, the index says \d+; copy it again")
     tar.unlink()
-    refused("is not there; copy it again")
+    refused("is missing; copy it again")
     tar.write_bytes(data)
     for wrong in (text[:50], "[]", text.replace('"version": 1', '"version": 2')):
         listing.write_text(wrong)
@@ -274,7 +274,7 @@ def test_damage_is_told(shards: Path) -> None:
     index_tars(shards)
     crops(open_clips(shards))
     listing.unlink()
-    refused("tars without an index; `ajepa data index")
+    refused("tars without an index; make one with `ajepa data index")
 
 
 # --- tars of others -------------------------------------------------------------------------------------

@@ -1,15 +1,15 @@
-"""What a container tells of its length: data that is missing, and lengths that the header leaves open.
+"""What a container says about its length: missing data, and lengths that the header does not state.
 
 What counts as truncated, and how it is known:
 
 - WAV, RF64, AIFF, AU, W64: the header declares more bytes than the file has. Streamed WAVs, whose header
   was written before the length was known (sizes 0, 0x7FFFxxxx or more), are read to their end instead.
-- FLAC: the decoder fails before the declared number of samples (`ajepa.audio.file` sees to that). A crop
-  sees this only where it reads.
+- FLAC: the decoder fails before the declared number of samples (`ajepa.audio.file` reports it). A crop
+  notices only within the part that it reads.
 - Ogg (Vorbis, Opus): the last page is incomplete. A stream that stops between two pages without an end
   mark is what a live capture looks like; it is read to its end.
 - MP3 with a Xing/Info tag: more than 1 % of the bytes that the tag declares are missing. A smaller loss
-  (the last frames), a VBRI tag or no tag at all says nothing: what is there is loaded.
+  (the last frames), a VBRI tag or no tag at all proves nothing: the file is loaded as it is.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _SIZE_CUT = re.compile(
 # Streaming writers declare as much as they can: 0xFFFFFFFF (ffmpeg), 0x7FFFF000 (SoX), 0x80000000 (arecord).
 _STREAMED_SIZE = 0x7FFF_0000
 _LARGEST_OGG_PAGE = 27 + 255 + 255 * 255
-# The Opus decoder is slow to recover its state after a seek: parts may be off by 0.02, though mostly by less
-# than 0.002. Up to this length, decoding from the start costs at most some 30 ms and makes them exact.
+# After a seek the Opus decoder needs time to recover its state: parts may be off by 0.02, mostly by less than
+# 0.002. Up to this length, decoding from the start makes them exact and costs at most about 30 ms.
 _OPUS_EXACT_SECONDS = 30
 # The first MPEG frame of a tagged file: header, side information, name, then flags, frames and bytes.
 _XING = re.compile(rb"\xff[\xe2-\xff].{11,36}?(?:Xing|Info)(.{4})(.{4})(.{4})", re.DOTALL)
 _VBRI = re.compile(rb"\xff[\xe2-\xff].{34}VBRI", re.DOTALL)
-_WAV_HEADER_BYTES = 65_536  # in which the data chunk of a streamed WAV is looked for
+_WAV_HEADER_BYTES = 65_536  # where to look for the data chunk of a streamed WAV
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,19 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Findings:
-    missing: str | None = None  # of a truncated file: what is missing, in words
-    rewrite: Rewrite | None = None  # what makes the decoder read to the end, where no header gives the length
-    seek_limit: int | None = None  # the last sample to which seeking is exact; None where it always is
+    missing: str | None = None  # what a truncated file lacks, in words
+    rewrite: Rewrite | None = None  # makes the decoder read to the end where no header gives the length
+    seek_limit: int | None = None  # the last sample to which seeking is exact; None if it always is
 
 
 def examine(source: AudioSource, file: soundfile.SoundFile) -> Findings:
-    """Look through the container of `source`, which is open as `file`."""
+    """Examine the container of `source`, which is open as `file`."""
     if file.format == "MP3":
         return _examine_mp3(source)
     if file.format == "OGG":
         missing, last_page_start = _examine_ogg(source)
         if file.subtype == "VORBIS":
-            # In the last page, which is cut to the length of the audio, seeking is off by the samples cut.
+            # The last page is cut to the length of the audio; seeking into it is off by the samples cut.
             return Findings(missing, seek_limit=last_page_start)
         is_short = file.frames <= _OPUS_EXACT_SECONDS * file.samplerate
         return Findings(missing, seek_limit=0 if is_short else None)
@@ -68,17 +68,19 @@ def examine(source: AudioSource, file: soundfile.SoundFile) -> Findings:
 
 
 def _missing_data(log: str) -> str | None:
-    """What libsndfile's header log says of missing data; it shortens the file and reports no error."""
+    """What libsndfile's header log says about missing data: it shortens the file and reports no error."""
     for declared, present in _SIZE_CUT.findall(log):
         if int(present) < int(declared) < _STREAMED_SIZE:
-            return f"its header declares {declared} bytes, {present} are there"
+            return f"its header declares {declared} bytes, the file has {present}"
     return None
 
 
 def _examine_ogg(source: AudioSource) -> tuple[str | None, int]:
-    """(what is missing, the sample at which the last page begins), from the page headers (RFC 3533): "OggS",
-    the position of the page's last sample at byte 6, at byte 26 the length of a table of segment sizes, the
-    table, the segments."""
+    """(what is missing, the sample at which the last page begins), from the page headers (RFC 3533).
+
+    A page holds "OggS", at byte 6 the position of its last sample, at byte 26 the length of a table of
+    segment sizes, then the table and the segments.
+    """
     with open_bytes(source) as file:
         file.seek(max(0, byte_size(source) - 2 * _LARGEST_OGG_PAGE))
         tail = file.read()
@@ -93,8 +95,10 @@ def _examine_ogg(source: AudioSource) -> tuple[str | None, int]:
 
 
 def _examine_mp3(source: AudioSource) -> Findings:
-    """Without a tag the decoder extrapolates the length from the first frame's bit rate. With a variable rate
-    that is far off, and libsndfile would stop there; through a pipe it reads on to the end.
+    """What the tag of an MP3 declares.
+
+    Without a tag the decoder extrapolates the length from the first frame's bit rate. For a variable rate
+    that is far off, and libsndfile would stop there; from a pipe it reads to the end.
     """
     with open_bytes(source) as file:
         id3 = file.read(10)
@@ -112,7 +116,7 @@ def _examine_mp3(source: AudioSource) -> Findings:
         return Findings(rewrite=Rewrite(b"", offset))
     present = byte_size(source) - offset
     if flags & 2 and present < 0.99 * declared:
-        return Findings(missing=f"its tag declares {declared} bytes, {present} are there")
+        return Findings(missing=f"its tag declares {declared} bytes, the file has {present}")
     return Findings()
 
 

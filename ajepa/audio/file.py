@@ -1,8 +1,8 @@
 """One audio file: its header, and its samples as mono float32 blocks at any rate.
 
 Files are read through libsndfile (soundfile) in blocks, mixed down (mean of the channels) block by block
-and resampled by soxr in streaming mode, so decoding an hour of 44.1 kHz stereo needs little more memory than
-its 16 kHz mono result. Only the needed part of a file is decoded. Shape suffix: S samples.
+and resampled by soxr as a stream: decoding an hour of 44.1 kHz stereo needs little more memory than its
+16 kHz mono result. Only the requested part of a file is decoded. Shape suffix: S samples.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ajepa.errors import AjepaError
 from .containers import Rewrite, examine
 from .source import AudioBytes, AudioSource, byte_size, open_bytes
 
-REMOVE = "remove it or pass --skip-broken"  # the remedy for a file that cannot be used
+REMOVE = "remove it or pass --skip-broken"  # the remedy for an unusable file
 
 _BLOCK = 65_536  # source samples decoded at a time: 0.5 MB for stereo
 # Context on each side of a part before resampling, in samples of the lower of the two rates. The soxr HQ
@@ -52,16 +52,19 @@ class AudioError(AjepaError, ValueError):
 
 @dataclass(frozen=True)
 class AudioFile:
-    """A file that was looked at. Each reading opens it anew: libsndfile's Vorbis decoder keeps state over a
-    seek, so that a second part read through one handle can be that of another place."""
+    """A file whose header was read.
+
+    Each reading opens the file again: libsndfile's Vorbis decoder keeps state across a seek, and a second
+    part read through the same handle can come from the wrong place.
+    """
 
     path: AudioSource
     rate: int
     channels: int
     samples: int | None  # None where only decoding to the end can tell
     seek_limit: int | None  # seek no further, decode up to there
-    may_end_early: bool  # without that being a fault
-    rewrite: Rewrite | None  # what the decoder is given in place of the file
+    may_end_early: bool  # ending before `samples` is no error
+    rewrite: Rewrite | None  # what the decoder gets in place of the file
 
     def length(self, sample_rate: int) -> int | None:
         """Samples after resampling, None where only decoding to the end can tell."""
@@ -129,8 +132,8 @@ class AudioFile:
         """Samples [first, stop), stop <= length(), of the file resampled to `sample_rate`."""
         if first >= stop:
             return np.empty(0, dtype=np.float32)
-        # Both rates meet every `source_step` source samples = `target_step` resampled ones. A part that
-        # begins on such a step has the resampler in the phase it has within the whole.
+        # `source_step` source samples last as long as `target_step` resampled ones. A part that begins on
+        # such a step finds the resampler in the same phase as the whole does.
         common = math.gcd(self.rate, sample_rate)
         source_step, target_step = self.rate // common, sample_rate // common
         margin = 0 if self.rate == sample_rate else math.ceil(_MARGIN / min(source_step, target_step))
@@ -171,7 +174,7 @@ def inspect_file(path: AudioSource) -> AudioFile:
         file.channels,
         samples=None if findings.rewrite or file.frames == _UNDECLARED else file.frames,
         seek_limit=findings.seek_limit,
-        # Cutting tools leave the tag of an MP3 as it was.
+        # Tools that cut an MP3 leave its tag unchanged.
         may_end_early=file.format == "MP3",
         rewrite=findings.rewrite,
     )
@@ -183,8 +186,11 @@ def resampled_length(samples: int, source_rate: int, target_rate: int) -> int:
 
 
 def _mono(block: np.ndarray) -> np.ndarray:
-    """Mean over the channels. One add per channel is ten times as fast as numpy's mean over a short axis,
-    and unlike a matrix product it rounds each sample alike wherever a block begins."""
+    """Mean over the channels.
+
+    One add per channel is ten times as fast as numpy's mean over a short axis. Unlike a matrix product it
+    rounds a sample the same way wherever its block begins.
+    """
     if block.shape[1] == 1:
         return block[:, 0]
     total = block[:, 0] + block[:, 1]
@@ -194,7 +200,7 @@ def _mono(block: np.ndarray) -> np.ndarray:
 
 
 def _resampled(blocks: Iterable[np.ndarray], rate: int, sample_rate: int) -> Iterator[np.ndarray]:
-    """`blocks` at `sample_rate`; the pieces have other borders than the blocks, joined they are the whole."""
+    """`blocks` at `sample_rate`, in pieces with other borders."""
     if rate == sample_rate:
         yield from blocks
         return
@@ -205,7 +211,7 @@ def _resampled(blocks: Iterable[np.ndarray], rate: int, sample_rate: int) -> Ite
 
 
 class _Sequential(soundfile.SoundFile):
-    """Omits soundfile's seek after each read, which fails at the end of a file of undeclared length."""
+    """Leaves out soundfile's seek after each read, which fails at the end of a file of undeclared length."""
 
     def seekable(self) -> bool:
         return False
@@ -213,7 +219,7 @@ class _Sequential(soundfile.SoundFile):
 
 @contextmanager
 def _decodable(source: AudioSource) -> Iterator[str | os.PathLike[str] | BinaryIO]:
-    """What soundfile opens: a path, which libsndfile reads by itself, or a file in Python."""
+    """What soundfile opens: a path, which libsndfile reads, or a Python file."""
     if isinstance(source, AudioBytes):
         with source.for_decoder() as data:
             yield data
@@ -225,7 +231,7 @@ def _decodable(source: AudioSource) -> Iterator[str | os.PathLike[str] | BinaryI
 def _piped(source: AudioSource, rewrite: Rewrite) -> Iterator[int]:
     """The reading end of a pipe that a thread fills with the rewritten file.
 
-    To the reader a failure looks like an end; what it was is raised when the region is left.
+    A failure looks like the end of the file to the reader; its error is raised when the context exits.
     """
     reading, writing = os.pipe()
     failures: list[Exception] = []
@@ -236,7 +242,7 @@ def _piped(source: AudioSource, rewrite: Rewrite) -> Iterator[int]:
                 pipe.write(rewrite.head)
                 file.seek(rewrite.offset)
                 shutil.copyfileobj(file, pipe)
-        except BrokenPipeError:  # the reader had enough before the end
+        except BrokenPipeError:  # the reader stopped before the end
             pass
         except Exception as error:
             failures.append(error)

@@ -1,8 +1,7 @@
 """Decode audio files to mono float32 waveforms at one sample rate, whole or in crops.
 
-How files are decoded and resampled is in `ajepa.audio.file`; what counts as truncated, and how it is known,
-in `ajepa.audio.containers`. Nothing here keeps global state: every function may be called from threads and
-forked workers. Shape suffix: S samples.
+`ajepa.audio.file` decodes and resamples; `ajepa.audio.containers` says what counts as truncated. Nothing here
+keeps global state: threads and forked workers may call every function. Shape suffix: S samples.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ AUDIO_SUFFIXES = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
 )
 
-# A peak below this is digital silence: a third of the smallest non-zero 16-bit value (2**-15 = 3.1e-5), and
-# well above the residue that lossy codecs and the resampler leave of zeros.
+# A peak below this is digital silence: a third of the smallest non-zero 16-bit value (2**-15 = 3.1e-5), well
+# above what lossy codecs and the resampler make of zeros.
 SILENCE_PEAK = 1e-5
 _SILENT_REDRAWS = 8
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file holds, at its own rate: `samples` per channel, `seconds` = samples / sample_rate."""
+    """A file's length and format at its own rate: `samples` a channel, `seconds` = samples / sample_rate."""
 
     seconds: float
     sample_rate: int
@@ -44,7 +43,7 @@ class AudioInfo:
 
 
 def info(path: AudioSource) -> AudioInfo:
-    """Length, rate and channels from the header (by decoding, where the header does not know the length).
+    """Length, rate and channels from the header; a length that the header lacks is found by decoding.
 
     Raises AudioError for a file that is missing, unreadable, empty or known to be truncated.
     """
@@ -66,10 +65,10 @@ def load(
 ) -> Tensor:
     """Decode `seconds` seconds from `start` (the rest of the file if None) -> [S] float32, mono.
 
-    Times are rounded to samples of `sample_rate`. A file that ends sooner gives what there is. A part equals
-    the same samples of the whole: exactly where the file is at `sample_rate` already, to about 1e-6 (of full
-    scale) where it is resampled. The exception is Opus of more than 30 s, whose decoder is slow to recover
-    its state after a seek: parts differ by up to 0.02, mostly by less than 0.002. Silence is legal.
+    Times are rounded to samples of `sample_rate`. A file that ends sooner gives a shorter waveform. A part
+    equals the same samples of the whole: exactly if the file is at `sample_rate`, to about 1e-6 of full scale
+    if it is resampled. The exception is Opus of more than 30 s, whose decoder needs time to recover its state
+    after a seek: parts differ by up to 0.02, mostly by less than 0.002. Silence is allowed.
 
     Raises AudioError for a file that is missing, a folder, unreadable, empty, truncated (see
     `ajepa.audio.containers`) or has NaN or infinite samples in the part read, and for a `start` at or beyond
@@ -89,14 +88,16 @@ def load(
     if len(part_S) == 0:
         end = length / sample_rate
         raise AudioError.of(
-            path, f"nothing to decode from {start:g} s on, it ends at {end:g} s; start earlier"
+            path, f"nothing to decode from {start:g} s on: the file ends at {end:g} s; start earlier"
         )
     return torch.from_numpy(part_S)
 
 
 def _span(start: float, seconds: float | None, sample_rate: int) -> tuple[int, int | None]:
-    """Times as samples [first, stop), halves up as the resampler has it: the seconds of a whole file, in
-    double precision, give the very length of that file at `sample_rate`."""
+    """Times as samples [first, stop), halves rounded up as in the resampler.
+
+    The seconds of a whole file, in double precision, give exactly the length of that file at `sample_rate`.
+    """
 
     def to_samples(time: float) -> int:
         return math.floor(time * sample_rate + 0.5001)
@@ -108,7 +109,7 @@ def _span(start: float, seconds: float | None, sample_rate: int) -> tuple[int, i
 def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
     """Resample [..., S] -> [..., round(S * target_rate / source_rate)] float32 (soxr HQ, linear phase).
 
-    The result is on the device of `waveform`; gradients do not pass. Equal rates return the waveform itself.
+    The result is on the device of `waveform`, without gradients. Equal rates return the waveform itself.
     """
     if source_rate <= 0 or target_rate <= 0:
         raise ValueError(f"sample rates must be positive, got {source_rate} and {target_rate}")
@@ -125,8 +126,8 @@ def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
 def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
     """All audio files (AUDIO_SUFFIXES, any case) in `folder` and below, sorted by their path inside it.
 
-    Symbolic links to folders are followed, each folder once. Names that start with a dot are skipped: these
-    are caches and the `._*` files that macOS leaves in archives.
+    Symbolic links to folders are followed, each folder once. Names that start with a dot are skipped, such as
+    caches and the `._*` files that macOS leaves in archives.
 
     Raises AudioError if the folder is missing or holds no audio.
     """
@@ -150,7 +151,7 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def cyclic(waveform_S: Tensor, samples: int, start: int = 0) -> Tensor:
-    """`samples` samples from `start` on, going round at the end: [S] -> [samples], a copy."""
+    """`samples` samples from `start`, wrapping around at the end: [S] -> [samples], a copy."""
     length = waveform_S.shape[-1]
     if length == 0 or samples < 0:
         raise ValueError(f"cannot take {samples} samples cyclically from {length}")
@@ -181,17 +182,16 @@ def random_crop(
 ) -> Tensor:
     """The A-JEPA training crop (arXiv 2311.15830, section 4.1) -> [round(seconds * sample_rate)] float32.
 
-    A start drawn uniformly over the file, a segment that goes round at the file's end (a file shorter than
-    the crop is tiled), a level jitter uniform within ±gain_db. A digitally silent crop (SILENCE_PEAK) is
-    drawn again; where that does not help, the crop is placed on a sample drawn from those that are not
-    silent.
+    The start is drawn uniformly over the file. The crop wraps around at the file's end; a file shorter than
+    the crop is tiled. A level jitter is uniform within ±gain_db. A digitally silent crop (SILENCE_PEAK) is
+    drawn again; if that does not help, the crop is placed on a sample drawn from those that are not silent.
 
-    `source` is a file, of which only the needed part is decoded, or its decoded waveform [S] at
+    `source` is a file, of which only the part needed is decoded, or its decoded waveform [S] at
     `sample_rate`. Both use the same random numbers in the same order, so a memory cache of `load(path)`
     gives the same crops, as closely as a part equals the whole in `load`. (An MP3 whose tag declares a wrong
     length may differ; one without a tag, and a FLAC of undeclared length, are decoded whole for each crop.)
-    The crop never shares memory with `source`. With `start` and `duration`, in seconds, that part of the
-    source is all there is: crops begin in it and go round at its end.
+    The crop never shares memory with `source`. `start` and `duration`, in seconds, restrict the source to
+    that part: crops begin in it and wrap around at its end.
 
     Raises AudioError as `load` does, and for a source that is silent from end to end.
     """
@@ -224,7 +224,7 @@ def _part(
     first, stop = _span(start, seconds, sample_rate)
     if first >= max(1, length):
         end = length / sample_rate
-        raise AudioError.of(name, f"its part starts at {start:g} s, it ends at {end:g} s; correct the start")
+        raise AudioError.of(name, f"its part starts at {start:g} s, but it ends at {end:g} s; start earlier")
     return first, length if stop is None else min(stop, length)
 
 
@@ -257,7 +257,7 @@ def _draw_from_file(
         if start + samples > length:
             head_S = file.read(first, first + start + samples - length, sample_rate)
             crop_S = torch.cat((crop_S, torch.from_numpy(head_S)))
-        # Only an MP3 whose tag declares too much comes out short.
+        # Only an MP3 whose tag declares too much gives a short crop.
         return crop_S if crop_S.numel() == samples else cyclic(whole(), samples, start)
 
     if length <= samples:
@@ -273,7 +273,7 @@ def _draw_sounding(
     generator: torch.Generator,
     name: AudioSource,
 ) -> Tensor:
-    """Draw starts in [0, length) until `crop(start)` is not silent; then place it on what sounds."""
+    """Draw starts in [0, length) until `crop(start)` is not silent, else place the crop on a sound."""
 
     def draw(below: int) -> int:
         return int(torch.randint(below, (), generator=generator, device=generator.device))

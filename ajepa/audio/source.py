@@ -1,4 +1,4 @@
-"""Audio within another file, such as a member of a tar, read by offset and length."""
+"""Audio inside another file, such as a member of a tar, read by offset and length."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, cast
 
-# Up to this size, one read costs less than several small ones. Of longer audio only the bytes that the
-# decoder asks for are read, so that a crop of an hour of WAV does not read the hour.
+# Up to this size, one read costs less than several small ones. From longer audio only the bytes that the
+# decoder asks for are read: a crop of an hour of WAV does not read the hour.
 _READ_AT_ONCE = 4 * 2**20
 _READ_AHEAD = 256 * 2**10
 
 
 @dataclass(frozen=True)
 class AudioBytes:
-    """An encoded audio file of `size` bytes that `read(offset, count)` reads; `name` is for messages.
+    """An encoded audio file of `size` bytes, read by `read(offset, count)`; `name` is for messages.
 
-    Up to 4 MiB are read once and kept as long as this object; longer audio is read in pieces.
+    Up to 4 MiB are read once and kept as long as this object; longer audio is read piece by piece.
     """
 
     name: str
@@ -37,9 +37,9 @@ class AudioBytes:
 
     @contextmanager
     def for_decoder(self) -> Iterator[BinaryIO]:
-        """The same for a decoder in C, which cannot pass exceptions on.
+        """The same for a decoder in C, which cannot pass on exceptions.
 
-        A read that fails looks to it like the end of the file; its error is raised when the region is left.
+        A failed read looks like the end of the file to it; the error is raised when the context exits.
         """
         reader = _Reader(self, raised_later=True)
         try:

@@ -28,13 +28,13 @@ def open_clips(
         source: a folder of audio, a manifest (.csv, .parquet), a folder of indexed tar shards, or the http(s)
             address of such a folder.
         labels: keep a manifest's labels.
-        shard_window: shards that are shuffled among each other at a time.
-        shard_cache, shard_cache_megabytes: where fetched shards go (~/.cache/ajepa/shards if empty), and how
-            much of it they may fill.
+        shard_window: shards that are shuffled together at a time.
+        shard_cache, shard_cache_megabytes: folder for fetched shards (~/.cache/ajepa/shards if empty), and
+            how much they may fill.
 
     Raises:
         AudioError: the folder is missing or holds no audio.
-        DataError: the manifest or the index cannot be used, or the server does not give it.
+        DataError: the manifest or the index cannot be used or fetched.
     """
     from ajepa.audio import AudioError
 
@@ -52,6 +52,6 @@ def open_clips(
         return clips.Folder(path)
     except AudioError as error:
         if any(path.glob("*.tar")):
-            problem = f"{path}: tars without an index; `ajepa data index {path}` makes it"
+            problem = f"{path}: tars without an index; make one with `ajepa data index {path}`"
             raise clips.DataError(problem) from error
         raise

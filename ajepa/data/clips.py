@@ -1,4 +1,4 @@
-"""What a training set is to the rest of the package: numbered clips, and where the bytes of each one are."""
+"""A training set as the rest of the package sees it: numbered clips, and where their bytes are."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from ajepa.errors import AjepaError
 
 
 class DataError(AjepaError, ValueError):
-    """A manifest, a shard or its index cannot be used, or a server does not give it. The message says what
-    to do. Never a reason to go on with other clips, unlike `AudioError`."""
+    """A manifest, a shard or its index cannot be used or fetched; the message says what to do.
+
+    Unlike an `AudioError` it is never skipped in favour of other clips.
+    """
 
 
 class Clip(NamedTuple):
     """One clip of a set.
 
     Attributes:
-        name: as the set has it, such as a path inside its folder.
-        audio: a file's path, or bytes within a shard. Nothing is opened or fetched before it is read.
+        name: its name in the set, such as a path inside the set's folder.
+        audio: a file's path, or bytes within a shard; opened or fetched only when it is read.
         start: seconds into the audio.
-        seconds: length of the clip; None for all that follows.
+        seconds: length of the clip; None for the rest of the audio.
         origin: where the clip is listed, for messages; may be empty.
-        labels: as the manifest has them, where they were asked for.
+        labels: the manifest's text, if it was requested.
     """
 
     name: str
@@ -38,10 +40,10 @@ class Clip(NamedTuple):
 
 
 class Clips(Protocol):
-    """A set of clips, numbered from 0. Looking one up costs microseconds, whatever the size of the set."""
+    """A set of clips, numbered from 0. A look-up takes microseconds, whatever the size of the set."""
 
     shard_sizes: tuple[int, ...]
-    """Clips in each shard, in order; empty for files that stand alone."""
+    """Clips in each shard, in order; empty for separate files."""
 
     def __len__(self) -> int: ...
 
@@ -49,10 +51,10 @@ class Clips(Protocol):
         """The clip of this number."""
 
     def siblings(self, index: int) -> range:
-        """Numbers of the clips that are as cheap to read as this one: those of its shard, or all."""
+        """Numbers of the clips that are as cheap to read as this one: those in its shard, or all."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """Number of clips (`files`) and a hash (`sha256`) that changes with the set."""
+        """The number of clips (`files`) and a hash (`sha256`) that changes with the set."""
 
 
 class Folder:
@@ -67,10 +69,10 @@ class Folder:
         self.root = Path(root)
         names = (path.relative_to(self.root).as_posix() for path in find_audio(self.root))
         try:
-            # Arrow keeps them in one block of memory, which forked loader processes share untouched.
+            # Arrow keeps them in one block of memory, which forked loader processes share.
             self._names = pa.array(names, pa.large_string())
         except UnicodeEncodeError as error:
-            raise DataError(f"{root}: a file's name is not UTF-8 ({error}); rename it") from error
+            raise DataError(f"{root}: the name of a file is not UTF-8 ({error}); rename it") from error
 
     def __len__(self) -> int:
         return len(self._names)

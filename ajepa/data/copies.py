@@ -1,4 +1,4 @@
-"""Copies of data sets as people have them: re-encoded at times, or with a clip in two formats at once."""
+"""Copies of data sets as people have them: sometimes re-encoded, or with a clip in two formats at once."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-# A listed file may have any of these suffixes; of two that are there, the first counts.
+# A listed file may have any of these suffixes; if several exist, the first counts.
 COPY_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 _SPEAKER = re.compile(r"([^-_]+)_nohash_")
 
 
 def one_of_each(paths: Iterable[Path]) -> list[Path]:
-    """The audio files among `paths`, one a stem: in two formats a clip is still one clip."""
+    """The audio files among `paths`, one for each stem: a clip in two formats is still one clip."""
     found: dict[str, Path] = {}
     for path in sorted(paths, key=lambda path: (path.stem, path.name)):
         suffix = path.suffix.lower()
@@ -26,7 +26,9 @@ def one_of_each(paths: Iterable[Path]) -> list[Path]:
 
 
 def speaker(name: str) -> str:
-    """Who speaks in a file of Speech Commands: `bd76a7fd_nohash_0.wav`, in the test archive's `_unknown_`
-    `marvin_bd76a7fd_nohash_0.wav`. Empty where the name does not say."""
+    """The speaker of a Speech Commands file, or "" if the name has none.
+
+    Files are named `bd76a7fd_nohash_0.wav`, in the test archive's `_unknown_` `marvin_bd76a7fd_nohash_0.wav`.
+    """
     found = _SPEAKER.search(name)
     return found[1] if found else ""

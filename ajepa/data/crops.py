@@ -23,9 +23,9 @@ class Batch:
     Attributes:
         waveform_BS: float32 mono crops.
         files: the path each crop was cut from, or its shard and member.
-        broken: (path, reason) of every unreadable file that was met and replaced.
-        failure: why there is no batch, where a file could not be used or replaced; else empty. Told, not
-            raised, so that it reaches the training process without a worker's traceback around it.
+        broken: (path, reason) of every unreadable file that was replaced.
+        failure: why there is no batch, if a file could neither be used nor replaced; else empty. It is not
+            raised, so that it reaches the training process without a worker's traceback.
     """
 
     waveform_BS: Tensor
@@ -34,7 +34,7 @@ class Batch:
     failure: str = ""
 
     def pin_memory(self) -> Batch:
-        """Called by the DataLoader, so that the copy to a GPU need not wait."""
+        """Called by the DataLoader: a copy from pinned memory to a GPU does not block."""
         return replace(self, waveform_BS=self.waveform_BS.pin_memory())
 
 
@@ -53,9 +53,9 @@ class CropDataset(Dataset[Crop]):
     Args:
         clips: the set, see `ajepa.data.open_clips`.
         seconds, sample_rate, gain_db: see `ajepa.audio.random_crop`.
-        cache_megabytes: memory for decoded clips. Which clips it takes is settled at the start, in the
-            order given: resampled piece by piece a file differs in the last bits, a resumed run must not.
-            Headers are opened for clips of unknown length only, and only until the memory is full.
+        cache_megabytes: memory for decoded clips. The first clips that fit are chosen at the start: a file
+            that is resampled piece by piece differs in the last bits, and a resumed run must not differ.
+            Headers are read for clips of unknown length only, and only until the memory is full.
         skip_broken: replace unreadable clips by others (chosen by the draw's seed) and report them.
     """
 
@@ -85,7 +85,7 @@ class CropDataset(Dataset[Crop]):
             try:
                 seconds = info(clip.audio).seconds - clip.start if clip.seconds is None else clip.seconds
             except AudioError:
-                # Told when it is drawn. It costs as much as a crop, lest a missing disk be searched through.
+                # Reported when it is drawn. It counts like a crop, so that a missing disk ends the search.
                 size -= round(self.seconds * self.sample_rate) * torch.float32.itemsize
                 continue
             size -= round(max(0.0, seconds) * self.sample_rate) * torch.float32.itemsize
@@ -113,7 +113,7 @@ class CropDataset(Dataset[Crop]):
                 return Crop(torch.empty(0), file, broken, str(error))
             siblings = self.clips.siblings(index)
             index = siblings[int(torch.randint(len(siblings), (), generator=generator))]
-        failure = f"{self.ATTEMPTS} files in a row cannot be used, the last of them: {broken[-1][1]}"
+        failure = f"{self.ATTEMPTS} files in a row cannot be used, the last one: {broken[-1][1]}"
         return Crop(torch.empty(0), file, broken, failure)
 
     def _crop(self, index: int, clip: Clip, generator: torch.Generator) -> Tensor:
@@ -139,7 +139,7 @@ class CropDataset(Dataset[Crop]):
 
 
 def collate(crops: list[Crop]) -> Batch:
-    """Stack crops of equal length, or tell the first failure."""
+    """Stack crops of equal length, or report the first failure."""
     files = [crop.file for crop in crops]
     broken = [entry for crop in crops for entry in crop.broken]
     failure = next((crop.failure for crop in crops if crop.failure), "")

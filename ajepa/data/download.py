@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import gzip
-import hashlib
 import http.client
 import lzma
 import re
@@ -23,10 +22,11 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from ajepa.errors import AjepaError
+from ajepa.files import file_sha256
 
-ATTEMPTS = 6  # in a row that bring nothing
+ATTEMPTS = 6  # in a row without new bytes
 TIMEOUT_SECONDS = 30  # without a byte
-BACKOFF_SECONDS = 1.0  # doubles with each attempt that brings nothing
+BACKOFF_SECONDS = 1.0  # doubles with each attempt without new bytes
 _BLOCK = 2**20
 _PLAIN = re.compile(r"[!-~]+")  # ASCII without spaces
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
@@ -41,16 +41,15 @@ _DAMAGED = (
     UnicodeDecodeError,  # names in a zip
 )
 
-Report = Callable[[int, int | None], None]  # done so far, and in all where that is known
+Report = Callable[[int, int | None], None]  # done so far, and the total if it is known
 
 
 class DownloadError(AjepaError, RuntimeError):
-    """Something cannot be fetched, is not what it should be, or cannot be unpacked; the message says what
-    to do."""
+    """A file cannot be fetched or unpacked, or is not the expected one; the message says what to do."""
 
 
 class ArchiveError(DownloadError):
-    """An archive is damaged, or holds what is not to be unpacked."""
+    """An archive is damaged or has a member that must not be unpacked."""
 
 
 def fetch(
@@ -58,17 +57,16 @@ def fetch(
 ) -> str:
     """Fetch a file to `path`, which appears whole or not at all; returns its SHA-256.
 
-    A transfer that breaks off is taken up again where it stopped, at once and in the next call: with the
-    server's word (ETag or date) that the file is still the same, or where a checksum tells in the end. If
-    neither is to be had it starts anew.
+    A broken transfer is resumed where it stopped, at once and in the next call. This needs an ETag or a date
+    from the server, which shows that the file is still the same, or a checksum; without both it starts again.
 
     Raises:
-        DownloadError: not an http(s) address, the server does not give it, another checksum, or no room.
+        DownloadError: not an http(s) address, no answer with the file, a wrong checksum, or a full disk.
     """
     if not _is_address(url):
         raise DownloadError(f"{url!r}: not an http(s) address")
     part = path.with_name(f"{path.name}.part")
-    fruitless, furthest = 0, _size(part)
+    failures, furthest = 0, _size(part)
     while not path.is_file():
         try:
             _receive(url, part, sha256 is not None, report)
@@ -81,31 +79,28 @@ def fetch(
                 ) from error
             failure: Exception = error
         except (http.client.HTTPException, OSError) as error:
-            failure = error  # the network's: a disk that cannot be written is a DownloadError by now
-        # Where each attempt starts anew, only what goes further than all before brings anything.
-        fruitless = 1 if _size(part) > furthest else fruitless + 1
+            failure = error  # of the network: the disk raises DownloadError
+        # Attempts that start from the beginning count as progress only beyond all earlier ones.
+        failures = 1 if _size(part) > furthest else failures + 1
         furthest = max(furthest, _size(part))
-        if fruitless == ATTEMPTS:
+        if failures == ATTEMPTS:
             raise DownloadError(
-                f"{url}: {ATTEMPTS} attempts brought nothing, the last: {_line(failure)}; check the "
-                "connection or name a mirror with --url, and call again: it goes on from there"
+                f"{url}: {ATTEMPTS} attempts without progress, the last: {_line(failure)}; check the "
+                "connection or name a mirror with --url; the next call resumes the download"
             ) from failure
-        time.sleep(BACKOFF_SECONDS * 2 ** (fruitless - 1))
-    digest = hashlib.sha256()
-    with (path if path.is_file() else part).open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    if sha256 is not None and digest.hexdigest() != sha256:
+        time.sleep(BACKOFF_SECONDS * 2 ** (failures - 1))
+    found = file_sha256(path if path.is_file() else part)
+    if sha256 is not None and found != sha256:
         for bad in (path, part, _tag_file(part)):
             bad.unlink(missing_ok=True)
         raise DownloadError(
-            f"{url}: its SHA-256 is {digest.hexdigest()}, not {sha256}; what came is removed. Call again, or "
-            "name another mirror with --url"
+            f"{url}: its SHA-256 is {found}, not {sha256}; the download was removed. Call again, or name "
+            "another mirror with --url"
         )
     if part.is_file():
         part.replace(path)
     _tag_file(part).unlink(missing_ok=True)
-    return digest.hexdigest()
+    return found
 
 
 def unpack(
@@ -113,14 +108,15 @@ def unpack(
 ) -> int:
     """Unpack a tar (plain or compressed) or zip into a new folder; returns the number of files.
 
-    What fails leaves a folder that is not whole: unpack beside the place where it is to be, then rename.
+    A failure leaves an incomplete folder: unpack next to the final place, then rename.
 
     Args:
-        strip: leave out the one folder that everything in the archive lies in.
+        strip: leave out the one folder that contains everything in the archive.
 
     Raises:
-        ArchiveError: a damaged archive, a member that is not a plain file or folder or whose name leads out.
-        DownloadError: no room.
+        ArchiveError: a damaged archive, or a member that is not a plain file or folder or whose name leads
+            out of the folder.
+        DownloadError: the disk is full.
     """
     count = 0
     tops: set[str] = set()
@@ -150,9 +146,9 @@ def unpack(
         reason = str(error).partition(":\n")[0]  # tarfile lists on further lines what it tried
         raise ArchiveError(f"{archive}: damaged, or no tar or zip ({reason}); fetch it again") from error
     except (FileExistsError, NotADirectoryError) as error:
-        raise ArchiveError(f"{archive}: holds {error.filename} twice, or it was there before") from error
+        raise ArchiveError(f"{archive}: holds {error.filename} twice, or it existed before") from error
     except OSError as error:
-        # None is not the system's: so bz2 says that data are damaged.
+        # Without a number the error is not the system's: bz2 reports damaged data this way.
         if error.errno in (None, errno.ENAMETOOLONG):
             raise ArchiveError(f"{archive}: damaged ({error}); fetch it again") from error
         raise DownloadError(f"{folder}: cannot be written ({error}); free space and call again") from error
@@ -160,17 +156,17 @@ def unpack(
 
 
 def _line(reason: object) -> str:
-    """What a server may have worded, without its line breaks."""
+    """A server's or the system's text in one line."""
     return " ".join(str(reason).split())
 
 
 def _is_address(url: str) -> bool:
-    """Whether it is one that urllib can ask: anything else would look like a failing network."""
+    """Whether urllib can request it: anything else would look like a failing network."""
     try:
         parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and parts.port != 0
         return known and bool(parts.hostname and _PLAIN.fullmatch(url))
-    except ValueError:  # of brackets and ports
+    except ValueError:  # wrong brackets or port
         return False
 
 
@@ -179,14 +175,14 @@ def _size(path: Path) -> int:
 
 
 def _tag_file(part: Path) -> Path:
-    """Where the server's mark of the very file that `part` is the beginning of is kept."""
+    """The file that keeps the server's ETag or date of the file that `part` begins."""
     return part.with_name(f"{part.name}.tag")
 
 
 def _receive(url: str, part: Path, checked: bool, report: Report) -> None:
-    """Write or go on writing `part`.
+    """Write `part`, or resume it.
 
-    Raises what urllib raises, ConnectionError for an end that comes early, DownloadError for want of room.
+    Raises what urllib raises, ConnectionError if the transfer ends early, DownloadError if the disk is full.
     """
     have, tag_file = _size(part), _tag_file(part)
     tag = tag_file.read_text() if tag_file.is_file() else ""
@@ -200,25 +196,25 @@ def _receive(url: str, part: Path, checked: bool, report: Report) -> None:
     except urllib.error.HTTPError as error:
         if error.code != 416 or not have:
             raise
-        if error.headers.get("Content-Range", "") == f"bytes */{have}":  # all of it is here
+        if error.headers.get("Content-Range", "") == f"bytes */{have}":  # the part is complete
             return
         part.unlink()
-        raise ConnectionError("what was here is longer than the file; it starts anew") from error
+        raise ConnectionError("the part is longer than the server's file; starting again") from error
     with answer:
         if answer.status == 206:
             found = _CONTENT_RANGE.match(answer.headers.get("Content-Range", ""))
             if found is None or int(found[1]) != have:
                 part.unlink(missing_ok=True)
-                raise ConnectionError("the server goes on at another byte; it starts anew")
+                raise ConnectionError("the server resumes at another byte; starting again")
         else:
             have, found = 0, None
         length = answer.headers.get("Content-Length", "")
         total = have + int(length) if length.isdecimal() else None
         if found is not None and found[2] != "*":
-            total = int(found[2])  # a server may give less than what was asked for
+            total = int(found[2])  # a server may send less than was requested
         if total is not None and total - have > (free := shutil.disk_usage(part.parent).free):
             raise DownloadError(
-                f"{part.parent}: {(total - have) / 1e6:,.0f} MB are to come, {free / 1e6:,.0f} MB are free; "
+                f"{part.parent}: {(total - have) / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free; "
                 "free space or choose another folder"
             )
         if have == 0:
@@ -241,7 +237,7 @@ def _append(path: Path, block: bytes) -> None:
             file.write(block)
     except OSError as error:
         raise DownloadError(
-            f"{path}: cannot be written ({error}); free space, then call again: it goes on from there"
+            f"{path}: cannot be written ({error}); free space; the next call resumes the download"
         ) from error
 
 
@@ -257,7 +253,7 @@ def _safe_parts(archive: Path, name: str) -> tuple[str, ...]:
 
 
 def _tar_members(archive: Path) -> Generator[tuple[str, IO[bytes] | None], None, None]:
-    """Names with the streams of files, None for folders."""
+    """Names, with the streams of files and None for folders."""
     with tarfile.open(archive, "r:*") as tar:
         for member in tar:
             stream = tar.extractfile(member) if member.isreg() else None

@@ -26,10 +26,10 @@ class Packing:
     """How shards are written.
 
     Args:
-        format: wav and flac (16 bits: exact where the source has no more and is mono at this rate), opus,
-            or copy for the bytes as they are.
-        sample_rate: of the mono clips in the shards; without meaning for copy.
-        shard_megabytes: a shard is closed before it would grow beyond this. A single clip may.
+        format: wav and flac (16 bits: exact if the source is mono at this rate with at most 16 bits), opus,
+            or copy for the unchanged bytes.
+        sample_rate: of the mono clips in the shards; ignored for copy.
+        shard_megabytes: a shard is closed before it grows beyond this. A single clip may be larger.
     """
 
     format: str = "flac"
@@ -67,7 +67,7 @@ def encode_clip(clip: Clip, packing: Packing) -> Encoded:
             waveform_S = load(
                 clip.audio, start=clip.start, seconds=clip.seconds, sample_rate=packing.sample_rate
             )
-            # By 2**15 both ways, as decoders do; libsndfile's own conversion multiplies by 2**15 - 1.
+            # Decoders divide by 2**15; libsndfile's own conversion multiplies by 2**15 - 1.
             pcm_S = (waveform_S * 32_768).round().clamp(-32_768, 32_767).short().numpy()
             seconds = len(pcm_S) / packing.sample_rate
             buffer = io.BytesIO()
@@ -90,7 +90,7 @@ def _copy(clip: Clip) -> tuple[str, bytes, float]:
     is_whole = not clip.start and (clip.seconds is None or abs(clip.seconds - seconds) < 1e-3)
     if not is_whole or not isinstance(clip.audio, str):
         raise DataError(
-            f"{clip.audio}: {clip.origin or 'it'} is a part of a file, `copy` keeps files whole; "
+            f"{clip.audio}: {clip.origin or 'it'} is a part of a file, but `copy` keeps files whole; "
             "choose wav, flac or opus"
         )
     path = Path(clip.audio)

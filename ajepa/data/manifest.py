@@ -1,8 +1,8 @@
 """Manifests: tables of clips, CSV or Parquet, for sets that are too large or too selective for a folder.
 
 Columns: `path` (relative to the manifest's folder, or absolute), and optionally `start` and `duration` in
-seconds (a part of the file; empty for all of it) and `labels` (text, carried along). Others are left alone.
-A path may come in several rows, as several parts of one recording do.
+seconds (a part of the file; empty for all of it) and `labels` (text). Other columns are ignored. A path may
+appear in several rows, for several parts of one recording.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from .clips import Clip, DataError
 
 SUFFIXES = (".csv", ".parquet")
 COLUMNS = {"path": pa.string(), "start": pa.float64(), "duration": pa.float64()}
-_ROWS = 65_536  # at a time; a change of it changes every fingerprint
-_LOOKED_AT = 8  # files that are looked for at the start, so that a wrong folder is told before training
+_ROWS = 65_536  # at a time; changing it changes every fingerprint
+_CHECKED_FILES = 8  # at the start, so that a wrong folder is reported before training
 
 
 class Manifest:
-    """The clips of a manifest. Only the columns are in memory: no file is opened, none is counted.
+    """The clips of a manifest. Only the columns are in memory; no file is opened.
 
     Args:
         path: the manifest.
         labels: keep the column `labels` too.
 
     Raises:
-        DataError: it is missing or not readable, a column or a value is wrong (the message has the row's
-            number, from 1 on), or it has no rows, or none of the files that were looked for is there.
+        DataError: it is missing, unreadable or without rows, a column or a value is wrong (the message has
+            the row's number, counted from 1), or none of the files that were checked exists.
     """
 
     shard_sizes: tuple[int, ...] = ()
@@ -51,8 +51,8 @@ class Manifest:
         table = read_manifest(self.path, labels=labels)
         self._paths = table["path"]
         self._labels = table["labels"] if "labels" in table.column_names else None
-        # NaN where the manifest says nothing. NumPy and Arrow arrays are single blocks of memory, which
-        # forked loader processes share untouched.
+        # NaN for empty cells. NumPy and Arrow arrays are single blocks of memory, which forked loader
+        # processes share.
         self._starts, self._durations = (
             table[name].to_numpy() if name in table.column_names else None for name in ("start", "duration")
         )
@@ -78,7 +78,7 @@ class Manifest:
         return range(len(self))
 
     def fingerprint(self) -> dict[str, Any]:
-        """A hash over the contents that matter: paths, starts and durations. CSV and Parquet agree."""
+        """A hash of paths, starts and durations, the same for CSV and Parquet."""
         digest = hashlib.sha256()
         for first in range(0, len(self), _ROWS):
             rows = slice(first, first + _ROWS)
@@ -90,19 +90,19 @@ class Manifest:
         return {"files": len(self), "sha256": digest.hexdigest()}
 
     def _check_files(self) -> None:
-        places = np.linspace(0, len(self) - 1, num=min(_LOOKED_AT, len(self)), dtype=int)
+        places = np.linspace(0, len(self) - 1, num=min(_CHECKED_FILES, len(self)), dtype=int)
         files = [self.clip(int(place)).audio for place in places]
         if not any(Path(str(file)).exists() for file in files):
             raise DataError(
-                f"{self.path}: of {len(files)} files that it names, none is there, the first of them "
-                f"{files[0]}; paths are relative to the manifest's folder"
+                f"{self.path}: none of {len(files)} listed files exists, such as {files[0]}; paths are "
+                "relative to the manifest's folder"
             )
 
 
 def read_manifest(path: Path, *, labels: bool = False) -> pa.Table:
-    """The columns of COLUMNS that a manifest has, checked; NaN for times that are not given."""
+    """The columns of COLUMNS that a manifest has, checked; null for empty times."""
     if not path.is_file():
-        raise DataError(f"{path}: no such manifest; `ajepa data manifest FOLDER {path}` makes one")
+        raise DataError(f"{path}: no such manifest; make one with `ajepa data manifest FOLDER {path}`")
     types = COLUMNS | ({"labels": pa.string()} if labels else {})
     try:
         table = _read_csv(path, types) if path.suffix.lower() == ".csv" else _read_parquet(path, types)
@@ -122,7 +122,7 @@ def read_manifest(path: Path, *, labels: bool = False) -> pa.Table:
 
 
 def write_manifest(path: Path, rows: Iterable[dict[str, Any]], types: dict[str, pa.DataType]) -> int:
-    """Write rows as CSV or Parquet, as the suffix says, whole or not at all; returns their number."""
+    """Write rows as CSV or Parquet by the suffix, whole or not at all; returns their number."""
     schema, count = pa.schema(types.items()), 0
     kind = pa.csv.CSVWriter if path.suffix.lower() == ".csv" else pa.parquet.ParquetWriter
     iterator = iter(rows)
@@ -132,12 +132,12 @@ def write_manifest(path: Path, rows: Iterable[dict[str, Any]], types: dict[str, 
                 writer.write_table(pa.Table.from_pylist(batch, schema))
                 count += len(batch)
         if count == 0:
-            raise DataError(f"{path}: not written, it would have no rows: no file can be used")
+            raise DataError(f"{path}: not written, because no file can be used")
     return count
 
 
 def relative_path(file: Path, manifest: Path) -> str:
-    """How a manifest names a file: from its own folder on where the file is below it, else in full."""
+    """A file's path in a manifest: relative to the manifest's folder if it is below it, else absolute."""
     file, folder = Path(os.path.abspath(file)), Path(os.path.abspath(manifest.parent))  # noqa: PTH100  # keeps links
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.as_posix()
 
@@ -155,7 +155,7 @@ def _read_csv(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
             strings_can_be_null=True,
             quoted_strings_can_be_null=True,
         )
-        # One thread: it takes a second for two million rows, and more would each hold blocks of the file.
+        # One thread reads two million rows in a second; each further one would hold blocks of the file.
         serial = pa.csv.ReadOptions(use_threads=False)
         return pa.csv.read_csv(
             path, read_options=serial, convert_options=convert, memory_pool=pa.system_memory_pool()
@@ -191,16 +191,16 @@ def _wanted(path: Path, names: list[str], types: dict[str, pa.DataType]) -> list
     if "path" not in names:
         listed = ", ".join(names) or "none"
         raise DataError(
-            f"{path}: no column is called path (there are: {listed}); name the column of the files so"
+            f"{path}: no column is called path (there are: {listed}); rename the column of the files"
         )
     doubled = [name for name in types if names.count(name) > 1]
     if doubled:
-        raise DataError(f"{path}: two columns are called {doubled[0]}; rename one")
+        raise DataError(f"{path}: two columns are named {doubled[0]}; rename one")
     return [name for name in types if name in names]
 
 
 def _name_bad_number(path: Path, texts: pa.Table) -> None:
-    """Raise for the first value that is no number; nothing where all are."""
+    """Raise DataError for the first value that is not a number, if there is one."""
     for name in ("start", "duration"):
         if name not in texts.column_names:
             continue
@@ -209,7 +209,7 @@ def _name_bad_number(path: Path, texts: pa.Table) -> None:
                 float(text or 0)
             except ValueError as error:
                 raise DataError(
-                    f"{path}: row {row}: {name} is {text!r}, must be a number of seconds or empty"
+                    f"{path}: row {row}: {name} is {text!r}; give a number of seconds or leave it empty"
                 ) from error
 
 

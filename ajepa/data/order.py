@@ -1,4 +1,4 @@
-"""Which clip comes when: a pure function of (data, batch size, seed, step), to resume anywhere."""
+"""The order of clips: a pure function of (data, batch size, seed, step), so that any step can be resumed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 
 
 class Draw(NamedTuple):
-    """One crop to make: of which clip, and the seed of its randomness."""
+    """One crop to make: the clip's number, and the seed of its randomness."""
 
     clip: int
     seed: int
@@ -34,16 +34,15 @@ def mix_seed(*parts: int) -> int:
 class StepSampler(Sampler[list[Draw]]):
     """Batches of draws from step `start` on: a pure function of (clips, shards, batch size, seed, step).
 
-    Clips run through one random permutation after another, so that each is drawn once an epoch, and an
-    epoch's last clips share a batch with the next one's first. Each rank takes its slice of every batch.
+    Each epoch is a random permutation of the clips; a batch may hold the last clips of one epoch and the
+    first of the next. Each rank takes its slice of every batch.
 
     Args:
         clips: size of the set.
-        shard_sizes: clips of each shard, in order; empty for files that stand alone, which are shuffled
-            as a whole.
-        ahead: is told the shards that come about one window later.
-        window: shards that are shuffled among each other at a time. The shards are permuted first. No more
-            than so many are in use, twice as many while a batch spans two windows.
+        shard_sizes: clips of each shard, in order; empty for separate files, which are shuffled as a whole.
+        window: shards that are shuffled together at a time, after the shards are permuted. At most this many
+            are in use, twice as many while a batch spans two windows.
+        ahead: called with each shard about one window before it is needed.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class StepSampler(Sampler[list[Draw]]):
         if batch_size % ranks:
             raise ValueError(f"batch size {batch_size} cannot be divided over {ranks} processes")
         if shard_sizes and sum(shard_sizes) != clips:
-            raise ValueError(f"shards of {sum(shard_sizes)} clips, but there are {clips}")
+            raise ValueError(f"shard_sizes add up to {sum(shard_sizes)} clips, but the set has {clips}")
         self.clips, self.batch_size, self.seed = clips, batch_size, seed
         self.start, self.stop, self.rank, self.ranks = start, stop, rank, ranks
         self.shard_sizes, self.window, self.ahead = tuple(shard_sizes), window, ahead
@@ -83,7 +82,7 @@ class StepSampler(Sampler[list[Draw]]):
             yield [self.draw(position) for position in range(first, first + share)]
 
     def draw(self, position: int) -> Draw:
-        """The draw at a place of the endless stream."""
+        """The draw at a position of the endless stream."""
         epoch, place = divmod(position, self.clips)
         order = _permutation(self.clips, self.shard_sizes, self.window, self.seed, epoch)
         return Draw(int(order[place]), mix_seed(self.seed, position))

@@ -37,18 +37,18 @@ def write_shards(
     skip_broken: bool = False,
     report: Callable[[int], None] = lambda done: None,
 ) -> Listing:
-    """Encode clips into `out`; shards that an earlier call finished stay, so that a stopped one goes on.
+    """Encode clips into `out`; a call that was stopped is continued by the next one.
 
-    Members are `000000012.flac`, numbered by the clip's place in the source, and `000000012.json` with path,
-    duration and labels. Clips left out with `skip_broken` are listed in broken.txt. The result does not
+    Members are `000000012.flac`, numbered by the clip's position in the source, and `000000012.json` with
+    path, duration and labels. Clips left out with `skip_broken` are listed in broken.txt. The result does not
     depend on `workers` or on interruptions.
 
     Args:
-        workers: threads that decode and encode; both happen outside Python's lock.
+        workers: threads that decode and encode, which both release Python's lock.
         report: called with the number of clips done, in order.
 
     Raises:
-        DataError: `out` holds shards of another source or of other options, or another process writes there.
+        DataError: `out` holds shards of another source or other options, or another process writes there.
         AudioError: a clip cannot be used and `skip_broken` is off.
     """
     packing = packing or Packing()
@@ -66,7 +66,7 @@ def write_shards(
             listing = _write(clips, out, packing, made_from, workers, skip_broken, report)
     except Timeout as error:
         raise DataError(
-            f"{out}: another process writes shards here; wait for it or choose another --out"
+            f"{out}: another process is writing shards here; wait for it or choose another --out"
         ) from error
     shutil.rmtree(progress)
     return listing
@@ -75,11 +75,11 @@ def write_shards(
 def _finished(out: Path, made_from: dict[str, Any]) -> Listing | None:
     if not (out / LISTING).is_file():
         if not (out / _PROGRESS).is_dir() and out.is_dir() and any(out.glob("*.tar")):
-            raise DataError(f"{out}: holds tars of another origin; choose another --out")
+            raise DataError(f"{out}: holds tars from elsewhere; choose another --out")
         return None
     listing = parse_listing((out / LISTING).read_text(encoding="utf-8"), str(out / LISTING))
     if listing.made_from != json.loads(json.dumps(made_from)):
-        raise DataError(f"{out}: holds shards of another source or of other options; choose another --out")
+        raise DataError(f"{out}: holds shards of another source or other options; choose another --out")
     return listing
 
 
@@ -95,8 +95,8 @@ def _write(
     plan = out / _PROGRESS / "plan.json"
     if plan.is_file() and json.loads(plan.read_text()) != json.loads(json.dumps(made_from)):
         raise DataError(
-            f"{out}: holds unfinished shards of another source or of other options; choose another --out, or "
-            "remove this one"
+            f"{out}: holds unfinished shards of another source or other options; choose another --out, or "
+            "remove this folder"
         )
     files.write(plan, json.dumps(made_from))
     parts = list(_finished_parts(out))
@@ -121,7 +121,7 @@ def _write(
         parts.append(writer.finish(len(clips), broken))
         broken = []
     if not parts:
-        raise DataError(f"{out}: none of {len(clips)} clips can be used, the first because: {broken[0]}")
+        raise DataError(f"{out}: none of {len(clips)} clips can be used; the first error: {broken[0]}")
     broken = [reason for part in parts for reason in part.broken] + broken
     if broken:
         files.write(out / _BROKEN, "".join(f"{' '.join(reason.split())}\n" for reason in broken))
@@ -130,7 +130,7 @@ def _write(
 
 
 def _finished_parts(out: Path) -> Iterator[_Part]:
-    """What is noted of each shard that is whole, up to the first that is not."""
+    """The notes of the complete shards, up to the first incomplete one."""
     for number in range(10**9):
         note = out / _PROGRESS / f"{number:06d}.json"
         tar = out / f"shard-{number:06d}.tar"
@@ -144,7 +144,7 @@ def _finished_parts(out: Path) -> Iterator[_Part]:
 
 @dataclass(frozen=True)
 class _Part:
-    """A finished shard: its rows of the index, and what was left out on the way to clip `stop`."""
+    """A finished shard: its rows of the index, and the errors of clips left out before clip `stop`."""
 
     stop: int
     shard: Shard
@@ -163,7 +163,7 @@ class _Part:
 
 
 class _TarWriter:
-    """One shard, under another name until it is whole. The bytes depend on the clips alone."""
+    """Writes one shard, under another name until it is complete. The bytes depend on the clips alone."""
 
     def __init__(self, out: Path, number: int) -> None:
         self.out, self.number, self.name = out, number, f"shard-{number:06d}.tar"
@@ -178,7 +178,7 @@ class _TarWriter:
         return self._size + members + 2 * _TAR_BLOCK
 
     def add(self, key: str, item: Encoded) -> None:
-        """Append the clip and what is known about it."""
+        """Append a clip and its JSON."""
         name = f"{key}.{item.suffix}"
         offset = self._size + _TAR_BLOCK
         for member, data in ((name, item.audio), (f"{key}.json", item.about)):
@@ -189,7 +189,7 @@ class _TarWriter:
         self.rows.append(row | {"seconds": item.seconds})
 
     def finish(self, stop: int, broken: list[str]) -> _Part:
-        """Close the shard and note that it is done; `stop`: the first clip that it has no part in."""
+        """Close the shard and note that it is done; `stop` is the number of the first clip after it."""
         self._put(bytes(2 * _TAR_BLOCK))
         self._file.flush()
         os.fsync(self._file.fileno())

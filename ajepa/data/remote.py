@@ -1,8 +1,8 @@
-"""Shards on a web server: fetched whole as they are needed, into a bounded folder on this machine.
+"""Shards on a web server: each is fetched whole when it is needed, into a bounded folder on this machine.
 
-Cached shards are called after their checksum. Any number of processes may share the folder: each shard is
-fetched by one of them while the others wait, and the least recently used make room. A process that still
-reads a shard which another one removes keeps reading it (`_OpenShard`).
+Cached shards are named by their checksum. Any number of processes may share the folder: one of them fetches a
+shard while the others wait, and the least recently used shards make room. A process can still read a shard
+that another one removes (`_OpenShard`).
 """
 
 from __future__ import annotations
@@ -14,32 +14,34 @@ import random
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from filelock import FileLock, Timeout
 
-from .ahead import LookAhead
 from .clips import Clips, DataError
 from .shards import INDEX, LISTING, MAKE_AGAIN, Listing, Shard, Shards, parse_listing
 
 ATTEMPTS = 6
 TIMEOUT_SECONDS = 30  # without a byte
-BACKOFF_SECONDS = 0.5  # doubles with each attempt, times 0.5 to 1.5 so that ranks do not come back at once
+BACKOFF_SECONDS = 0.5  # doubles with each attempt, times 0.5 to 1.5 so that ranks do not all retry at once
 _BLOCK = 2**20
 _LARGEST_LISTING = 256 * 2**20
 _Result = TypeVar("_Result")
 
 
 def open_url(url: str, window: int, cache: Path, megabytes: int) -> Shards:
-    """The shards at an http(s) address: of their folder, or of its shards.json.
+    """The shards at an http(s) address: that of their folder or of its shards.json.
 
     Args:
-        cache: a folder of this machine for fetched shards.
-        megabytes: how much of it they may fill; must hold window + 1 shards.
+        cache: a local folder for fetched shards.
+        megabytes: how much of it they may fill; enough for window + 1 shards.
     """
     base = url.removesuffix(LISTING)
     parts = urlsplit(base)
@@ -55,7 +57,7 @@ def open_url(url: str, window: int, cache: Path, megabytes: int) -> Shards:
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{cache}: cannot be made ({error}); name another data.shard_cache") from error
+        raise DataError(f"{cache}: cannot be created ({error}); name another data.shard_cache") from error
     store = ShardCache(base, cache, megabytes * 2**20)
     index = store.fetch(INDEX, listing.index_sha256, suffix=".parquet")
     ahead = sum(sorted((shard.size for shard in listing.shards), reverse=True)[: 2 * window + 1])
@@ -66,7 +68,7 @@ class RemoteShards(Shards):
     """Shards of a server.
 
     Args:
-        ahead: the cache holds two windows, so that one is fetched while the other is read.
+        ahead: the cache holds two windows: one can be fetched while the other is read.
     """
 
     def __init__(self, listing: Listing, index: Path, store: ShardCache, window: int, *, ahead: bool) -> None:
@@ -77,9 +79,37 @@ class RemoteShards(Shards):
         self._store.locate(self.listing.shards[number])
 
 
+class LookAhead:
+    """Fetches shards before they are needed, one after the other, in a thread of its own.
+
+    Args:
+        fetch: fetches the shard of this number; returns at once if it is there.
+        remembered: how many of the last requested shards are not requested again.
+    """
+
+    def __init__(self, fetch: Callable[[int], object], remembered: int) -> None:
+        self._fetch = fetch
+        self._recent: deque[int] = deque(maxlen=remembered)
+        self._waiting: SimpleQueue[int] = SimpleQueue()
+        # A daemon: the end of a run does not wait for a download.
+        Thread(target=self._work, name="ajepa-look-ahead", daemon=True).start()
+
+    def __call__(self, shard: int) -> None:
+        """Request a shard that will be needed soon."""
+        if shard not in self._recent:
+            self._recent.append(shard)
+            self._waiting.put(shard)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                self._fetch(self._waiting.get())
+            except DataError:  # whoever reads the shard meets the error too, and stops the run
+                continue
+
+
 def look_ahead(clips: Clips) -> LookAhead | None:
-    """What fetches the shards of a set before they are read; None where there is nothing to fetch, or no
-    room for it."""
+    """Fetches the shards of a set before they are read; None if nothing is remote, or the cache too small."""
     if not isinstance(clips, RemoteShards) or not clips.looks_ahead:
         return None
     return LookAhead(clips.prefetch, remembered=2 * clips.window)
@@ -89,22 +119,22 @@ class ShardCache:
     """A bounded folder of fetched shards.
 
     Args:
-        base: address of the remote folder, with the final slash.
-        folder: where they go.
-        limit: bytes that shards may take, unfinished ones included.
+        base: address of the remote folder, with a final slash.
+        folder: where the shards are stored.
+        limit: bytes that shards may take, including unfinished ones.
     """
 
     def __init__(self, base: str, folder: Path, limit: int) -> None:
         self.base, self.folder, self.limit = base, folder, limit
 
     def locate(self, shard: Shard) -> Path:
-        """The shard's path here, after fetching it if it is not there."""
+        """The local path of a shard, which is fetched if necessary."""
         return self.fetch(shard.name, shard.sha256, suffix=".tar", size=shard.size)
 
     def fetch(self, name: str, sha256: str, *, suffix: str, size: int = 0) -> Path:
-        """The path of a remote file of this checksum, fetched if it is not there.
+        """The local path of a remote file with this checksum, which is fetched if necessary.
 
-        Raises DataError where the server does not give it, or gives other bytes, time after time.
+        Raises DataError if the server repeatedly fails to deliver it or sends other bytes.
         """
         path = self.folder / f"{sha256}{suffix}"
         try:
@@ -114,7 +144,7 @@ class ShardCache:
                     self._make_room(partial_file, size)
                     address = urljoin(self.base, quote(name))
                     _retry(address, partial(_download, address, partial_file, sha256, size))
-                    with self._lock("room"):  # who makes room counts what is there
+                    with self._lock("room"):  # another process may be counting the files
                         partial_file.replace(path)
                 os.utime(path)
         except (OSError, _DiskError) as error:
@@ -133,7 +163,7 @@ class ShardCache:
             partial_file.unlink(missing_ok=True)
             for other in self.folder.glob("*.partial"):
                 try:
-                    with self._lock(other.stem, timeout=0):  # free: its process was killed
+                    with self._lock(other.stem, timeout=0):  # succeeds if its process was killed
                         other.unlink(missing_ok=True)
                 except Timeout:
                     continue
@@ -145,11 +175,11 @@ class ShardCache:
                 total -= path.stat().st_size
                 path.unlink()
             with partial_file.open("wb") as file:
-                file.truncate(size)  # takes no blocks, but counts
+                file.truncate(size)  # takes no blocks on the disk, but counts
 
 
 def _retry(address: str, attempt: Callable[[], _Result]) -> _Result:
-    """What `attempt` gives, tried again after failures that may pass, each time after a longer pause."""
+    """The result of `attempt`; failures that may pass are retried, each time after a longer pause."""
     for number in range(1, ATTEMPTS + 1):
         try:
             return attempt()
@@ -160,18 +190,18 @@ def _retry(address: str, attempt: Callable[[], _Result]) -> _Result:
                 ) from error
             failure: Exception = error
         except (http.client.HTTPException, OSError, _WrongBytesError) as error:
-            failure = error  # the network's: that of the disk is a _DiskError
+            failure = error  # of the network: the disk raises _DiskError
         if number < ATTEMPTS:
             time.sleep(BACKOFF_SECONDS * 2 ** (number - 1) * random.uniform(0.5, 1.5))
     raise DataError(f"{address}: not fetched in {ATTEMPTS} attempts, the last: {failure}") from failure
 
 
 class _WrongBytesError(Exception):
-    """The server's bytes are not those of the checksum."""
+    """The server's bytes do not match the checksum."""
 
 
 class _DiskError(Exception):
-    """The disk is full, or fails: no matter of the network's."""
+    """The disk is full or fails: not an error of the network."""
 
 
 def _get(address: str) -> bytes:
@@ -194,6 +224,6 @@ def _download(address: str, path: Path, sha256: str, size: int) -> None:
         file.truncate()
     if digest.hexdigest() != sha256:
         raise _WrongBytesError(
-            f"{position} bytes came, not those of the index (by their checksum); copy the shards there "
-            f"again, or {MAKE_AGAIN}"
+            f"the {position} bytes received do not match the checksum of the index; copy the shards to the "
+            f"server again, or {MAKE_AGAIN}"
         )

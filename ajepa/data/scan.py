@@ -31,20 +31,20 @@ def scan_folder(
     """List a folder's audio, with durations from the headers, in a manifest.
 
     Args:
-        share: of the files that are listed, by a hash of their paths in the folder: the same ones each time,
-            and a smaller share is part of a larger one.
+        share: share of the files to list, chosen by a hash of their paths in the folder: always the same
+            files, and a smaller share is part of a larger one.
 
     Returns:
-        Number of files, seconds altogether, and why each file was left out that was.
+        Number of files, their total seconds, and the error of each file that was left out.
 
     Raises:
-        DataError: `out` is neither .csv nor .parquet, the share is none, or no file can be used.
+        DataError: `out` is neither .csv nor .parquet, `share` is not in 0..1, or no file can be used.
         AudioError: there is no audio, or a file cannot be used and `skip_broken` is off.
     """
     if out.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{out}: a manifest's name ends in {' or '.join(SUFFIXES)}")
+        raise DataError(f"{out}: not a manifest's name; end it in {' or '.join(SUFFIXES)}")
     if not 0 < share <= 1:
-        raise DataError(f"share is {share}, must be above 0 and at most 1")
+        raise DataError(f"--share is {share}; give a number above 0 and at most 1")
     files = [
         file
         for file in find_audio(folder)
@@ -81,7 +81,7 @@ def _as_text(path: str, out: Path) -> str:
     try:
         path.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{os.fsencode(path)!r}: the file's name is not UTF-8; rename it") from error
+        raise DataError(f"{os.fsencode(path)!r}: the name of this file is not UTF-8; rename it") from error
     if out.suffix.lower() == ".csv" and ("\n" in path or "\r" in path):
-        raise DataError(f"{path!r}: a line break in a file's name does not fit into CSV; write .parquet")
+        raise DataError(f"{path!r}: CSV cannot hold a line break in a file's name; write .parquet instead")
     return path

@@ -1,10 +1,10 @@
-"""Tar shards with an index beside them: any clip is read by its place, nothing is unpacked.
+"""Tar shards with an index next to them: a clip is read by its position, nothing is unpacked.
 
 A folder of shards holds
-    shard-000000.tar ...   WebDataset tars; those of others may have other names
+    shard-000000.tar ...   WebDataset tars; tars from elsewhere may have other names
     index.parquet          one row a clip: shard, name, offset, size (bytes), seconds
     shards.json            for each shard its name, size, sha256, clips and seconds; written last
-The stock webdataset library reads the tars, which need no index for that.
+The webdataset library reads the tars without the index.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ import hashlib
 import json
 import os
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
+from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -44,14 +42,14 @@ SCHEMA = pa.schema(
     }
 )
 MAKE_AGAIN = "make the index again with `ajepa data index`"
-# A listing may come from a server: its names become file names here.
+# A listing may come from a server, and its names become file names on this machine.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar: `size` in bytes, `clips` of `seconds` altogether."""
+    """One tar: `size` in bytes; `clips` clips that last `seconds` in total."""
 
     name: str
     size: int
@@ -62,7 +60,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Listing:
-    """What shards.json says. `made_from`: source and options of `ajepa data shard`; empty for other tars."""
+    """The contents of shards.json; `made_from` has the source and options of `ajepa data shard`, if any."""
 
     shards: tuple[Shard, ...]
     index_sha256: str
@@ -79,13 +77,13 @@ class Shards:
     """The clips of a folder of shards.
 
     Args:
-        listing: from `read_listing`.
+        listing: from `parse_listing`.
         index: the path of index.parquet.
-        locate: gives a shard's path on this machine; asked when a clip of it is read.
-        window: shards that the order of draws mixes at a time (`StepSampler`): it is part of the
-            fingerprint, and so many shards are held open.
+        locate: gives a shard's path on this machine; called when one of its clips is read.
+        window: shards that the order of draws mixes at a time (`StepSampler`); part of the fingerprint, and
+            about the number of shards held open.
 
-    Raises DataError where index and listing disagree.
+    Raises DataError if index and listing disagree.
     """
 
     def __init__(
@@ -99,7 +97,18 @@ class Shards:
         self._shard, self._offset, self._size, self._seconds = (
             table[name].to_numpy() for name in ("shard", "offset", "size", "seconds")
         )
-        self._open = _OpenShards(locate, limit=window + 1)
+        self._locate = locate
+        self._hold_open()
+
+    def _hold_open(self) -> None:
+        self._open = lru_cache(maxsize=self.window + 1)(partial(_opened, self._locate))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_open"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._hold_open()  # each process opens its own
 
     def __len__(self) -> int:
         return len(self._names)
@@ -118,7 +127,7 @@ class Shards:
         return self.listing.fingerprint() | {"shard_window": self.window}
 
     def _read(self, shard: Shard, member: int, offset: int, count: int) -> bytes:
-        data = self._open[shard].read(member + offset, count)
+        data = self._open(shard).read(member + offset, count)
         if len(data) != count:
             raise DataError(f"{shard.name}: ends before byte {member + offset + count}; {MAKE_AGAIN}")
         return data
@@ -127,7 +136,7 @@ class Shards:
 def open_folder(folder: Path, window: int = 8) -> Shards:
     """Shards on a disk of this machine.
 
-    Raises DataError for a missing or unreadable index, and for a shard that is missing or of another size.
+    Raises DataError for a missing or unreadable index and for a shard that is missing or of another size.
     """
     path = folder / LISTING
     try:
@@ -138,7 +147,7 @@ def open_folder(folder: Path, window: int = 8) -> Shards:
         file = folder / shard.name
         size = file.stat().st_size if file.is_file() else None
         if size != shard.size:
-            found = "is not there" if size is None else f"has {size} bytes, the index says {shard.size}"
+            found = "is missing" if size is None else f"has {size} bytes, the index says {shard.size}"
             raise DataError(f"{file}: {found}; copy it again, or {MAKE_AGAIN}")
     return Shards(listing, folder / INDEX, partial(_in_folder, folder), window)
 
@@ -148,7 +157,7 @@ def _in_folder(folder: Path, shard: Shard) -> Path:
 
 
 def parse_listing(text: str, name: str) -> Listing:
-    """The contents of a shards.json, checked: `name` is for messages."""
+    """The contents of a shards.json, checked; `name` is for messages."""
     try:
         values = json.loads(text)
         if values["format"] != "ajepa shards" or values["version"] != VERSION:
@@ -172,7 +181,7 @@ def parse_listing(text: str, name: str) -> Listing:
 
 
 def read_index(path: Path, listing: Listing) -> pa.Table:
-    """index.parquet, checked against the listing: every clip lies within its shard, shards are in order."""
+    """index.parquet, checked against the listing: every clip is within its shard, shards are in order."""
     try:
         table = pa.parquet.read_table(path, columns=SCHEMA.names).cast(SCHEMA)
     except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
@@ -192,7 +201,7 @@ def write_index(
     """Write index.parquet, then shards.json, each whole or not at all."""
     with files.in_place_of(folder / INDEX) as partial:
         pa.parquet.write_table(table.cast(SCHEMA), partial)
-        listing = Listing(tuple(shards), file_sha256(partial), made_from or {})
+        listing = Listing(tuple(shards), files.file_sha256(partial), made_from or {})
     values = {
         "format": "ajepa shards",
         "version": VERSION,
@@ -206,18 +215,11 @@ def write_index(
     return listing
 
 
-def file_sha256(path: Path) -> str:
-    """The checksum of a file's bytes."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 class _OpenShard:
-    """Read by position: threads and forked processes do not disturb each other. Closed with the last use,
-    so that a shard may be deleted, or dropped here, while another thread reads it."""
+    """A shard read by position, so that threads and forked processes do not disturb each other.
+
+    It is closed with its last use: it may be deleted, or dropped here, while another thread reads it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -230,28 +232,8 @@ class _OpenShard:
             os.close(self._descriptor)
 
 
-class _OpenShards:
-    """The last used shards, held open."""
-
-    def __init__(self, locate: Callable[[Shard], Path], limit: int) -> None:
-        self.locate, self.limit = locate, limit
-        self._open: OrderedDict[str, _OpenShard] = OrderedDict()
-        self._lock = Lock()
-
-    def __getitem__(self, shard: Shard) -> _OpenShard:
-        with self._lock:
-            if shard.name not in self._open:
-                try:
-                    self._open[shard.name] = _OpenShard(self.locate(shard))
-                except OSError as error:
-                    raise DataError(f"{shard.name}: cannot be opened ({error}); {MAKE_AGAIN}") from error
-                while len(self._open) > self.limit:
-                    self._open.popitem(last=False)
-            self._open.move_to_end(shard.name)
-            return self._open[shard.name]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"locate": self.locate, "limit": self.limit}  # another process opens its own
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+def _opened(locate: Callable[[Shard], Path], shard: Shard) -> _OpenShard:
+    try:
+        return _OpenShard(locate(shard))
+    except OSError as error:
+        raise DataError(f"{shard.name}: cannot be opened ({error}); {MAKE_AGAIN}") from error

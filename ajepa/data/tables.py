@@ -1,4 +1,4 @@
-"""Tables of labelled clips on disk, and where the files that they list are."""
+"""Tables of labelled clips on disk, and the files that they list."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from ajepa.errors import AjepaError
 
 from .copies import COPY_SUFFIXES, one_of_each
 
-PATH_COLUMNS = ("filename", "path")  # of the files in a table, where none is named
+PATH_COLUMNS = ("filename", "path")  # default columns of the files in a table
 LABEL_SEPARATOR = ";"
 # Of Speech Commands' task with 12 classes; the others are `_unknown_` and `_silence_`.
 KEYWORDS = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
 
 
 class TaskError(AjepaError, ValueError):
-    """The source cannot become a task; the message says what was expected and what to do."""
+    """A source cannot become a task; the message says what was expected and what to do."""
 
 
 def existing_folder(path: str | Path, expected: str) -> Path:
+    """`path`, if it is a folder; the TaskError otherwise says what was `expected`."""
     if not Path(path).is_dir():
         raise TaskError(f"{path}: no such folder; expected {expected}")
     return Path(path)
@@ -47,38 +48,38 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def find_path_column(table: Path, row: dict[str, str], named: str | None) -> str:
-    """The column of the files in a table's row: the one that is named, else the first of `PATH_COLUMNS`."""
+    """The column of the files in a table's row: the one named, else the first of `PATH_COLUMNS`."""
     wanted = PATH_COLUMNS if named is None else (named,)
     if found := [column for column in wanted if column in row]:
         return found[0]
     raise TaskError(
-        f"{table}: no column {' or '.join(wanted)} of the files; its columns are {listed(list(row))}; name "
-        "the one (--path)"
+        f"{table}: no column {' or '.join(wanted)} with the files; its columns are {listed(list(row))}; name "
+        "the right one with --path"
     )
 
 
 def check_separator(table: Path, separator: str, multilabel: bool) -> None:
-    """Raises TaskError for one that is empty, or that would go unheeded."""
+    """Raises TaskError for a separator that is empty or would be ignored."""
     if not separator:
         raise TaskError(f"{table}: the label separator is empty; give one, such as {LABEL_SEPARATOR!r}")
     if separator != LABEL_SEPARATOR and not multilabel:
         raise TaskError(
-            f"{table}: labels are separated by {separator!r} in multilabel tables alone; pass multilabel too"
+            f"{table}: only multilabel tables separate labels (by {separator!r}); pass multilabel too"
         )
 
 
 def locate(root: Path, name: str) -> Path:
     """`root`/`name`, or the file of the same stem in another audio format; it may be missing.
 
-    Raises TaskError for a path that leads out of `root`. That is judged by the path as written, so that links
-    inside the data set may lead elsewhere.
+    Raises TaskError for a path that leads out of `root` as written: links inside the data set may lead
+    elsewhere.
     """
     name = name.strip()
     base = os.path.normpath(Path.cwd() / root)
     path = Path(os.path.normpath(Path(base, name)))
     if not name or not path.is_relative_to(base):
         raise TaskError(
-            f"path {name!r} is empty or leads out of {root}; pass the folder that holds all audio"
+            f"path {name!r} is empty or leads out of {root}; pass the folder that contains all audio"
         )
     if path.is_file():
         return path
@@ -87,19 +88,19 @@ def locate(root: Path, name: str) -> Path:
 
 
 def without_missing(located: list[Any], table: Path, skip: bool) -> list[Any]:
-    """The tuples of `located` whose first item is a file; the missing are an error, or a note with `skip`."""
+    """The tuples of `located` whose first item is a file; missing files are an error, with `skip` a note."""
     missing = [item[0] for item in located if not item[0].is_file()]
     if not missing:
         return located
-    message = f"{table}: {len(missing):,} of {len(located):,} listed files are not there: {listed(missing)}"
+    message = f"{table}: {len(missing):,} of {len(located):,} listed files are missing: {listed(missing)}"
     if not skip or len(missing) == len(located):
-        raise TaskError(f"{message}; complete the copy, or pass skip_missing to go on without them")
+        raise TaskError(f"{message}; complete the copy, or pass skip_missing to leave them out")
     note(message)
     return [item for item in located if item[0].is_file()]
 
 
 def without_suffix(name: str) -> str:
-    """`word/clip.wav` as `word/clip`: a list says .wav, whatever the copy's files are."""
+    """`word/clip.wav` as `word/clip`: a list says .wav, whatever the format of the copy."""
     return str(Path(name).with_suffix(""))
 
 

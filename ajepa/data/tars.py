@@ -1,4 +1,4 @@
-"""An index for tars that others made, such as WebDataset shards."""
+"""An index for tars from elsewhere, such as WebDataset shards."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from typing import Any
 import pyarrow as pa
 
 from ajepa.audio import AUDIO_SUFFIXES, AudioBytes, AudioError, info
+from ajepa.files import file_sha256
 
 from .clips import DataError
-from .shards import SCHEMA, Listing, Shard, file_sha256, write_index
+from .shards import SCHEMA, Listing, Shard, write_index
 
 
 def index_tars(folder: Path, *, workers: int = 1, skip_broken: bool = False) -> Listing:
     """Write the index of the tars in a folder (not in its subfolders), in the order of their names.
 
-    Audio is known by its suffix; every header is read for the length.
+    Audio is recognised by its suffix; every header is read for the length.
 
     Raises:
-        DataError: there are no tars, one is compressed or damaged, or it has a member that is refused: links,
-            devices, and names that are absolute or climb out of the tar (`..`).
+        DataError: there are no tars, one is compressed or damaged, or it has a member that is refused: a
+            link, a device, or a name that is absolute or leads out of the tar (`..`).
         AudioError: a clip cannot be used and `skip_broken` is off.
     """
     paths = sorted(folder.glob("*.tar"))
@@ -45,7 +46,7 @@ def index_tars(folder: Path, *, workers: int = 1, skip_broken: bool = False) -> 
 
 
 def audio_members(path: Path) -> Iterator[tarfile.TarInfo]:
-    """The audio files in a tar. Raises DataError for a tar that is damaged or has members to be refused."""
+    """The audio files in a tar. Raises DataError for a damaged tar and for a member that is refused."""
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
@@ -56,7 +57,7 @@ def audio_members(path: Path) -> Iterator[tarfile.TarInfo]:
                     yield member
     except tarfile.TarError as error:
         raise DataError(
-            f"{path}: not readable as an uncompressed tar ({error}); copy or make it again"
+            f"{path}: not readable as an uncompressed tar ({error}); copy it or make it again"
         ) from error
 
 

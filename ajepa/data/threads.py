@@ -14,8 +14,11 @@ _Result = TypeVar("_Result")
 def in_order(
     function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int
 ) -> Generator[_Result, None, None]:
-    """`map` over threads, a few items ahead: endless inputs do not fill the memory. To be closed after use:
-    a generator that is only dropped may end in one of its own threads, which cannot wait for itself."""
+    """`map` over threads, a few items ahead, so that endless inputs do not fill the memory.
+
+    Close it after use: a generator that is only dropped may end in one of its own threads, which cannot wait
+    for itself.
+    """
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[_Result]] = deque()
         try:

@@ -1,16 +1,16 @@
 """Synthetic audio for demonstrations and tests, in the on-disk layouts of real data sets.
 
-Two families of signals, both made from nothing but a seed:
+Two families of signals, both made from a seed alone:
 
 * Environmental sounds, `sound(kind, seconds, rng)`. Kinds that share a spectrum differ in their temporal
-  structure: rising against falling sweeps, evenly spaced ticks against random crackle. `record` then hides
-  them behind what a classifier must ignore: equaliser, reverberation, coloured noise, level, a distractor.
-  Statistics of a spectrogram over time therefore solve the task in part, order and rhythm solve the rest.
+  structure: rising or falling sweeps, even ticks or random crackle. `record` then adds what a classifier must
+  ignore: an equaliser, reverberation, coloured noise, a level, a distractor. Statistics of a spectrogram over
+  time therefore solve part of the task; the rest needs order and rhythm.
 * Words, `speak(voice, word, seconds, rng)`, in pairs of swapped syllables. A `Voice` is the speaker: vocal
   tract length, pitch and voice quality.
 
-Each clip draws from a generator derived from (seed, data set, class, index), so its samples do not depend on
-what was generated before it or in which process. Waveforms are mono float, 16 kHz, shape [S].
+Each clip has a generator derived from (seed, data set, class, index): its samples depend neither on earlier
+clips nor on the process. Waveforms are mono float, 16 kHz, shape [S].
 """
 
 from .layouts import which_set, write_esc50, write_speech_commands, write_unlabelled, write_voxceleb1

@@ -61,9 +61,8 @@ def write_esc50(
 def which_set(filename: str) -> str:
     """`training`, `validation` or `testing`: the split rule in the Speech Commands README.
 
-    What precedes `_nohash_` names the speaker; the SHA-1 of that name, as a number modulo 2^27, is a
-    percentage: 10 % are for validation, 10 % for testing. A speaker is therefore in one split, whatever files
-    are added later.
+    The part before `_nohash_` names the speaker; the SHA-1 of that name, modulo 2^27, gives a percentage:
+    10 % are for validation, 10 % for testing. A speaker therefore stays in one split when files are added.
     """
     speaker = re.sub(r"_nohash_.*$", "", Path(filename).name)
     bucket = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % 2**27
@@ -74,7 +73,7 @@ def which_set(filename: str) -> str:
 
 
 def _speaker_hashes(count: int, seed: int) -> list[str]:
-    """`count` names, about 15 % of them for validation and testing each and at least one, by `which_set`."""
+    """`count` names, of which `which_set` puts about 15 %, at least one, into validation and into testing."""
     held_out = max(1, round(0.15 * count))
     free = {"validation": held_out, "testing": held_out, "training": count - 2 * held_out}
     names: list[str] = []
@@ -141,8 +140,8 @@ def write_voxceleb1(
 ) -> None:
     """Writes `wav/idXXXXX/<session>/NNNNN.wav`, `iden_split.txt` and `vox1_meta.csv` (tab separated).
 
-    Ids start at id10001. A session is a room and a channel. The last session of a speaker is test (3), the
-    one before it dev (2), the others train (1), so no session crosses the splits; at least three are needed.
+    Ids start at id10001. A session has one room and channel. The last session of a speaker is test (3), the
+    one before it dev (2), the others train (1): no session crosses the splits. At least three are needed.
     """
     if sessions < 3:
         raise ValueError(f"need at least 3 sessions (train, dev, test), not {sessions}")
@@ -166,10 +165,10 @@ def write_voxceleb1(
 
 
 def write_unlabelled(folder: str | Path, *, clips: int = 400, seconds: float = 10.0, seed: int = 0) -> None:
-    """Writes `clip_NNNNNN.wav` for pre-training: a third speech, the rest sounds, one to three to a clip.
+    """Writes `clip_NNNNNN.wav` for pre-training: one to three sounds a clip, a third of them speech.
 
-    All kinds of sound and word occur; no voice, room or instance of the labelled sets does, even for the
-    same seed, because the generators are derived from another name.
+    All kinds of sounds and words occur. Voices, rooms and instances differ from those of the labelled sets
+    even for the same seed, because the generators are derived from another name.
     """
     samples = round(seconds * SAMPLE_RATE)
     for index in range(clips):

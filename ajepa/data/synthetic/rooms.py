@@ -1,4 +1,4 @@
-"""Recordings of dry sounds: equaliser, room, noise and level, which a classifier has to ignore."""
+"""Recordings of dry sounds: equaliser, room, noise and level, which a classifier must ignore."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .signals import SAMPLE_RATE, coloured_noise, slow_curve
 
 
 def record(dry: np.ndarray, rng: Generator, *, place: Generator, strength: float = 1.0) -> np.ndarray:
-    """`dry` [S] through an equaliser and a room, with noise and at some level; float32 [S], peak below 1.
+    """`dry` [S] through an equaliser and a room, with noise and a random level; float32 [S], peak below 1.
 
-    `place` draws what takes of one session share (equaliser, room, colour of the noise), `rng` what they do
-    not (the noise itself, its level, the clip's level). `strength` 0 to 1 scales equaliser and room.
+    `place` draws what all takes of a session share (equaliser, room, colour of the noise), `rng` the rest
+    (the noise, its level, the clip's level). `strength` 0 to 1 scales equaliser and room.
     """
     samples = len(dry)
     room_samples = SAMPLE_RATE // 2
@@ -21,7 +21,7 @@ def record(dry: np.ndarray, rng: Generator, *, place: Generator, strength: float
     knots = np.geomspace(60, 8000, 7)
     curve_db = strength * (4 * place.standard_normal(7) + place.uniform(-3, 3) * np.arange(-3, 4))
     gain = 10 ** (np.interp(np.log(hertz), np.log(knots), curve_db) / 20)
-    decay = 6.9 / place.uniform(0.15, 0.8)  # 60 dB in that many seconds
+    decay = 6.9 / place.uniform(0.15, 0.8)  # 60 dB in 0.15 to 0.8 s
     tail = place.standard_normal(room_samples) * np.exp(-decay * np.arange(room_samples) / SAMPLE_RATE)
     tail *= strength * place.uniform(0.05, 0.8) / np.sqrt((tail**2).sum())
     tail[0] = 1.0

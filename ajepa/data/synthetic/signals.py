@@ -13,13 +13,13 @@ FRAME_HZ = np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE)
 
 
 def generator(seed: int, *key: str | int) -> Generator:
-    """The random generator of one named thing: a hash of (seed, key), so independent of any other draw."""
+    """A random generator derived from a hash of (seed, key), independent of all others."""
     digest = hashlib.sha256("/".join(map(str, (seed, *key))).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
 
 
 def log_uniform(rng: Generator, low: float, high: float) -> float:
-    """A draw in which every octave is equally likely, for pitches, rates and durations."""
+    """A draw in which all octaves are equally likely, for pitches, rates and durations."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
@@ -38,13 +38,13 @@ def coloured_noise(samples: int, db_per_octave: float, rng: Generator) -> np.nda
     return noise / (noise.std() + 1e-12)
 
 
-def shape_frames(signal: np.ndarray, gain_TF: np.ndarray) -> np.ndarray:
-    """Filters `signal` [S] by a gain for each frame and frequency, [T, FRAME // 2 + 1], by overlap-add."""
-    frames = len(gain_TF)
+def shape_frames(signal: np.ndarray, gain_LH: np.ndarray) -> np.ndarray:
+    """Filters `signal` [S] by a gain for each frame and frequency, [L, FRAME // 2 + 1], by overlap-add."""
+    frames = len(gain_LH)
     padded = np.zeros((frames + FRAME // HOP) * HOP)
     padded[FRAME // 2 : FRAME // 2 + len(signal)] = signal[: len(padded) - FRAME // 2]
     blocks = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[: frames * HOP : HOP]
-    blocks = np.fft.irfft(np.fft.rfft(blocks * np.hanning(FRAME + 1)[:-1]) * gain_TF, FRAME)
+    blocks = np.fft.irfft(np.fft.rfft(blocks * np.hanning(FRAME + 1)[:-1]) * gain_LH, FRAME)
     out = np.zeros_like(padded)
     for part in range(FRAME // HOP):  # each quarter of every frame lands on its own hop grid
         out[part * HOP : (part + frames) * HOP] += blocks[:, part * HOP : (part + 1) * HOP].ravel()
@@ -56,9 +56,9 @@ def frames_of(samples: int) -> int:
     return samples // HOP + FRAME // HOP
 
 
-def band_gain(centre_T: np.ndarray, octaves: float) -> np.ndarray:
-    """Gain [T, bins] of a band around a moving centre in hertz, `octaves` wide at half power."""
-    distance = np.log2(np.maximum(FRAME_HZ, 20.0)) - np.log2(centre_T)[:, None]
+def band_gain(centre_L: np.ndarray, octaves: float) -> np.ndarray:
+    """Gain [L, H] of a band around a moving centre in hertz, `octaves` wide at half power; H bins."""
+    distance = np.log2(np.maximum(FRAME_HZ, 20.0)) - np.log2(centre_L)[:, None]
     return 1 / (1 + (2 * distance / octaves) ** 2)
 
 

@@ -1,4 +1,4 @@
-"""Environmental sounds: 18 kinds that differ in spectrum, in rhythm or in the order of events alone."""
+"""Environmental sounds: 18 kinds that differ in spectrum, in rhythm, or only in the order of events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _tone(hertz: np.ndarray, rng: Generator) -> np.ndarray:
 
 
 def _grain(rng: Generator) -> np.ndarray:
-    """One struck thing: a few decaying resonances and a click of noise, 20 to 150 ms."""
+    """A struck object: a few decaying resonances and a click of noise, 20 to 150 ms."""
     time = np.arange(int(log_uniform(rng, 0.02, 0.15) * SAMPLE_RATE)) / SAMPLE_RATE
     decay = 6 / time[-1]
     modes = [log_uniform(rng, 150, 5000) for _ in range(rng.integers(2, 6))]
@@ -104,7 +104,7 @@ def _ticks(samples: int, rng: Generator) -> np.ndarray:
 
 
 def _footsteps(samples: int, rng: Generator) -> np.ndarray:
-    """Heel and toe: pairs of strikes with a short gap, then a long one."""
+    """Heel and toe: pairs of strikes with a short gap, then a long gap."""
     heel = _grid(samples / SAMPLE_RATE, log_uniform(rng, 1.0, 2.4), rng, jitter=0.04)
     gap = rng.uniform(0.07, 0.16)
     times = np.concatenate([heel, np.minimum(heel + gap, samples / SAMPLE_RATE - 1e-3)])
@@ -124,7 +124,7 @@ def _drum_roll(samples: int, rng: Generator) -> np.ndarray:
 
 
 def _bouncing(samples: int, rng: Generator) -> np.ndarray:
-    """A dropped ball: each interval a fixed share of the one before, and softer."""
+    """A dropped ball: each interval is a fixed share of the one before, each strike softer."""
     seconds, ratio, first = samples / SAMPLE_RATE, rng.uniform(0.72, 0.88), rng.uniform(0.3, 0.6)
     drop = np.cumsum(np.concatenate([[0.0], first * ratio ** np.arange(18)]))
     period = drop[-1] + rng.uniform(0.1, 0.4)
@@ -227,15 +227,15 @@ SOUNDS: dict[str, Callable[[int, Generator], np.ndarray]] = {
 def sound(kind: str, seconds: float, rng: Generator) -> np.ndarray:
     """One dry sound of a kind in `SOUNDS`, float32 [S], peak 0.5, with random pitch, tempo and extent.
 
-    Raises ValueError for an unknown kind and for less than 0.1 s, in which no pattern can be heard.
+    Raises ValueError for an unknown kind and for less than 0.1 s, too short for any pattern.
     """
     if kind not in SOUNDS:
-        raise ValueError(f"no sound kind {kind!r}; the kinds are {', '.join(SOUNDS)}")
+        raise ValueError(f"no kind of sound is named {kind!r}; choose one of {', '.join(SOUNDS)}")
     if seconds < 0.1:
         raise ValueError(f"a sound needs at least 0.1 s, not {seconds}")
     samples = round(seconds * SAMPLE_RATE)
     position = np.arange(samples)
-    while True:  # a slow rhythm can have all its events outside the extent: draw again
+    while True:  # all events of a slow rhythm may fall outside the extent: draw again
         start, stop = rng.uniform(0, 0.15) * samples, rng.uniform(0.75, 1.0) * samples
         extent = np.clip(np.minimum(position - start, stop - position) / (0.02 * SAMPLE_RATE), 0, 1)
         wave = extent * SOUNDS[kind](max(samples, SAMPLE_RATE), rng)[:samples]

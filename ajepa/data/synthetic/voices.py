@@ -26,7 +26,7 @@ from .signals import (
 
 @dataclass(frozen=True)
 class Voice:
-    """What stays the same whenever a speaker talks."""
+    """What stays the same in all utterances of a speaker."""
 
     pitch: float  # mean, hertz
     tract: float  # formant scale: 1 is an adult male tract of about 17 cm, larger is shorter
@@ -80,7 +80,7 @@ def speak(voice: Voice, phonemes: str, seconds: float, rng: Generator) -> np.nda
     """Says `phonemes` (keys of `PHONEMES`, a space is a pause) once, float32 [S], peak 0.5.
 
     The utterance starts after a random pause and is cut at `seconds`. Pitch contour, tempo and articulation
-    vary from utterance to utterance; what is in `voice` does not.
+    vary between utterances; `voice` stays the same.
     """
     pause = (0.12, 500.0, 1500.0, 2500.0, 0.0, 0.0, 2000.0)
     rows = [pause] + [row for p in phonemes for row in PHONEMES.get(p, [pause])] + [pause]
