@@ -58,7 +58,10 @@ def test_pretrain_embed_and_go_on(
             ["absent", "no such folder"],
         ),
         (["embed", "absent.wav", "--out", "e.npz"], ["absent.wav"]),
-        (["evaluate", "--model", "logmel", "--tasks-dir", "absent", "--out", "x"], ["absent", "hear-task"]),
+        (
+            ["evaluate", "hear", "--model", "logmel", "--tasks-dir", "absent", "--out", "x"],
+            ["absent", "hear-task"],
+        ),
         (["data", "hear-task", "esc50", "--source", "absent", "--out", "x"], ["absent"]),
     ],
 )
@@ -112,7 +115,10 @@ def test_embeddings_that_are_not_finite_are_refused(
         (["pretrain", "ajepa-demo", "--untraind"], "--untraind (did you mean --untrained?)"),
         (["pretrian", "ajepa-demo"], "'pretrian' is unknown (did you mean pretrain?)"),
         (["data", "synthetic", "esc5", "--out", "x"], "'esc5' is unknown (did you mean esc50?)"),
-        (["embed", "a.wav", "--out", "e.npz", "--zzz"], "unrecognized arguments: --zzz\n"),
+        (
+            ["embed", "a.wav", "--out", "e.npz", "--zzz"],
+            "ajepa embed: unrecognized arguments: --zzz (`ajepa embed --help`",
+        ),
     ],
 )
 def test_misspelt_words_are_refused_with_the_nearest(

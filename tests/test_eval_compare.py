@@ -79,8 +79,8 @@ def test_the_comparison_is_that_of_one_evaluation(file: Path, tmp_path: Path) ->
     records, failures = compare(Comparison(**content), tmp_path / "out", tmp_path / "cache")
     assert not failures
     out = tmp_path / "both.json"
-    command = ["evaluate", "--task", "esc10", "--data", content["tasks"]["esc10"]["data"], "--json", str(out)]
-    command += ["--cache", str(tmp_path / "cache"), "--baseline", "log-mel"]
+    command = ["evaluate", "linear", "--task", "esc10", "--data", content["tasks"]["esc10"]["data"]]
+    command += ["--json", str(out), "--cache", str(tmp_path / "cache"), "--baseline", "log-mel"]
     assert main([*command, "--model", "log-mel=logmel", "--model", "naive=hear-naive"]) == 0
     found = next(r for r in records if (r.model, r.protocol) == ("naive", "linear"))
     assert found.baseline is not None and found.baseline == read_records(out)[1].baseline

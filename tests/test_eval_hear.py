@@ -50,7 +50,8 @@ def test_the_task_has_audio_at_the_rate_of_each_model(
     (clip, *_) = task.glob("32000/fold00/*.wav")
     assert soundfile.info(clip).samplerate == 32_000
     out = tmp_path / "out"
-    command = ["evaluate", "--tasks-dir", str(tmp_path / "tasks"), "--out", str(out), "--model", "logmel"]
+    command = ["evaluate", "hear", "--tasks-dir", str(tmp_path / "tasks"), "--out", str(out)]
+    command += ["--model", "logmel"]
     assert main(command) == 2
     said = capsys.readouterr().err
     assert (

@@ -1,4 +1,4 @@
-"""`ajepa evaluate --protocol finetune`."""
+"""`ajepa evaluate finetune`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def command(tmp_path: Path) -> list[str]:
     tones(tmp_path, names)
     rows = [f"{name},{'ab'[n % 2]},{('train', 'valid', 'test')[n // 4]}" for n, name in enumerate(names)]
     table = write_rows(tmp_path / "tones.csv", "filename,label,split", *rows)
-    line = ["evaluate", "--protocol", "finetune", "--task", "table", "--data", str(table)]
+    line = ["evaluate", "finetune", "--task", "table", "--data", str(table)]
     return [*line, "--split", "split", "--set", "epochs=1", "--set", "warmup_epochs=0"]
 
 
@@ -35,7 +35,9 @@ def test_models_beside_a_baseline(
     assert one.score == two.score and two.baseline, "the same twin, the same seed"
     assert two.baseline.difference == 0.0
     assert "one, seed 0, test: epoch 1, loss" in capsys.readouterr().err
-    assert main([*line, "--seeds", "x"]) == 2 and "give numbers" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*line, "--seeds", "x"])
+    assert "--seeds: 'x' are not numbers such as 0,1,2" in capsys.readouterr().err
     assert main([*line, "--baseline", "three"]) == 2 and "'three'" in capsys.readouterr().err
 
 

@@ -83,7 +83,7 @@ def test_the_command_finds_or_is_told_the_columns(column, tmp_path):
     metadata = check_task(tmp_path / "out" / "t-v1-full")
     assert metadata["labels"]["train"] == {"0.wav": ["dog"], "1.wav": ["dog", "cat"]}
     assert metadata["sample_duration"] is None, "each clip keeps its length"
-    score = ["evaluate", "--model", "logmel", "--task", "table", "--data", str(table), *options]
+    score = ["evaluate", "linear", "--model", "logmel", "--task", "table", "--data", str(table), *options]
     cache, record = tmp_path / "cache", tmp_path / "record.json"
     assert main([*score, "--cache", str(cache), "--json", str(record)]) == 0
     assert json.loads(record.read_text())["classes"] == 2

@@ -323,7 +323,7 @@ def test_the_stock_command(tiny: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_xares
 def test_a_record(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`ajepa evaluate --protocol xares`: X-ARES's own runner on tars, its score, an interval, one record."""
+    """`ajepa evaluate xares`: X-ARES's own runner on tars, its score, an interval, one record."""
     _write_words(tmp_path / "words", "yes", "no", "up", speakers=16, takes=2, seconds=0.5)
     env, out, file = tmp_path / "env", tmp_path / "out", tmp_path / "record.json"
     made = ["--source", str(tmp_path / "words"), "--out", str(env)]

@@ -34,5 +34,5 @@ def run_xares(options: argparse.Namespace) -> None:
         skip_missing=options.skip_missing,
         force=options.force,
     )
-    scored = f"ajepa evaluate --protocol xares --task {SETS[options.dataset].task} --data {options.out}"
+    scored = f"ajepa evaluate xares --task {SETS[options.dataset].task} --data {options.out}"
     print(f"{folder}: tars for X-ARES; score encoders with `{scored}`")

@@ -1,11 +1,12 @@
-"""`ajepa evaluate`."""
+"""`ajepa evaluate PROTOCOL`: a sub-command for each protocol, with the options that this protocol reads."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from dataclasses import fields
-from functools import partial
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,25 +21,13 @@ if TYPE_CHECKING:
     from ajepa.eval.protocols import Protocol
     from ajepa.eval.results.record import Record
 
-# What each protocol reads besides --model, --task, --json, --out and --device; another option is an error.
-CLIPS = (*tasks.ARGUMENTS, "data", "baseline", "precision")
-PROBE = (*CLIPS, "layer", "pool", "time", "class_weight", "cache", "corrupt", "noise")
-TOOLKIT = ("data", "baseline", "set", "seeds")
-READ = {
-    "linear": PROBE,
-    "knn": PROBE,
-    "finetune": (*CLIPS, "recipe", "set", "seeds"),
-    "hear": ("tasks_dir", "grid", "grid_points"),
-    "s3prl": TOOLKIT,
-    "xares": TOOLKIT,
-}
-OTHER = (*CLIPS, "set", "seeds", "cache")  # protocols of other packages
 GOES_ON = "stopped; what is finished is kept, and the same command goes on"
-NEEDED = {"hear": ("tasks_dir", "out"), "s3prl": ("task", "data", "out"), "xares": ("task", "data", "out")}
+SOURCES = "what ajepa.load_model takes (`default` is the encoder that comes with the package)"
+BASELINES = f"{SOURCES}, `logmel`, `hear-naive`, or a folder saved by transformers"
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the parser."""
+    """Add the command and its protocols to the parser."""
     evaluate = commands.add_parser(
         "evaluate",
         help="score models on labelled audio: a linear probe, nearest neighbours, fine-tuning, or the stock "
@@ -46,122 +35,188 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Score models on labelled audio by one protocol. `ajepa compare` runs several protocols "
         "and tasks from one file. The exit status is 1 where a model failed.",
     )
-    evaluate.add_argument(
-        "kind",
-        nargs="?",
-        metavar="PROTOCOL",
-        help=f"{', '.join(READ)}, or one of another package; default: hear with --tasks-dir, else linear",
-    )
-    evaluate.add_argument("--protocol", metavar="PROTOCOL", help="the same as an option")
-    evaluate.add_argument(
+    protocols = evaluate.add_subparsers(required=True, metavar="PROTOCOL", dest="kind")
+    for name, text, options in (
+        ("linear", "a linear probe on frozen embeddings", (_models, _clips, _linear, _probe)),
+        ("knn", "nearest neighbours among frozen embeddings", (_models, _clips, _knn, _probe)),
+        ("finetune", "train all weights and a linear head", (_models, _clips, _recipe, _training)),
+        ("hear", "the stock HEAR toolkit, on tasks that `ajepa data hear-task` made", (_models, _hear)),
+        ("s3prl", "s3prl's own heads (SUPERB), on data that `ajepa data s3prl` made", (_models, _s3prl)),
+        ("xares", "the stock X-ARES toolkit, on tars that `ajepa data xares` made", (_models, _xares)),
+        *(
+            (one.name, f"a protocol of {one.value.partition(':')[0]}", (_models, _clips, _training, _cache))
+            for one in entry_points(group="ajepa.protocols")
+        ),
+    ):
+        if name not in protocols.choices:  # another package cannot replace one of ours
+            parser = protocols.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+            for group in options:
+                group(parser)
+            parser.set_defaults(run=run_evaluate)
+
+
+def _models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--model",
         action="append",
         required=True,
-        help="what ajepa.load_model takes (`default` is the encoder that comes with the package), `logmel`, "
-        "`hear-naive`, or a folder saved by transformers; with s3prl also s3prl:UPSTREAM[:CHECKPOINT]; "
-        "NAME=SOURCE names its row; may be repeated",
+        type=_model,
+        metavar="[NAME=]SOURCE",
+        help=f"{BASELINES}; NAME=SOURCE names its row; may be repeated",
     )
-    evaluate.add_argument(
+    parser.add_argument("--json", type=Path, help="write the record here (of several models a list)")
+    parser.add_argument("--device", help="such as cuda; default: cpu, for the toolkits a GPU if there is one")
+
+
+def _clips(parser: argparse.ArgumentParser) -> None:
+    task = parser.add_argument_group("the task")
+    task.add_argument(
         "--task",
-        help="audioset_20k, audioset_2m, esc50, esc10, speech_commands_v1, speech_commands_v2, voxceleb1 or "
-        "table; hear: one task's folder name (default: all of them); s3prl: speech_commands or voxceleb1; "
-        "xares: X-ARES's name, such as esc50, speechcommandsv1 or voxceleb1",
+        required=True,
+        help="audioset_20k, audioset_2m, esc50, esc10, speech_commands_v1, speech_commands_v2, voxceleb1, "
+        "table, or one of another package",
     )
-    evaluate.add_argument("--json", type=Path, help="write the record here (of several models a list)")
-    evaluate.add_argument(
-        "--out",
-        type=Path,
-        help="folder for results, logs and the toolkits' files: the same command goes on from it; needed by "
-        "hear, s3prl and xares, else nothing is kept by default",
+    task.add_argument(
+        "--data", type=Path, required=True, help="the data set's folder; for `table` a CSV file"
     )
-    evaluate.add_argument(
-        "--device", help="such as cuda; default: cpu, for the toolkits a GPU if there is one"
+    tasks.add(task)
+    parser.add_argument("--baseline", help="name of the model with which the others are compared")
+    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the models")
+    parser.add_argument(
+        "--out", type=Path, help="folder for results: the same command goes on from it; default: none"
     )
-    clips = evaluate.add_argument_group("linear, knn and finetune; the first two also s3prl and xares")
-    clips.add_argument(
-        "--data",
-        type=Path,
-        help="the data set's folder; for `table` a CSV file; s3prl: made by `ajepa data s3prl`; xares: the "
-        "folder that `ajepa data xares` made its tars in",
-    )
-    clips.add_argument("--baseline", help="name of the model with which the others are compared")
-    clips.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the models")
-    tasks.add(clips)
-    probe = evaluate.add_argument_group("linear and knn")
-    probe.add_argument(
+
+
+def _linear(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--layer",
         default="last",
-        help="last, a number from 1, each (a row for each), best on validation, or weighted (linear: a sum "
-        "whose weights are learned with the probe); default: last",
+        help="last, a number from 1, each (a row for each), best on validation, or weighted (a sum whose "
+        "weights are learned with the probe); default: last",
     )
-    probe.add_argument(
+    parser.add_argument(
+        "--class-weight",
+        choices=["none", "balanced"],
+        default="none",
+        help="clips weigh alike, or classes do; default: none",
+    )
+
+
+def _knn(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--layer",
+        default="last",
+        help="last, a number from 1, each (a row for each), or best on validation; default: last",
+    )
+
+
+def _probe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--pool",
         choices=["concat", "mean", "best"],
         default="concat",
         help="frequency patches side by side, averaged, or the better on validation; default: concat",
     )
-    probe.add_argument(
+    parser.add_argument(
         "--time",
         choices=["mean", "mean+std", "best"],
         default="mean",
         help="over time the mean, the mean and the standard deviation, or the better on validation; "
         "default: mean",
     )
-    probe.add_argument(
-        "--class-weight",
-        choices=["none", "balanced"],
-        default="none",
-        help="linear: clips weigh alike, or classes do; default: none",
-    )
-    probe.add_argument(
+    parser.add_argument(
         "--corrupt",
         action="append",
-        default=[],
         metavar="HOW",
         help="also score corrupted test clips with the probe of clean ones: noise:10dB, reverb:0.6s, "
         "telephone, codec:8kbps, level:-20dB, or standard for the usual set; may be repeated",
     )
-    probe.add_argument("--noise", metavar="FOLDER", help="recordings to take noise from; default: synthetic")
-    probe.add_argument("--cache", type=Path, help="folder of embeddings; default: ~/.cache/ajepa/embeddings")
-    trained = evaluate.add_argument_group("finetune, s3prl and xares")
-    trained.add_argument(
+    parser.add_argument("--noise", metavar="FOLDER", help="recordings to take noise from; default: synthetic")
+    _cache(parser)
+
+
+def _cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cache", type=Path, help="folder of embeddings; default: ~/.cache/ajepa/embeddings")
+
+
+def _recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--recipe",
-        help="finetune: audioset-2m, audioset-20k, esc50, speech_commands, voxceleb1 or generic; default: "
-        "the task's",
+        help="audioset-2m, audioset-20k, esc50, speech_commands, voxceleb1 or generic; default: the task's",
     )
-    trained.add_argument(
+
+
+def _training(parser: argparse.ArgumentParser, settings: str = "epochs=20 or masked_share=0") -> None:
+    parser.add_argument(
         "--set",
         action="append",
-        default=[],
+        type=_setting,
         metavar="KEY=VALUE",
-        help="a setting of the recipe, such as epochs=20 or masked_share=0; s3prl: steps=200000, lr=1e-4, "
-        "eval_every, frequency, cache_gigabytes, workers; xares: epochs, lr, frequency; may be repeated",
+        help=f"a setting of the training, such as {settings}; may be repeated",
     )
-    trained.add_argument("--seeds", help="such as 0,1,2; default: 0, with s3prl and xares the toolkit's")
-    hear = evaluate.add_argument_group("hear")
-    hear.add_argument("--tasks-dir", type=Path, help="made by `ajepa data hear-task`")
-    hear.add_argument("--grid", choices=["default", "fast", "faster"], default="default")
-    hear.add_argument("--grid-points", type=int, default=8, help="hyper-parameter settings to try")
-    optional = {name for names in (*READ.values(), OTHER) for name in names}
-    defaults = {name: evaluate.get_default(name) for name in optional}
-    evaluate.set_defaults(run=partial(run_evaluate, defaults=defaults))
+    parser.add_argument("--seeds", type=_seeds, help="such as 0,1,2; default: one, the protocol's first")
 
 
-def run_evaluate(options: argparse.Namespace, defaults: dict[str, Any]) -> int:
-    """`ajepa evaluate`; 1 where a model failed.
+def _hear(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tasks-dir", type=Path, required=True, help="made by `ajepa data hear-task`")
+    parser.add_argument("--task", help="one task's folder name; default: all of them")
+    parser.add_argument("--grid", choices=["default", "fast", "faster"], help="default: default")
+    parser.add_argument("--grid-points", type=int, metavar="N", help="hyper-parameters to try; default: 8")
+    _kept(parser)
 
-    Args:
-        defaults: of all options that some protocol reads.
-    """
-    kind = _kind(options)
-    needed = NEEDED.get(kind, ("task", "data"))
-    if missing := [_flag(name) for name in needed if getattr(options, name) is None]:
-        raise UsageError(f"the protocol {kind} needs {' and '.join(missing)}")
-    given = {name for name, default in defaults.items() if getattr(options, name) != default}
-    if surplus := [_flag(name) for name in sorted(given - set(READ.get(kind, OTHER)))]:
-        raise UsageError(f"the protocol {kind} does not read {' and '.join(surplus)}; leave it out")
-    if not all(named_source(text)[1] for text in options.model):
-        raise UsageError("--model is empty; give SOURCE or NAME=SOURCE")
+
+def _s3prl(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", required=True, help="speech_commands or voxceleb1")
+    parser.add_argument("--data", type=Path, required=True, help="made by `ajepa data s3prl`")
+    parser.add_argument("--baseline", help="name of the model with which the others are compared")
+    settings = "steps=200000, lr=1e-4, eval_every, frequency, cache_gigabytes or workers"
+    _training(parser, settings)
+    _kept(parser)
+
+
+def _xares(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--task", required=True, help="X-ARES's name, such as esc50, speechcommandsv1 or voxceleb1"
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder in which `ajepa data xares` made tars"
+    )
+    parser.add_argument("--baseline", help="name of the model with which the others are compared")
+    _training(parser, "epochs, lr or frequency")
+    _kept(parser)
+
+
+def _kept(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for results, logs and the toolkit's files: the same command goes on from it",
+    )
+
+
+def _model(text: str) -> str:
+    if not named_source(text)[1]:
+        raise argparse.ArgumentTypeError(f"{text!r} names no model; give SOURCE or NAME=SOURCE")
+    return text
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} are not numbers such as 0,1,2") from None
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """`ajepa evaluate`; 1 where a model failed."""
     if options.json:
         check_place(options.json, "--json")
     check_device(options.device)
@@ -174,17 +229,17 @@ def run_evaluate(options: argparse.Namespace, defaults: dict[str, Any]) -> int:
     from ajepa.eval.results.record import write_records
     from ajepa.eval.results.table import robustness_table, table
 
-    how = PROTOCOLS.get(kind)
-    if how is None:
-        raise UsageError(f"no protocol {kind!r}; there are {', '.join(PROTOCOLS.names())}")
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    how = PROTOCOLS.get(options.kind)
+    assert how is not None, "a sub-command is made for each protocol"
     models = [named_model(text) for text in options.model]
-    check_distinct([name for name, _ in models], options.baseline, UsageError)
+    check_distinct([name for name, _ in models], given.get("baseline"), UsageError)
     comparison = Comparison(
         models=dict(models),
         tasks=_tasks(options, how),
-        protocols={kind: _settings(options, how)},
-        baseline=options.baseline,
-        precision=options.precision,
+        protocols={options.kind: _settings(given, how)},
+        baseline=given.get("baseline"),
+        precision=given.get("precision", "float32"),
     )
     shown: list[Record] = []
 
@@ -196,7 +251,7 @@ def run_evaluate(options: argparse.Namespace, defaults: dict[str, Any]) -> int:
     # The table comes last, even if a later model fails or the disk is full.
     try:
         _, failures = evaluate(
-            comparison, options.out, options.cache or DEFAULT_CACHE, device=options.device, keep=keep
+            comparison, options.out, given.get("cache", DEFAULT_CACHE), device=options.device, keep=keep
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(GOES_ON if options.out else "") from None
@@ -208,16 +263,6 @@ def run_evaluate(options: argparse.Namespace, defaults: dict[str, Any]) -> int:
             if any(record.corrupted for record in shown):
                 print(f"\n{robustness_table(shown)}")
     return 1 if failures else 0
-
-
-def _kind(options: argparse.Namespace) -> str:
-    if options.kind and options.protocol and options.kind != options.protocol:
-        raise UsageError(f"two protocols, {options.kind} and {options.protocol}; leave one out")
-    return options.kind or options.protocol or ("hear" if options.tasks_dir else "linear")
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _tasks(options: argparse.Namespace, how: type[Protocol]) -> dict[str, dict[str, Any]]:
@@ -235,24 +280,9 @@ def _tasks(options: argparse.Namespace, how: type[Protocol]) -> dict[str, dict[s
     return {options.task: {how.reads: str(folder)}}
 
 
-def _settings(options: argparse.Namespace, how: type[Protocol]) -> dict[str, Any]:
-    """The protocol's settings as a comparison's file has them."""
+def _settings(given: dict[str, Any], how: type[Protocol]) -> dict[str, Any]:
+    """The protocol's settings as a comparison's file has them: options that are its fields, and --set."""
     taken = {one.name for one in fields(how)}
-    pairs = {}
-    for text in options.set:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"--set {text}: give KEY=VALUE")
-        pairs[key] = value
-    settings = {"set": pairs} if "set" in taken else pairs
-    for name in ("layer", "pool", "time", "class_weight", "recipe", "grid", "grid_points", "corrupt"):
-        if name in taken:
-            settings[name] = getattr(options, name)
-    if options.noise is not None:
-        settings["noise"] = options.noise
-    if options.seeds is not None:
-        try:
-            settings["seeds"] = [int(seed) for seed in options.seeds.split(",")]
-        except ValueError as error:
-            raise UsageError(f"--seeds is {options.seeds!r}; give numbers such as 0,1,2") from error
-    return settings
+    pairs: Iterable[tuple[str, str]] = given.pop("set", ())
+    settings = {"set": dict(pairs)} if "set" in taken else dict(pairs)
+    return settings | {name: given[name] for name in taken & given.keys() - {"set"}}

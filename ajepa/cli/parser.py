@@ -32,6 +32,10 @@ class Parser(argparse.ArgumentParser):
                 f"{value!r} is unknown{did_you_mean(str(value), choices)}; choose {', '.join(choices)}",
             )
 
+    def error(self, message: str) -> NoReturn:
+        """One line and the exit status 2; the usage is in --help."""
+        self.exit(2, f"{self.prog}: {message} (`{self.prog} --help` lists the options)\n")
+
     def refuse(self, rest: Sequence[str]) -> NoReturn:
         """End with the options in `rest`, which no command has, and the nearest that this one has."""
         hints = [self.nearest(word) for word in rest if word.startswith("-")]
