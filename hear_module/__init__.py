@@ -3,10 +3,10 @@
     python -m heareval.embeddings.runner ajepa.hear_module --model CHECKPOINT --tasks-dir TASKS
 
 `--model` takes any source of `ajepa.load_model`: a checkpoint, a run's folder, or a recipe's name for the
-random twin. Scene embeddings are the mean over time of the frequency patches side by side, F * D features
-of about unit variance; with weights that were exported with `--pooling mean+std` their standard deviation
-stands behind. Timestamp embeddings stand every 50 ms: the encoder's time steps (160 ms apart with patches of
-16 frames) are interpolated linearly between the centres of the patches.
+random twin. A scene embedding is the mean over time of the concatenated frequency patches, F * D features of
+about unit variance; for weights exported with `--pooling mean+std` their standard deviation follows.
+Timestamp embeddings come every 50 ms, interpolated linearly between the centres of the encoder's time steps
+(160 ms apart with patches of 16 frames).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from ajepa.model import AudioEncoder
 from ajepa.model.loading import load_model as load_encoder
 
-TIMESTAMP_MS = 50.0  # the coarsest spacing that the validator takes without a warning
+TIMESTAMP_MS = 50.0  # the coarsest spacing that the validator accepts without a warning
 
 __all__ = ["HearModel", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
 
 class HearModel(nn.Module):
-    """An `AudioEncoder` with the attributes that the HEAR API asks for."""
+    """An `AudioEncoder` with the attributes that the HEAR API requires."""
 
     def __init__(self, encoder: AudioEncoder) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
 
 @torch.no_grad()
 def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, Tensor]:
-    """Embeddings at 25, 75, 125, ... ms, as many as fit; clips under 50 ms get one, at their middle.
+    """Embeddings at 25, 75, 125, ... ms; a clip under 50 ms gets one, at its centre.
 
     Args:
         audio: as in `get_scene_embeddings`.
@@ -79,7 +79,7 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, T
 
 
 def timestamps_ms(samples: int, sample_rate: int) -> Tensor:
-    """Middles of the clip's whole 50 ms stretches, or the middle of a shorter clip; float32."""
+    """Centres of the clip's whole 50 ms intervals, or the centre of a shorter clip; float32."""
     duration = 1000 * samples / sample_rate
     count = int(duration // TIMESTAMP_MS)
     if count == 0:
@@ -88,7 +88,7 @@ def timestamps_ms(samples: int, sample_rate: int) -> Tensor:
 
 
 def patch_centre_ms(encoder: AudioEncoder) -> float:
-    """Centre of the first time patch: frames start every hop and are a window long."""
+    """Centre of the first time patch: frames start every hop and last one window."""
     config = encoder.features.config
     frames = encoder.encoder.config.patch[0]
     return 1000 * ((frames - 1) / 2 * config.hop_seconds + config.window_seconds / 2)

@@ -7,7 +7,7 @@
         <sample_rate>/<split>/clip.wav  mono 16-bit PCM, all of `sample_duration` seconds
 
 Sources: the folder as `heareval` 2021.1.3 reads it (embeddings/task_embeddings.py, predictions/
-task_predictions.py, score.py); padding at the end and cutting, and unique file stems, as in `hearpreprocess`
+task_predictions.py, score.py); padding and cutting at the end, and unique file stems, as in `hearpreprocess`
 (pipeline.py, util/audio.py), github.com/hearbenchmark.
 """
 
@@ -16,9 +16,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -31,17 +29,18 @@ from tqdm import tqdm
 
 from ajepa import audio
 from ajepa.data.tables import TaskError, listed, note
+from ajepa.files import folder_in_place_of
 
 TRAINVALTEST = ("train", "valid", "test")
 ALL_SCORES = ("top1_acc", "mAP", "d_prime", "aucroc")
-# What pandas.read_csv, with which heareval reads the vocabulary, turns into a missing value.
+# heareval reads the vocabulary with pandas.read_csv, which turns these into missing values.
 PANDAS_NA = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"}
 PANDAS_NA |= {"<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip of a task: a stretch of `path` from `start` (seconds), its split, labels and output stem."""
+    """One clip of a task: the part of `path` from `start` (seconds), its split, labels and output stem."""
 
     path: Path
     split: str
@@ -70,11 +69,11 @@ class Task:
 
 
 def write_task(task: Task, out: str | Path, sample_rate: int, force: bool) -> Path:
-    """Checks `task`, writes it into a hidden sibling and renames that, so no half task is ever seen."""
+    """Checks `task` and writes its folder, which appears whole or not at all; returns the folder."""
     if not re.fullmatch(r"[\w.-]+", task.folder_name) or task.folder_name.startswith("."):
         raise TaskError(f"task name {task.folder_name!r}: use letters, digits, '_', '-' and '.'")
     if sample_rate < 1:
-        raise TaskError(f"sample rate {sample_rate}: give one in Hz, such as 16000")
+        raise TaskError(f"sample rate {sample_rate}: give a number of Hz, such as 16000")
     target = Path(out) / task.folder_name
     _check_target(target, force)
     clips = _unique_stems(task.clips)
@@ -82,11 +81,7 @@ def write_task(task: Task, out: str | Path, sample_rate: int, force: bool) -> Pa
     _check_labels(vocabulary)
     evaluation = _check_splits(task, clips, vocabulary)
 
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    replaced = partial.with_suffix(".replaced")
-    for leftover in (partial, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
+    with folder_in_place_of(target) as partial:
         for split in task.splits:
             (partial / str(sample_rate) / split).mkdir(parents=True)
         for clip in tqdm(clips, desc=task.folder_name, unit="clip", disable=None):
@@ -112,12 +107,6 @@ def write_task(task: Task, out: str | Path, sample_rate: int, force: bool) -> Pa
         if task.split_mode != "trainvaltest":
             metadata["nfolds"] = len(task.splits)
         _write_json(partial / "task_metadata.json", metadata)
-        if target.exists():
-            target.rename(replaced)
-        partial.rename(target)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # gone already if the rename came to pass
     return target
 
 
@@ -131,9 +120,9 @@ def _check_target(target: Path, force: bool) -> None:
 
 
 def _check_labels(vocabulary: Sequence[str]) -> None:
-    """heareval reads the vocabulary with pandas: refuse labels that would not come back as they went."""
+    """Refuse labels that heareval would read back changed, since it reads the vocabulary with pandas."""
     if not vocabulary:
-        raise TaskError("no labels")
+        raise TaskError("no clip has a label; check the label column")
     lost = [label for label in vocabulary if label in PANDAS_NA or label != label.strip() or "\n" in label]
     if all(_is_number(label) for label in vocabulary):
         lost += [label for label in vocabulary if not re.fullmatch(r"-?[1-9]\d{0,17}|0", label)]
@@ -151,13 +140,13 @@ def _is_number(text: str) -> bool:
 
 
 def _check_splits(task: Task, clips: list[Clip], vocabulary: list[str]) -> tuple[str, ...]:
-    """The scores that make sense, after checking that every split has clips."""
+    """The scores that are defined, after checking that every split has clips."""
     by_split: dict[str, set[str]] = {split: set() for split in task.splits}
     for clip in clips:
         by_split[clip.split].update(clip.labels)
     counts = Counter(clip.split for clip in clips)
     if empty := [split for split in task.splits if not counts[split]]:
-        raise TaskError(f"{task.name}: no clips in {listed(empty)}; every split needs some")
+        raise TaskError(f"{task.name}: no clips in {listed(empty)}; every split needs at least one")
     if len(task.splits) < 3:
         raise TaskError(f"{task.name}: {len(task.splits)} folds; heareval needs 3 (train, valid, test)")
     gaps = {split: sorted(set(vocabulary) - labels) for split, labels in by_split.items()}
@@ -171,7 +160,7 @@ def _check_splits(task: Task, clips: list[Clip], vocabulary: list[str]) -> tuple
 
 
 def _unique_stems(clips: list[Clip]) -> list[Clip]:
-    """The clips with stems that differ even where case does not count, numbered where they did not."""
+    """The clips with stems that differ even if case is ignored; repeated stems get a number."""
     taken: set[str] = set()
     unique = []
     for clip in clips:
@@ -185,9 +174,9 @@ def _unique_stems(clips: list[Clip]) -> list[Clip]:
 
 
 def file_stem(name: str) -> str:
-    """A file stem from a relative path: its folders joined by '_', nothing a shell or file system minds.
+    """A file stem from a relative path: its folders joined by '_', safe for shells and file systems.
 
-    Only the last 150 characters, since heareval appends `.wav.target-labels.json` and names end at 255.
+    Only the last 150 characters: heareval appends `.wav.target-labels.json`, and names are limited to 255.
     """
     parts = Path(name).with_suffix("").parts
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts))[-150:].lstrip(".") or "clip"
@@ -198,7 +187,7 @@ def _write_clip(clip: Clip, wav: Path, seconds: float | None, sample_rate: int) 
     if seconds is not None:
         samples = round(seconds * sample_rate)
         wave = np.pad(wave[:samples], (0, max(0, samples - len(wave))))
-    # Scaled by 2^15 on the way in and out, so 16-bit audio at this rate passes unchanged.
+    # Decoders divide by 2^15: 16-bit audio at this rate stays unchanged.
     pcm = np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
     soundfile.write(wav, pcm, sample_rate, subtype="PCM_16")
 

@@ -4,8 +4,8 @@
 downloaded.
 
 Sources: metadata values, fold names and the 12-class protocol of Speech Commands as in `hearpreprocess`
-(speech_commands.py, esc50.py of its secret tasks), github.com/hearbenchmark. Folds are used as they are
-given: for fold k, heareval tests on k, validates on the next one and trains on the rest.
+(speech_commands.py, esc50.py of its secret tasks), github.com/hearbenchmark. Folds stay as they are: for fold
+k, heareval tests on k, validates on the next fold and trains on the rest.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def from_esc50(
 ) -> Path:
     """Writes the task of an ESC-50 copy (WAV, FLAC or Ogg) and returns its folder.
 
-    `esc10` keeps the clips flagged so. `csv` replaces `meta/esc50.csv`, with the same columns (a relative
-    path is looked for in `source` too). The folds are the data set's, which keep the clips of one source
+    `esc10` keeps only the clips of ESC-10. `csv` replaces `meta/esc50.csv`, with the same columns; a relative
+    path is also searched in `source`. The folds are the data set's, which keep the clips of one source
     (`src_file`) together. A complete copy becomes `esc50-v2.0.0-full`, the official name; anything less has
     the mode `partial`, and the counts are printed. Raises `TaskError`.
     """
@@ -116,31 +116,30 @@ def from_speech_commands(
 ) -> Path:
     """Writes a task of a Speech Commands copy (WAV, FLAC, Ogg or MP3), clips of 1 s; returns its folder.
 
-    Without `test_source`: one class for each word (or for each of `words`), split by `validation_list.txt`
-    and `testing_list.txt`. With `test_source`, the folder of the official test archive (a folder for each
-    of ten words, `_unknown_` and `_silence_`): the 12-class task of HEAR. There the other words are
-    `_unknown_`, and `_silence_` is 1 s slices, half overlapping, of `_background_noise_`, those of
-    `running_tap` for validation. HEAR's own default mode, `5h`, draws a subset of it; this is mode `full`.
-    Raises `TaskError`.
+    Without `test_source`: one class for each word (or each of `words`), split by `validation_list.txt` and
+    `testing_list.txt`. With `test_source`, the folder of the official test archive (a folder for each of ten
+    words, `_unknown_` and `_silence_`): the 12-class task of HEAR. Other words are `_unknown_`; `_silence_`
+    is slices of `_background_noise_`, 1 s long and half overlapping, with those of `running_tap` for
+    validation. HEAR's default mode, `5h`, draws a subset of this mode, `full`. Raises `TaskError`.
     """
     source = existing_folder(source, "a Speech Commands folder with a folder for each word")
     lists = {"valid": source / "validation_list.txt", "test": source / "testing_list.txt"}
     split_of: dict[str, str] = {}
     for split, path in lists.items():
         if not path.is_file():
-            raise TaskError(f"{path}: not found; the official list is needed to split by speaker")
+            raise TaskError(f"{path}: no such file; copy the official list there, it splits by speaker")
         split_of |= {without_suffix(name): split for name in path.read_text().split()}
 
     present = {path.name for path in source.iterdir() if path.is_dir() and path.name[0] not in "._"}
     if words is not None and test_source is not None:
-        raise TaskError("pass words or test_source, not both: the 12-class task has words of its own")
+        raise TaskError("pass words or test_source, not both: the 12-class task fixes its words")
     if absent := sorted(set(words or ()) - present):
         raise TaskError(
             f"{source}: no folder for the words {listed(absent)}; there are {listed(sorted(present))}"
         )
     names = audio_names(source, sorted(words or present))
     if not names:
-        raise TaskError(f"{source}: no audio in folders named after words")
+        raise TaskError(f"{source}: no audio in its folders; expected a folder for each word")
     wanted = [f"{name}.wav" for name in split_of if words is None or name.split("/")[0] in words]
     without_missing([(locate(source, name), name) for name in wanted], source / "*_list.txt", skip_missing)
 
@@ -188,11 +187,10 @@ def from_table(
     """Writes the task that a table describes (CSV, or TSV by its suffix) and returns its folder.
 
     Each row is a clip: its path below `audio_root` (default: the table's folder), its label, and its fold
-    (at least three) or its split (train, valid, test). The column of the paths is found by its name,
-    `filename` or `path`, unless named; so is that of the folds or splits, `fold` or `split`. `multilabel`:
-    labels separated by `label_separator`, or one row each. `seconds`: every clip is cut or padded to it. None
-    keeps lengths, and heareval embeds clips one by one.
-    Raises `TaskError`.
+    (at least three) or its split (train, valid, test). Unless named, the column of the paths is `filename` or
+    `path`, that of the folds or splits `fold` or `split`. `multilabel`: labels separated by
+    `label_separator`, or a row for each. `seconds`: clips are cut or padded to it; None keeps their lengths,
+    and heareval embeds them one by one. Raises `TaskError`.
     """
     table = Path(csv)
     root = Path(audio_root) if audio_root is not None else table.parent
@@ -257,7 +255,7 @@ def _fold_number(text: str, table: Path) -> int:
 def _split_column(
     table: Path, row: dict[str, str], fold_column: str | None, split_column: str | None
 ) -> tuple[bool, str]:
-    """(is it a fold, name of the column) of what assigns clips to splits."""
+    """(whether it holds folds, its name) of the column that assigns clips to splits."""
     if fold_column is not None and split_column is not None:
         raise TaskError("pass fold_column or split_column, not both")
     candidates = [(True, fold_column or "fold"), (False, split_column or "split")]
@@ -272,11 +270,11 @@ def _split_column(
 
 
 def _silence_slices(folder: Path) -> list[Clip]:
-    """Stretches of 1 s every half second, as HEAR takes them."""
+    """Parts of 1 s every half second, as in HEAR."""
     existing_folder(folder, "the background noise of Speech Commands")
     files = one_of_each(folder.iterdir())
     if not files:
-        raise TaskError(f"{folder}: no audio; copy the noises of Speech Commands there, for _silence_")
+        raise TaskError(f"{folder}: no audio; copy the noises of Speech Commands there for _silence_")
     clips = []
     for path in files:
         info = audio.info(path)

@@ -2,9 +2,9 @@
 
     python run_downstream.py -m train -u ajepa -k CHECKPOINT -d speech_commands -c CONFIG -n NAME
 
-`hubconf` holds the names for `-u`, `options` what `-g` takes, `sets` brings data sets into s3prl's form.
-`ajepa harness enable s3prl` makes the stock commands know these names; `python -m ajepa.s3prl_upstream`
-runs the same for one process.
+`hubconf` has the names for `-u`, `options` what `-g` takes; `sets` converts data sets for s3prl.
+`ajepa harness enable s3prl` adds these names to the stock commands; `python -m ajepa.s3prl_upstream` does so
+for one process.
 """
 
 from .expert import UpstreamExpert

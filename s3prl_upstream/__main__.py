@@ -1,8 +1,8 @@
-"""s3prl's `run_downstream` with our upstreams and the cures it needs, for one process and without the hook.
+"""s3prl's `run_downstream` with our upstreams and the cures that it needs, for one process without the hook.
 
     python -m ajepa.s3prl_upstream -m train -u ajepa -k CHECKPOINT -d speech_commands -c CONFIG -n NAME
 
-Takes every option of s3prl's runner, and those below in place of `-g`.
+Takes all options of s3prl's runner, and those below in place of `-g`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     upstream = parser.add_argument_group("options of our upstreams, in place of -g")
     upstream.add_argument("--frequency", choices=["concatenate", "average"])
     upstream.add_argument("--repeat", type=int, help="frames for each time step of the encoder; default: 1")
-    upstream.add_argument("--cache", metavar="FOLDER", help="keep the features of clips there")
-    upstream.add_argument("--cache-gigabytes", type=float, help="what the cache may hold; default: 10")
+    upstream.add_argument("--cache", metavar="FOLDER", help="keep the features of clips in this folder")
+    upstream.add_argument("--cache-gigabytes", type=float, help="size limit of the cache; default: 10")
     options, rest = parser.parse_known_args(arguments)
     if options.help:
         parser.print_help()
@@ -48,17 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _with_options(rest: list[str], options: argparse.Namespace) -> list[str]:
-    """s3prl's arguments with ours as `-g`."""
+    """s3prl's arguments, with our options as `-g`."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     if not given:
         return rest
     if _has(rest, "-g", "--upstream_model_config"):
-        raise UpstreamError(f"give {', '.join(given)} in the file of -g, or leave -g out")
+        raise UpstreamError(f"{', '.join(given)} cannot be combined with -g; put it in the file, or drop -g")
     return [*rest, "-g", yaml.safe_dump(given, default_flow_style=True, width=10_000).strip()]
 
 
 def _with_config(rest: list[str]) -> list[str]:
-    """s3prl's arguments with our config of the task where it would find none of its own."""
+    """s3prl's arguments, with our config of the task if s3prl would find none."""
     known = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     known.add_argument("-d", "--downstream")
     task = known.parse_known_args(rest)[0].downstream

@@ -1,12 +1,11 @@
-"""Features of clips on disk: s3prl runs a frozen upstream anew at every step, on the same clips.
+"""Features of clips on disk, since s3prl runs a frozen upstream again at every step on the same clips.
 
-A clip is known by the samples that s3prl hands over, so a file that is read whole is computed once and random
-crops of it are not found again. An entry is a `.npy` file [L, T, X] in a folder of its model:
+A clip is identified by the samples that s3prl passes: a file that is read whole is computed once, random
+crops of it are not found again. An entry is a `.npy` file [layers, T, X] in a folder of its model:
 
     FOLDER/<model>/<first two digits>/<clip>.npy
 
-Any number of processes may share a folder: entries appear whole, under their final name, and what the folder
-holds is counted under a lock.
+Any number of processes may share a folder: entries appear whole, and their size is counted under a lock.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import uuid
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,47 +24,32 @@ from filelock import FileLock
 from torch import Tensor
 
 from ajepa.model import AudioEncoder
+from ajepa.model.fingerprint import fingerprint
 
-ABANDONED_SECONDS = 3600  # a partial file older than this has nobody who writes it
-SPARE = 0.1  # share of the limit that one clearing frees, so that it is not done for every entry
+ABANDONED_SECONDS = 3600  # no process still writes a partial file older than this
+SPARE = 0.1  # share of the limit that one clearing frees, so that it is not repeated for every entry
 
 
 def clip_key(wav: Tensor) -> str:
-    """Key of a waveform [S]: its samples, exactly, and their type."""
-    samples_S = wav.detach().cpu()
+    """Key of a waveform [S]: its exact samples and their type."""
+    samples_S = wav.detach().cpu().contiguous()
     digest = hashlib.blake2b(str(samples_S.dtype).encode(), digest_size=16)
-    digest.update(_bytes(samples_S))
+    digest.update(samples_S.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def weights_key(model: AudioEncoder, *options: object) -> str:
-    """Key of all that turns a waveform into features: weights, front end, encoder, device and options."""
-    described = (
-        version("ajepa"),
-        model.features.config,
-        model.encoder.config,
-        model.chunk_patches,
-        model.device.type,
-        *options,
-    )
-    digest = hashlib.blake2b(repr(described).encode(), digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor.detach().cpu()))
-    return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    array: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-    return memoryview(array)
+    """Key of everything that turns a waveform into features: version, weights, settings, device, options."""
+    described = (version("ajepa"), fingerprint(model), model.device.type, *options)
+    return hashlib.blake2b(repr(described).encode(), digest_size=16).hexdigest()
 
 
 class FeatureCache:
     """A folder of features that holds at most `limit` bytes.
 
-    When it is full, entries that no one has used since this object was made go first, the longest unused
-    before the others. Entries of this run stay, and then nothing more is stored: going through a data set
-    again and again, an eviction of the oldest would drop each entry just before it is wanted.
+    When it is full, entries that nobody has used since this object was made are removed, the longest unused
+    first. Entries of this run stay, and nothing more is stored: in repeated passes over a data set, evicting
+    the oldest would remove each entry just before it is needed.
 
     Attributes:
         hits, misses: how often `get` found and did not find an entry.
@@ -89,7 +72,7 @@ class FeatureCache:
         path = self._path(model, clip)
         try:
             features = torch.from_numpy(np.load(path, allow_pickle=False))
-            os.utime(path)  # now used, see `_clear`
+            os.utime(path)  # in use, see `_clear`
         except (FileNotFoundError, ValueError, EOFError):  # absent, just removed, or cut by a crash
             self.misses += 1
             return None
@@ -120,8 +103,8 @@ class FeatureCache:
             self._counter.write_text(str(used))
         if self.full:
             warnings.warn(
-                f"{self.folder}: the cache holds its {self.limit / 1e9:g} GB; further clips are computed "
-                "each time. Raise cache_gigabytes, or delete what is not needed",
+                f"{self.folder}: the cache is full ({self.limit / 1e9:g} GB); further clips are computed "
+                "each time. Raise cache_gigabytes, or delete entries that are not needed",
                 stacklevel=2,
             )
 
@@ -130,17 +113,17 @@ class FeatureCache:
 
     def _used(self) -> int:
         text = self._counter.read_text() if self._counter.exists() else ""
-        return int(text) if text.isdecimal() else self._count()  # a kill may leave it empty
+        return int(text) if text.isdecimal() else self._count()  # a killed process may leave it empty
 
     def _count(self) -> int:
-        """Bytes of all entries, after removing what a killed process left behind."""
+        """Bytes of all entries, after removing files left by killed processes."""
         for partial in self.folder.rglob("*.partial"):
             if partial.stat().st_mtime < time.time() - ABANDONED_SECONDS:
                 partial.unlink(missing_ok=True)
         return sum(path.stat().st_size for path in self.folder.rglob("*.npy"))
 
     def _clear(self, needed: int) -> int:
-        """Remove entries unused since the start, at least `needed` bytes if there are; returns the bytes."""
+        """Remove entries unused since the start, at least `needed` bytes if possible; returns the bytes."""
         entries = sorted(
             (stat.st_mtime, stat.st_size, path)
             for path in self.folder.rglob("*.npy")

@@ -25,12 +25,12 @@ class UpstreamExpert(nn.Module):
     Args:
         ckpt: any source of `ajepa.load_model`; None for its default.
         model_config: options, see `UpstreamOptions.read`.
-        refresh: nothing is downloaded here; part of the signature that s3prl calls.
+        refresh: ignored, since nothing is downloaded here; s3prl passes it.
         options: as in `model_config`.
 
     Raises:
         ajepa.model.loading.ModelError: the source cannot be read.
-        UpstreamError: an option that does not exist or does not fit the encoder.
+        UpstreamError: an option does not exist or does not fit the encoder.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class UpstreamExpert(nn.Module):
         self.rate, remainder = divmod(patch_samples, self.options.repeat)
         if remainder:
             raise UpstreamError(
-                f"repeat is {self.options.repeat}, but must divide the {patch_samples} samples of a time step"
+                f"repeat is {self.options.repeat}; it must divide the {patch_samples} samples of a time step"
             )
         self.cache: FeatureCache | None = None
         if self.options.cache:
@@ -63,12 +63,12 @@ class UpstreamExpert(nn.Module):
         return -(-samples // self.rate)
 
     def forward(self, wavs: Sequence[Tensor]) -> dict[str, Any]:
-        """Encode 1-D waveforms at 16 kHz, of any lengths from 1 sample on; differentiable.
+        """Encode 1-D waveforms at 16 kHz, of any lengths from 1 sample; differentiable.
 
         Returns:
             `hidden_states`: every block's output, un-normed, then the last one normed, each
-            [B, ceil(longest / rate), X] in float32, X being F * D or D; and `last_hidden_state`. Past its
-            own end a clip's last frame is repeated.
+            [B, ceil(longest / rate), X] in float32 with X = F * D or D; and `last_hidden_state`. After the
+            end of a clip its last frame is repeated.
         """
         frozen = not self.training and not torch.is_grad_enabled()
         hidden_states = self._cached(wavs) if self.cache is not None and frozen else self._encode(wavs)
@@ -83,7 +83,7 @@ class UpstreamExpert(nn.Module):
             waveform_BS = resample(waveform_BS.float(), SAMPLE_RATE, self.model.sample_rate)
             model_lengths = [-(-length * self.model.sample_rate // SAMPLE_RATE) for length in lengths]
         embedding = self.model(waveform_BS, model_lengths, layers=True)
-        # s3prl counts ceil(length / rate) frames of each clip, at times one more than its patches: the last
+        # s3prl counts ceil(length / rate) frames of each clip, sometimes one more than its patches: the last
         # valid frame is repeated, for each clip by its own length.
         frame_T = torch.arange(self.frames(max(lengths)), device=embedding.lengths.device)
         index_BT = torch.minimum(frame_T // self.options.repeat, embedding.lengths[:, None] - 1)
@@ -96,7 +96,7 @@ class UpstreamExpert(nn.Module):
         return state_BTFD.mean(2) if self.options.frequency == "average" else state_BTFD.flatten(2)
 
     def _cached(self, wavs: Sequence[Tensor]) -> list[Tensor]:
-        """All layers, each [B, T, X], those of clips met before from the cache."""
+        """All layers, each [B, T, X]; known clips come from the cache."""
         assert self.cache is not None
         model = self._model_key()
         keys = [clip_key(wav) for wav in wavs]
@@ -119,7 +119,7 @@ class UpstreamExpert(nn.Module):
         return list(states_LBTX)
 
     def _model_key(self) -> str:
-        """Key of what turns a waveform into features; worked out anew when weights have changed or moved."""
+        """`weights_key`, computed again only when weights have changed or moved."""
         state = tuple(
             (tensor.data_ptr(), tensor._version, tensor.dtype, tensor.device)
             for tensor in self.model.state_dict(keep_vars=True).values()

@@ -1,4 +1,4 @@
-"""The names that `-u` of s3prl knows us by, in the form of its own `hubconf.py` files.
+"""Our names for `-u` of s3prl, in the form of its own `hubconf.py` files.
 
 | name | what -k takes |
 |---|---|
@@ -58,7 +58,7 @@ def ajepa_url(
 
 
 def audio_mae_local(ckpt: str, *arguments: Any, **options: Any) -> _UpstreamExpert:
-    """Audio-MAE from an official `.pth` or a checkpoint of ours."""
+    """Audio-MAE from an official `.pth` or one of our checkpoints."""
     return _of_system("audio-mae", ckpt, ajepa_local(ckpt, *arguments, **options))
 
 
@@ -68,7 +68,7 @@ def audio_mae_url(ckpt: str, *arguments: Any, **options: Any) -> _UpstreamExpert
 
 
 def audio_jepa_local(ckpt: str, *arguments: Any, **options: Any) -> _UpstreamExpert:
-    """Audio-JEPA from an official `.ckpt` or a checkpoint of ours."""
+    """Audio-JEPA from an official `.ckpt` or one of our checkpoints."""
     return _of_system("audio-jepa", ckpt, ajepa_local(ckpt, *arguments, **options))
 
 

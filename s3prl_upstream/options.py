@@ -1,8 +1,7 @@
-"""What `-g` (`model_config`) of s3prl sets for our upstream."""
+"""The options of our upstream, which `-g` (`model_config`) of s3prl sets."""
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +10,11 @@ import jsonargparse
 import yaml
 
 from ajepa.errors import AjepaError
+from ajepa.suggest import did_you_mean
 
 
 class UpstreamError(AjepaError, ValueError):
-    """The upstream cannot be made as asked; the message says what to change."""
+    """The upstream cannot be made as requested; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class UpstreamOptions:
     Args:
         frequency: what becomes of the F frequency patches of a time step: "concatenate" them to F * D
             features (as SSAST and MAE-AST give them to SUPERB), or "average" them to D.
-        repeat: give each frame so many times, at a rate so many times higher. s3prl's runner keeps
-            round(samples / rate) frames of a clip: none of one shorter than half a frame.
+        repeat: how often each frame is given, which multiplies their rate. s3prl's runner keeps
+            round(samples / rate) frames of a clip: none of a clip shorter than half a frame.
         weights, chunk_seconds, seed, heads, sample_rate: as in `ajepa.load_model`.
-        cache: folder where the features of clips are kept, see `ajepa.s3prl_upstream.cache`; None for none.
-        cache_gigabytes: how much it may hold.
+        cache: folder for the features of clips, see `ajepa.s3prl_upstream.cache`; None for no cache.
+        cache_gigabytes: its size limit.
     """
 
     frequency: Literal["concatenate", "average"] = "concatenate"
@@ -49,21 +49,20 @@ class UpstreamOptions:
 
     @classmethod
     def read(cls, model_config: str | None, given: dict[str, Any] | None = None) -> UpstreamOptions:
-        """Options from `-g` and from keywords (`S3PRLUpstream(extra_conf=...)`), which have the last word.
+        """Options from `-g` and from keywords (`S3PRLUpstream(extra_conf=...)`), which take precedence.
 
         Args:
             model_config: a YAML file, or YAML itself: "{frequency: average, cache: features}".
 
         Raises:
-            UpstreamError: neither of them, an unknown option, or a value of the wrong type.
+            UpstreamError: neither file nor YAML, an unknown option, or a value of the wrong type.
         """
         values = {**_mapping(model_config), **(given or {})}
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
-                close = difflib.get_close_matches(str(name), known, 1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise UpstreamError(f"no option {name!r}{hint} There are {', '.join(known)}.")
+                hint = did_you_mean(str(name), known)
+                raise UpstreamError(f"no option is called {name!r}{hint}; choose from {', '.join(known)}")
         parser = jsonargparse.ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(cls, "upstream")
         try:
@@ -73,7 +72,7 @@ class UpstreamOptions:
         return cls(**checked.upstream.as_dict())
 
     def of_model(self) -> dict[str, Any]:
-        """The keyword arguments of `ajepa.load_model` among them."""
+        """Those that are keyword arguments of `ajepa.load_model`."""
         names = ("weights", "chunk_seconds", "seed", "heads", "sample_rate")
         return {name: value for name, value in asdict(self).items() if name in names}
 

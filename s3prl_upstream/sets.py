@@ -1,22 +1,18 @@
-"""Data sets that people have on disk, brought into the form that s3prl's tasks read.
+"""Data sets on disk, converted for s3prl's tasks.
 
-`speech_commands` and `voxceleb1` write a folder with a `config.yaml` for `-c`: SUPERB's setting with the
-paths filled in. Audio that is 16 kHz, mono WAV already is linked, anything else is converted. Nothing is
-downloaded.
+`speech_commands` and `voxceleb1` write a folder with a `config.yaml` for `-c`: SUPERB's settings with the
+paths filled in. Audio that is 16 kHz mono WAV is linked, other audio converted. Nothing is downloaded.
 
 Sources: s3prl/downstream/{speech_commands,voxceleb1}; P. Warden, arXiv 1804.03209, for the official test set.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import re
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -28,7 +24,8 @@ from tqdm import tqdm
 from ajepa.audio import load
 from ajepa.data.copies import COPY_SUFFIXES, one_of_each
 from ajepa.data.synthetic.layouts import which_set
-from ajepa.errors import AjepaError
+from ajepa.data.tables import TaskError, existing_folder, without_missing
+from ajepa.files import folder_in_place_of
 
 SAMPLE_RATE = 16_000
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
@@ -38,9 +35,7 @@ BATCH = 32  # of keyword spotting: s3prl drops a last, smaller batch
 SPEAKERS = range(10_001, 11_252)  # classes of s3prl's speaker identification: 1,251
 CONFIG = "config.yaml"
 
-
-class DataSetError(AjepaError, ValueError):
-    """A data set cannot be brought into s3prl's form; the message says what is missing."""
+DataSetError = TaskError  # a data set that cannot be converted is one kind of error for all toolkits
 
 
 def speech_commands(
@@ -53,28 +48,27 @@ def speech_commands(
 ) -> Path:
     """Write `train/<word>/*.wav`, `train/_background_noise_/`, `test/<class>/*.wav` and `config.yaml`.
 
-    s3prl splits `train` by the hash in the file names and reads `test` as it is: a folder for each of the ten
-    keywords there are, `_unknown_` and `_silence_`. That folder is the official test archive, if given as
-    `test_source`. Otherwise it is made from `source` as the official one was: the clips whose hash is for
-    testing; of the other words as many as of a keyword on average; and as many seconds of silence, drawn from
-    `_background_noise_`. Both draws depend on nothing but the file names.
+    s3prl splits `train` by the hash in the file names and reads `test` as it is: a folder for each keyword
+    found, `_unknown_` and `_silence_`. This is the official test archive if `test_source` names it. Otherwise
+    it is made from `source` like the official one: the clips whose hash puts them into the test set; as many
+    clips of other words as a keyword has on average; and as many seconds of silence from
+    `_background_noise_`. Both draws depend only on the file names.
 
     Args:
-        keywords: up to ten words of `source` that take the names of the ten, which s3prl has built in.
+        keywords: up to ten words of `source`, which get the names of the ten that s3prl knows.
 
     Returns the folder. Raises DataSetError.
     """
-    source, out = _folder(source, "a folder for each word"), Path(out)
+    source, out = existing_folder(source, "a folder for each word").resolve(), Path(out)
     clips = _named_clips(source, keywords)
-    noises = one_of_each(
-        _folder(source / NOISE, "WAV files of noise, of which the class _silence_ is made").iterdir()
-    )
+    noises = one_of_each(existing_folder(source / NOISE, "WAV noise for the class _silence_").iterdir())
     split = {path: which_set(path.name) for paths in clips.values() for path in paths}
     _check_speech_commands(source, Counter(split.values()), noises)
-    official = _folder(test_source, "the official test archive") if test_source else None
+    official = existing_folder(test_source, "the official test archive").resolve() if test_source else None
     if official and (absent := set(TEST_CLASSES) - {path.name for path in official.iterdir()}):
         raise DataSetError(f"{official}: no folder {', '.join(sorted(absent))}; expected the test archive")
-    with _whole(out, force) as partial:
+    _check_out(out, force)
+    with folder_in_place_of(out) as partial:
         for name, paths in [*clips.items(), (NOISE, noises)]:
             _place_all(paths, partial / "train" / name)
         if official:
@@ -87,18 +81,18 @@ def speech_commands(
 
 
 def _named_clips(source: Path, keywords: Sequence[str]) -> dict[str, list[Path]]:
-    """Audio of each word, by the name that its folder gets."""
+    """Audio of each word, by the name of its new folder."""
     if not 1 <= len(set(keywords)) == len(keywords) <= len(KEYWORDS):
         raise DataSetError(f"keywords {', '.join(keywords)}: give 1 to {len(KEYWORDS)} different words")
     words = sorted(path.name for path in source.iterdir() if path.is_dir() and path.name[0] not in "._")
     clips = {word: paths for word in words if (paths := one_of_each((source / word).iterdir()))}
     if not set(clips) & set(keywords):
         raise DataSetError(
-            f"{source}: no audio for any of the keywords {', '.join(keywords)}; there are "
-            f"{', '.join(clips)}. Choose up to ten with --keywords"
+            f"{source}: no audio for any of the keywords {', '.join(keywords)}; choose up to ten of "
+            f"{', '.join(clips)} with --keywords"
         )
     named = dict(zip(keywords, KEYWORDS, strict=False))
-    # A keyword of s3prl that was not chosen is another word: its folder needs another name.
+    # A keyword of s3prl that was not chosen counts as another word and needs another name.
     others = {word: f"other_{word}" if word in KEYWORDS else word for word in clips}
     return {named.get(word, others[word]): paths for word, paths in clips.items()}
 
@@ -107,14 +101,14 @@ def _check_speech_commands(source: Path, counts: Counter[str], noises: Sequence[
     for wanted, least in (("training", BATCH), ("validation", 1)):
         if counts[wanted] < least:
             raise DataSetError(
-                f"{source}: {counts[wanted]} clips for {wanted} by their names' hash (`which_set` of Speech "
-                f"Commands); s3prl needs at least {least}. Names must be SPEAKER_nohash_N.wav"
+                f"{source}: {counts[wanted]} clips for {wanted} by the hash of their names, s3prl needs at "
+                f"least {least}; names must be SPEAKER_nohash_N.wav"
             )
     if not noises:
         raise DataSetError(f"{source / NOISE}: no audio; copy the noises of Speech Commands there")
     for path in noises:
         if soundfile.info(path).duration <= 1:
-            raise DataSetError(f"{path}: 1 s or less; s3prl draws 1 s from each noise, remove the file")
+            raise DataSetError(f"{path}: 1 s or less, but s3prl draws 1 s from each noise; remove the file")
 
 
 def _write_test(
@@ -123,7 +117,7 @@ def _write_test(
     held_out = {word: [path for path in paths if split[path] == "testing"] for word, paths in clips.items()}
     keywords = {word: paths for word, paths in held_out.items() if word in KEYWORDS and paths}
     if not keywords:
-        raise DataSetError("no keyword has clips for testing by their names' hash; pass the test archive")
+        raise DataSetError("no keyword has test clips by the hash of their names; pass the test archive")
     average = max(1, round(sum(map(len, keywords.values())) / len(keywords)))
     draw = random.Random(0)
     for word, paths in keywords.items():
@@ -137,9 +131,9 @@ def _write_test(
         start = draw.randrange(len(wave) - SAMPLE_RATE + 1)
         _write_wav(folder / "_silence_" / f"{path.stem}_{start}.wav", wave[start : start + SAMPLE_RATE])
     print(
-        f"note: the test set was made here: {len(keywords)} of the {len(KEYWORDS)} keywords with {average} "
-        f"clips each on average, {min(average, len(others))} clips of other words, {average} of silence; "
-        "published scores are of the official one",
+        f"note: this test set is not the official one of published scores: {len(keywords)} of the "
+        f"{len(KEYWORDS)} keywords with {average} clips each on average, {min(average, len(others))} clips "
+        f"of other words, {average} of silence",
         file=sys.stderr,
     )
 
@@ -154,36 +148,33 @@ def voxceleb1(
 ) -> Path:
     """Write `audio/wav/<speaker>/<session>/*.wav`, `iden_split.txt` and `config.yaml`.
 
-    s3prl looks for `<any folder>/wav/` below the path that it is given.
+    s3prl looks for `<any folder>/wav/` below its path.
 
     Args:
         source: a folder with `wav/<speaker>/...`, or with folders that have it (`vox1_dev_wav/wav/...`).
         meta: lines `<1|2|3> <speaker>/<session>/<file>.wav` for training, validation and test; by default
             `iden_split.txt`, or s3prl's own `veri_test_class.txt`, in `source`.
-        skip_missing: leave out lines whose audio is not there.
+        skip_missing: leave out lines whose audio is missing.
 
     Returns the folder. Raises DataSetError.
     """
-    source, out = _folder(source, "wav/<speaker>/<session>/*.wav"), Path(out)
+    source, out = existing_folder(source, "wav/<speaker>/<session>/*.wav").resolve(), Path(out)
     table = Path(meta) if meta else _first([source / "iden_split.txt", source / "veri_test_class.txt"])
     if table is None or not table.is_file():
         raise DataSetError(f"{table or source / 'iden_split.txt'}: no such file; name one with --meta")
     roots = [path for path in [source / "wav", *sorted(source.glob("*/wav"))] if path.is_dir()]
-    located = [(split, name, _locate(roots, name)) for split, name in _read_meta(table)]
-    missing = [name for _, name, path in located if path is None]
-    if missing and (not skip_missing or len(missing) == len(located)):
-        raise DataSetError(
-            f"{table}: {len(missing):,} of {len(located):,} files are not below {source}, such as "
-            f"{missing[0]}; complete the copy, or pass --skip-missing"
-        )
-    present = [(split, name, path) for split, name, path in located if path is not None]
-    splits = Counter(split for split, _, _ in present)
+    located = [
+        (_locate(roots, name) or source / "wav" / name, split, name) for split, name in _read_meta(table)
+    ]
+    present = without_missing(located, table, skip_missing)
+    splits = Counter(split for _, split, _ in present)
     if absent := [number for number in "123" if not splits[number]]:
         raise DataSetError(f"{table}: no file of split {', '.join(absent)} (1 train, 2 validation, 3 test)")
-    with _whole(out, force) as partial:
-        for _, name, path in tqdm(present, desc="audio", unit="file", disable=None):
+    _check_out(out, force)
+    with folder_in_place_of(out) as partial:
+        for path, _, name in tqdm(present, desc="audio", unit="file", disable=None):
             _place(path, partial / "audio" / "wav" / name)
-        lines = "".join(f"{split} {name}\n" for split, name, _ in present)
+        lines = "".join(f"{split} {name}\n" for _, split, name in present)
         (partial / "iden_split.txt").write_text(lines)
         _write_config("voxceleb1", partial, out)
     return out
@@ -198,8 +189,8 @@ def _read_meta(table: Path) -> Iterator[tuple[str, str]]:
             raise DataSetError(f"{table}, line {number}: {line!r}; expected `1 id10001/session/00001.wav`")
         if int(match[3]) not in SPEAKERS:
             raise DataSetError(
-                f"{table}, line {number}: speaker id{match[3]}; s3prl has the classes id{SPEAKERS[0]} to "
-                f"id{SPEAKERS[-1]}, rename the speakers"
+                f"{table}, line {number}: speaker id{match[3]}, but s3prl has the classes id{SPEAKERS[0]} to "
+                f"id{SPEAKERS[-1]}; rename the speakers"
             )
         yield match[1], match[2]
 
@@ -216,10 +207,12 @@ def _first(paths: Iterable[Path]) -> Path | None:
 # -- what both share --
 
 
-def _folder(path: str | Path, expected: str) -> Path:
-    if not Path(path).is_dir():
-        raise DataSetError(f"{path}: no such folder; expected {expected}")
-    return Path(path).resolve()
+def _check_out(out: Path, force: bool) -> None:
+    if out.exists() and any(out.iterdir()):
+        if not (out / CONFIG).is_file():
+            raise DataSetError(f"{out}: exists and was not made here; move it away or choose another --out")
+        if not force:
+            raise DataSetError(f"{out}: exists; pass --force to replace it")
 
 
 def _place_all(paths: Sequence[Path], folder: Path) -> None:
@@ -228,7 +221,7 @@ def _place_all(paths: Sequence[Path], folder: Path) -> None:
 
 
 def _place(path: Path, target: Path) -> None:
-    """Link a 16 kHz mono WAV file, or convert what it is to one."""
+    """Link a 16 kHz mono WAV file; convert any other."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".wav":
         found = soundfile.info(path)
@@ -244,7 +237,7 @@ def _write_wav(path: Path, samples_S: np.ndarray) -> None:
 
 
 def _write_config(task: str, partial: Path, out: Path) -> None:
-    """SUPERB's setting with the paths of the folder as it will be called."""
+    """SUPERB's settings with the paths of the final folder."""
     text = (files("ajepa.s3prl_upstream") / "configs" / f"{task}.yaml").read_text()
     config = yaml.safe_load(text)
     data = config["downstream_expert"]["datarc"]
@@ -252,23 +245,3 @@ def _write_config(task: str, partial: Path, out: Path) -> None:
         if isinstance(value, str):
             data[key] = value.replace("DATA", str(out.resolve()), 1)
     (partial / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
-
-
-@contextmanager
-def _whole(out: Path, force: bool) -> Iterator[Path]:
-    """A hidden folder that takes the name `out` at the end, so that no half data set is ever seen."""
-    if out.exists() and any(out.iterdir()):
-        if not (out / CONFIG).is_file():
-            raise DataSetError(f"{out}: exists and was not made here; move it away or choose another --out")
-        if not force:
-            raise DataSetError(f"{out}: exists; pass --force to replace it")
-    partial = out.resolve().with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if out.exists():
-            shutil.rmtree(out)
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -97,7 +97,7 @@ def test_status_shows_a_second_hook(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_errors_name_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(harness.HarnessError, match="no bridge named 'tensorflow'; there is hear"):
+    with pytest.raises(harness.HarnessError, match="no bridge named 'tensorflow'; choose from hear"):
         harness.enable("tensorflow", site_dir=tmp_path)
     with pytest.raises(harness.HarnessError, match="python -m venv"):
         harness.enable("hear", install=False, site_dir=tmp_path / "absent")

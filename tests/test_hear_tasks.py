@@ -171,7 +171,7 @@ def test_speech_commands_errors(speech_commands, tmp_path):
     with pytest.raises(TaskError, match="no folder for the words zebra; there are misa, sami, talo"):
         tasks.from_speech_commands(speech_commands, tmp_path, words=["zebra"])
     (tmp_path / "sami").mkdir()
-    with pytest.raises(TaskError, match=r"validation_list\.txt: not found; the official list is needed"):
+    with pytest.raises(TaskError, match=r"validation_list\.txt: no such file; copy the official list"):
         tasks.from_speech_commands(tmp_path, tmp_path)
     for split in ("validation", "testing"):
         (tmp_path / f"{split}_list.txt").write_text("sami/0000_nohash_0.wav\n")

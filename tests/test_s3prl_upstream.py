@@ -135,7 +135,7 @@ def test_options_from_a_file_inline_and_by_keyword(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "config, message",
     [
-        ("{frequencey: average}", "no option 'frequencey'; did you mean 'frequency'"),
+        ("{frequencey: average}", "no option is called 'frequencey' .did you mean frequency"),
         ("{frequency: mean}", "frequency"),
         ("{repeat: two}", "repeat"),
         ("{repeat: 0}", "at least 1"),

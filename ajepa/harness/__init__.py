@@ -1,20 +1,19 @@
-"""The opt-in bridge that lets stock benchmark toolkits run on a current Python, torch, Lightning and NumPy.
+"""Optional bridges that let stock benchmark toolkits run on a current Python, torch, Lightning and NumPy.
 
-The toolkits that the field compares itself with stand still, while what they import does not. A *bridge*
-installs one toolkit and holds a small cure for each of its breaks. A cure reaches into the toolkit's own
-modules while they are imported, and into nothing else: `torch`, Lightning and `tensorflow` stay as they are
-for everyone else.
+The toolkits of the field are no longer maintained, but the packages that they import still change. A *bridge*
+installs one toolkit and holds a small cure for each thing that breaks. A cure changes only the toolkit's own
+modules while they are imported: `torch`, Lightning and `tensorflow` stay the same for all other code.
 
 Two ways to use a bridge:
 
-- `enable("hear")` writes an import hook into this environment. From then on the untouched commands work
-  there: `python -m heareval.embeddings.runner MODULE`, `python -m heareval.predictions.runner DIR`,
+- `enable("hear")` writes an import hook into this environment. From then on the stock commands work there:
+  `python -m heareval.embeddings.runner MODULE`, `python -m heareval.predictions.runner DIR`,
   `python -m hearvalidator.validate MODULE`; with `enable("s3prl")` `python -m s3prl.run_downstream ...`,
   a checkout's `python run_downstream.py ...` and `S3PRLUpstream("ajepa")`; with `enable("xares")`
-  `python -m xares.run ...`. `disable()` takes the hook away, `status()` shows it.
-- `run("heareval.predictions.runner", [...])` puts the cures in place for this process alone.
+  `python -m xares.run ...`. `disable()` removes the hook, `status()` shows it.
+- `run("heareval.predictions.runner", [...])` applies the cures to this process only.
 
-An environment where neither was asked for is not touched.
+Without either, an environment is not changed.
 """
 
 from .bridges import BRIDGES, Bridge, HarnessError

@@ -1,4 +1,4 @@
-"""The bridges there are, and how the cures of one get into a toolkit's modules."""
+"""The bridges, and how their cures get into a toolkit's modules."""
 
 import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,11 +16,11 @@ from .errors import HarnessError
 
 @dataclass(frozen=True)
 class Cure:
-    """One break of a toolkit and what is done about it.
+    """One break of a toolkit and its remedy.
 
-    breaks: what goes wrong without the cure, in a sentence.
-    around: called with the module; the module's own code is executed inside the context it returns.
-    needed: whether this environment shows the break.
+    breaks: what the module does that fails without the cure.
+    around: called with the module; the module's code is executed inside the context that it returns.
+    needed: whether the break occurs in this environment.
     """
 
     breaks: str
@@ -33,9 +33,9 @@ class Bridge:
     """What one toolkit needs.
 
     toolkit: pip requirements of the toolkit itself, installed without their pinned dependencies.
-    extra: the extra of `ajepa` that lists what the toolkit imports.
+    extra: the extra of `ajepa` that lists the packages which the toolkit imports.
     cures: module name -> its cures.
-    mains: module name -> the function to call when the module is run with `python -m`.
+    mains: module name -> the function that `python -m` calls.
     everywhere: cures of all modules of the toolkit.
     """
 
@@ -51,7 +51,7 @@ class Bridge:
         return tuple(sorted({name.partition(".")[0] for name in self.cures}))
 
     def cures_of(self, module: str) -> tuple[Cure, ...]:
-        """The cures to put around a module of the toolkit."""
+        """The cures of one of the toolkit's modules."""
         return (*self.everywhere, *self.cures.get(module, ()))
 
     def extra_requirements(self) -> list[str]:
@@ -59,7 +59,7 @@ class Bridge:
         try:
             declared = importlib.metadata.requires("ajepa") or []
         except importlib.metadata.PackageNotFoundError as error:
-            raise HarnessError("ajepa itself is not installed here; run `pip install` on it first") from error
+            raise HarnessError("ajepa itself is not installed; run `pip install` on it first") from error
         requirements = [Requirement(line) for line in declared]
         return [
             f"{requirement.name}{requirement.specifier}"
@@ -70,20 +70,20 @@ class Bridge:
         ]
 
 
+_TENSORFLOW = Cure("imports tensorflow", hear.tensorflow_stand_in, hear.tensorflow_is_absent)
+_S3PRL_RUNNER = (
+    Cure("imports HfFolder and Repository, gone in huggingface_hub 1", s3prl.huggingface_names),
+    Cure("loads its checkpoints with a class that torch 2.6 refuses", s3prl.loadable_checkpoints),
+)
+
 BRIDGES: dict[str, Bridge] = {
     "hear": Bridge(
         toolkit=("heareval==2021.1.3", "hearvalidator==2021.0.2"),
         extra="hear",
         cures={
-            "heareval.embeddings.runner": (
-                Cure("imports tensorflow", hear.tensorflow_stand_in, hear.tensorflow_is_absent),
-            ),
-            "heareval.embeddings.task_embeddings": (
-                Cure("imports tensorflow", hear.tensorflow_stand_in, hear.tensorflow_is_absent),
-            ),
-            "hearvalidator.validate": (
-                Cure("imports tensorflow", hear.tensorflow_stand_in, hear.tensorflow_is_absent),
-            ),
+            "heareval.embeddings.runner": (_TENSORFLOW,),
+            "heareval.embeddings.task_embeddings": (_TENSORFLOW,),
+            "hearvalidator.validate": (_TENSORFLOW,),
             "heareval.gpu_max_mem": (
                 Cure("decodes the GPU's name, a str since pynvml 11.5", hear.gpu_name_as_bytes),
             ),
@@ -91,7 +91,7 @@ BRIDGES: dict[str, Bridge] = {
                 Cure("calls Trainer(gpus=...), gone in Lightning 2", hear.trainer_with_gpus),
                 Cure("defines validation_epoch_end, refused by Lightning 2", hear.outputs_at_epoch_end),
                 Cure("sets fit_loop.current_epoch, which Lightning ignores", hear.settable_epoch),
-                Cure("loads its checkpoints with classes torch 2.6 refuses", hear.loadable_checkpoints),
+                Cure("loads its checkpoints with classes that torch 2.6 refuses", hear.loadable_checkpoints),
             ),
         },
         mains={
@@ -105,24 +105,18 @@ BRIDGES: dict[str, Bridge] = {
         extra="s3prl",
         cures={
             "s3prl.hub": (
-                Cure("has no place for upstreams of others", s3prl.our_upstreams),
+                Cure("has no place for upstreams of other packages", s3prl.our_upstreams),
                 Cure("is what run_downstream.py imports before it breaks", s3prl.for_the_script),
             ),
-            "s3prl.downstream.runner": (
-                Cure("imports HfFolder and Repository, gone in huggingface_hub 1", s3prl.huggingface_names),
-                Cure("loads its checkpoints with a class torch 2.6 refuses", s3prl.loadable_checkpoints),
-            ),
-            "s3prl.run_downstream": (
-                Cure("imports HfFolder, gone in huggingface_hub 1", s3prl.huggingface_names),
-                Cure("loads its checkpoints with a class torch 2.6 refuses", s3prl.loadable_checkpoints),
-            ),
+            "s3prl.downstream.runner": _S3PRL_RUNNER,
+            "s3prl.run_downstream": _S3PRL_RUNNER,
             "s3prl.downstream.speech_commands.expert": (
                 Cure(
                     "imports catalyst, which has no release for this Python", s3prl.sampler_without_catalyst
                 ),
             ),
             "s3prl.downstream.voxceleb1.dataset": (
-                Cure("reads one data set's file list for every other", s3prl.file_lists_of_each_data_set),
+                Cure("uses the file lists of one data set for all", s3prl.file_lists_of_each_data_set),
             ),
         },
         mains={"s3prl.run_downstream": "main"},
@@ -153,7 +147,7 @@ BRIDGES: dict[str, Bridge] = {
 
 
 def bridge_of(module: str) -> Bridge | None:
-    """The bridge whose toolkit holds `module`, or None."""
+    """The bridge whose toolkit contains `module`, or None."""
     package = module.partition(".")[0]
     return next((bridge for bridge in BRIDGES.values() if package in bridge.packages), None)
 
@@ -161,7 +155,7 @@ def bridge_of(module: str) -> Bridge | None:
 def cured_spec(
     fullname: str, path: Sequence[str] | None, target: ModuleType | None, finders: Iterable[Any]
 ) -> ModuleSpec | None:
-    """The first spec that `finders` give for `fullname`, its loader wrapped if there are cures."""
+    """The first spec that `finders` return for `fullname`, its loader wrapped if there are cures."""
     found = (finder.find_spec(fullname, path, target) for finder in finders if hasattr(finder, "find_spec"))
     spec = next((spec for spec in found if spec is not None), None)
     bridge = bridge_of(fullname)
@@ -174,7 +168,7 @@ def cured_spec(
 
 
 class CuringLoader(SourceFileLoader):
-    """Loads a toolkit's module from its untouched file, inside its cures."""
+    """Loads a toolkit's module from its unchanged file, inside its cures."""
 
     def __init__(self, loader: SourceFileLoader, cures: Sequence[Cure], main: str | None):
         super().__init__(loader.name, loader.path)
@@ -191,10 +185,10 @@ class CuringLoader(SourceFileLoader):
             exec(code, module.__dict__)
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """What `python -m` executes.
+        """The code that `python -m` executes.
 
-        `python -m` takes a module's code and never calls `exec_module`, so the cures would have no moment to
-        begin and end. The code given here imports the module by its name, cured, and calls its main.
+        `python -m` takes a module's code and never calls `exec_module`, which applies the cures. The code
+        returned here imports the module by its name, cured, and calls its main function.
         """
         if self.main is None:
             return super().get_code(fullname)

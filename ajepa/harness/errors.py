@@ -1,4 +1,4 @@
-"""What goes wrong with a bridge."""
+"""The error of the bridges."""
 
 from ajepa.errors import AjepaError
 

@@ -1,7 +1,7 @@
 """The cures of the HEAR toolkit: heareval 2021.1.3 and hearvalidator 2021.0.2.
 
-Each is a context manager around the execution of one of its modules. What follows the `yield` sees the
-finished module and changes names in that module alone.
+Each is a context manager around the execution of one of its modules. The code after the `yield` sees the
+finished module and changes names in that module only.
 """
 
 import functools
@@ -24,12 +24,12 @@ def tensorflow_is_absent() -> bool:
 def tensorflow_stand_in(module: ModuleType) -> Iterator[None]:
     """Let `import tensorflow` succeed in `module`, and only while `module` is executed.
 
-    A stand-in that stayed would tell the encoder under test, and tensorboard, that TensorFlow is there. The
-    toolkit uses two names of it for torch models: the class `tf.Module`, to tell the two kinds of model
-    apart, and `tf.test.is_gpu_available`, which must agree with torch or heareval refuses to start.
+    If the stand-in stayed, the encoder under test and tensorboard would believe that TensorFlow is installed.
+    For torch models the toolkit uses two names: the class `tf.Module`, to distinguish the two kinds of model,
+    and `tf.test.is_gpu_available`, which must agree with torch or heareval refuses to start.
     """
-    tensorflow: Any = ModuleType("tensorflow", "Stand-in for the two names that the HEAR toolkit asks for.")
-    tensorflow.__spec__ = ModuleSpec("tensorflow", loader=None)  # importlib.util.find_spec insists on one
+    tensorflow: Any = ModuleType("tensorflow", "Stand-in for the two names that the HEAR toolkit uses.")
+    tensorflow.__spec__ = ModuleSpec("tensorflow", loader=None)  # importlib.util.find_spec requires one
     tensorflow.Module = type("Module", (), {})
     tensorflow.test = ModuleType("tensorflow.test")
     tensorflow.test.is_gpu_available = lambda **_: True
@@ -42,7 +42,7 @@ def tensorflow_stand_in(module: ModuleType) -> Iterator[None]:
 
 @contextmanager
 def gpu_name_as_bytes(module: Any) -> Iterator[None]:
-    """`device_name` decodes what pynvml returns: bytes once, a str since pynvml 11.5."""
+    """Let `device_name` decode what pynvml returns: formerly bytes, since pynvml 11.5 a str."""
     yield
     if not hasattr(module, "nvmlDeviceGetName"):  # imported on GPU machines only
         return
@@ -70,11 +70,11 @@ def trainer_with_gpus(module: Any) -> Iterator[None]:
 
 @contextmanager
 def settable_epoch(module: Any) -> Iterator[None]:
-    """Obey `trainer.fit_loop.current_epoch = best_epoch`.
+    """Respect `trainer.fit_loop.current_epoch = best_epoch`.
 
-    heareval says so before each test, to take the event post-processing that was best at that epoch.
-    Lightning reads `trainer.current_epoch`, which after fitting is the number of epochs: a KeyError for
-    every event task.
+    heareval sets it before each test, to use the event post-processing that was best at that epoch. Lightning
+    reads `trainer.current_epoch`, which after fitting is the number of epochs: a KeyError for every event
+    task.
     """
     yield
 
@@ -89,7 +89,7 @@ def settable_epoch(module: Any) -> Iterator[None]:
 
 @contextmanager
 def outputs_at_epoch_end(module: Any) -> Iterator[None]:
-    """Hand the outputs of all steps to `validation_epoch_end` and `test_epoch_end`, as Lightning 1 did."""
+    """Pass the outputs of all steps to `validation_epoch_end` and `test_epoch_end`, as Lightning 1 did."""
     yield
     for stage in ("validation", "test"):
         _hand_over_outputs(module.AbstractPredictionModel, stage)
@@ -123,7 +123,7 @@ def loadable_checkpoints(module: Any) -> Iterator[None]:
     """Let heareval load its own checkpoints, still with `weights_only=True`.
 
     Their hyper-parameters name a few classes and functions of torch: those of heareval's parameter grid.
-    They are allowed while heareval trains and tests, and nothing else is.
+    Only these are allowed, while heareval trains and tests.
     """
     yield
     from torch.serialization import safe_globals

@@ -1,10 +1,9 @@
-"""The import hook; `ajepa harness enable` copies this file into site-packages, beside a `.pth` file.
+"""The import hook; `ajepa harness enable` copies this file into site-packages, next to a `.pth` file.
 
-The `.pth` line runs at the start of every Python of that environment, so this file is a copy rather than an
-import of `ajepa`: it costs a fraction of a millisecond whatever `ajepa` imports, it does not depend on the
-order in which `.pth` files are read (an editable install of `ajepa` is itself a `.pth` file), and it stays
-silent when `ajepa` was uninstalled and the hook was forgotten. It needs `sys` alone; the cures are imported
-when one of the toolkits is.
+The `.pth` line runs at the start of every Python of that environment. So this file is a copy and no import of
+`ajepa`: it takes a fraction of a millisecond whatever `ajepa` imports, does not depend on the order in which
+`.pth` files are read (an editable install of `ajepa` is itself a `.pth` file), and stays silent if `ajepa`
+was uninstalled without the hook. It needs only `sys`; the cures are imported together with a toolkit.
 """
 
 import sys
@@ -24,19 +23,19 @@ class BridgeFinder:
         except ModuleNotFoundError as error:
             if error.name not in ("ajepa", "ajepa.harness", "ajepa.harness.bridges"):
                 raise
-            if "." not in fullname:  # said once for each toolkit, not for each of its modules
+            if "." not in fullname:  # once for each toolkit, not for each of its modules
                 sys.stderr.write(
-                    f"ajepa is not installed, so {fullname} is imported as it is. Install ajepa, "
+                    f"ajepa is not installed, so {fullname} is imported without its cures. Install ajepa, "
                     f"or delete ajepa-harness.pth and ajepa_harness_hook.py from site-packages.\n"
                 )
             return None
-        # Only the finders behind this one: with two hooks in a process neither asks the other in a circle.
+        # Only the finders after this one: two hooks in one process must not call each other in a circle.
         behind = sys.meta_path[sys.meta_path.index(self) + 1 :]
         return cured_spec(fullname, path, target, behind)
 
 
 def active_finder():
-    """The finder at work in this process, from whichever copy of this file, or None."""
+    """The finder of this process, from any copy of this file, or None."""
     return next((finder for finder in sys.meta_path if hasattr(finder, "bridged_packages")), None)
 
 

@@ -1,4 +1,4 @@
-"""Install a bridge in this environment, show it, remove it; or use it for one process."""
+"""Install a bridge in this environment, show it, or remove it; or use it for one process."""
 
 import importlib
 import importlib.metadata
@@ -26,16 +26,16 @@ HOOK_NAME = "ajepa_harness_hook.py"
 
 
 def enable(name: str, *, install: bool = True, site_dir: Path | None = None) -> list[str]:
-    """Install the toolkit of the bridge `name` and write the import hook. Doing it again changes nothing.
+    """Install the toolkit of the bridge `name` and write the import hook. Repeating it changes nothing.
 
-    install: fetch what is missing with pip; nothing is fetched when nothing is missing.
-    site_dir: where the hook goes; by default the site-packages of the running interpreter.
-    Returns what was done, in lines to print. Raises HarnessError with the remedy.
+    install: install missing packages with pip.
+    site_dir: folder for the hook; by default the site-packages of the running interpreter.
+    Returns what was done, as lines to print. Raises HarnessError with the remedy.
     """
-    bridge, directory = _bridge(name), site_dir or _site_packages()
+    bridge, directory = BRIDGES[_checked(name)], site_dir or _site_packages()
     if not os.access(directory, os.W_OK):
         raise HarnessError(_not_writable(directory, "no write permission, or no such folder"))
-    report = _install(bridge) if install else [f"{name}: packages left as they are"]
+    report = _install(bridge) if install else [f"{name}: packages not changed"]
     try:
         _write_hook(directory, {*_enabled(directory), name})
     except OSError as error:
@@ -43,7 +43,7 @@ def enable(name: str, *, install: bool = True, site_dir: Path | None = None) -> 
     return [
         *report,
         f"{name}: hook written to {directory / PTH_NAME} and {directory / HOOK_NAME}",
-        f"It acts in every Python of {sys.prefix} that imports {' or '.join(bridge.packages)}; "
+        f"It affects every Python of {sys.prefix} that imports {' or '.join(bridge.packages)}; "
         f"`ajepa harness disable {name}` removes it.",
     ]
 
@@ -51,7 +51,7 @@ def enable(name: str, *, install: bool = True, site_dir: Path | None = None) -> 
 def disable(name: str | None = None, *, site_dir: Path | None = None) -> list[str]:
     """Remove the hook of one bridge, or of all. The toolkit's packages stay.
 
-    Returns what was done, in lines to print. Raises HarnessError where the files cannot be removed.
+    Returns what was done, as lines to print. Raises HarnessError if the files cannot be removed.
     """
     directory = site_dir or _site_packages()
     enabled = _enabled(directory)
@@ -67,14 +67,14 @@ def disable(name: str | None = None, *, site_dir: Path | None = None) -> list[st
         raise HarnessError(_not_writable(directory, str(error))) from error
     lines = [f"{bridge}: hook removed from {directory}" for bridge in sorted(removed)]
     lines += [
-        f"The packages stay; `{_pip('uninstall', *_names(BRIDGES[bridge].toolkit))}` removes them."
+        f"The packages stay; `{_pip('uninstall', *map(_name, BRIDGES[bridge].toolkit))}` removes them."
         for bridge in sorted(removed)
     ]
     return lines or [f"hook files without a bridge removed from {directory}"]
 
 
 def status(*, site_dir: Path | None = None) -> list[str]:
-    """Where the hook is, whether it acts in this process, and the versions, gaps and cures of each bridge."""
+    """The hook's place, whether it is active in this process, and each bridge's packages and cures."""
     directory = site_dir or _site_packages()
     enabled = _enabled(directory)
     finder = hook.active_finder()
@@ -83,7 +83,7 @@ def status(*, site_dir: Path | None = None) -> list[str]:
         f"active in this process: {', '.join(sorted(finder.bridged_packages)) if finder else 'no'}",
     ]
     lines += [
-        f"another hook: {other / PTH_NAME}; delete it and {HOOK_NAME} beside it unless it is wanted"
+        f"another hook: {other / PTH_NAME}; delete it and {HOOK_NAME} next to it unless you need it"
         for other in _site_directories()
         if other != directory and (other / PTH_NAME).exists()
     ]
@@ -103,20 +103,20 @@ def status(*, site_dir: Path | None = None) -> list[str]:
 
 
 def run(module: str, args: Sequence[str]) -> None:
-    """Run `python -m module args...` in this process, with the cures in place; writes nothing.
+    """Run `python -m module args...` in this process, with its cures; writes nothing.
 
-    Raises HarnessError for a module that no bridge holds or whose toolkit is missing; what the module raises,
-    SystemExit included, passes through.
+    Raises HarnessError for a module that no bridge contains or whose toolkit is missing; what the module
+    raises, SystemExit included, passes through.
     """
     bridge = bridge_of(module)
     if bridge is None:
         known = ", ".join(package for known in BRIDGES.values() for package in known.packages)
-        raise HarnessError(f"no bridge for {module}; there are bridges for the modules of {known}")
+        raise HarnessError(f"no bridge for {module}; there are bridges for modules of {known}")
     package = module.partition(".")[0]
     if importlib.util.find_spec(package) is None:
         raise HarnessError(
-            f"{package} is not installed; run `{_pip('install', '--no-deps', *bridge.toolkit)}`, "
-            f"and for what it imports `{_pip('install', *bridge.extra_requirements())}`"
+            f"{package} is not installed; run `{_pip('install', '--no-deps', *bridge.toolkit)}` and, for its "
+            f"imports, `{_pip('install', *bridge.extra_requirements())}`"
         )
     hook.install(*bridge.packages)
     # `python -m` imports from the working directory; a console script would not.
@@ -128,19 +128,15 @@ def run(module: str, args: Sequence[str]) -> None:
 
 def _checked(name: str) -> str:
     if name not in BRIDGES:
-        raise HarnessError(f"no bridge named {name!r}; there is {', '.join(BRIDGES)}")
+        raise HarnessError(f"no bridge named {name!r}; choose from {', '.join(BRIDGES)}")
     return name
-
-
-def _bridge(name: str) -> Bridge:
-    return BRIDGES[_checked(name)]
 
 
 # -- packages --
 
 
-def _names(requirements: Sequence[str]) -> list[str]:
-    return [Requirement(requirement).name for requirement in requirements]
+def _name(requirement: str) -> str:
+    return Requirement(requirement).name
 
 
 def _version(distribution: str) -> str | None:
@@ -157,7 +153,7 @@ def _is_met(requirement: str) -> bool:
 
 
 def _state(requirement: str) -> str:
-    name = Requirement(requirement).name
+    name = _name(requirement)
     needs = "" if _is_met(requirement) else f" (needs {requirement})"
     return f"{name} {_version(name) or 'missing'}{needs}"
 
@@ -167,7 +163,7 @@ def _pip(*args: str) -> str:
 
 
 def _install(bridge: Bridge) -> list[str]:
-    """What the toolkit imports first, then the toolkit without its pins (HEAR: numpy 1.19, TensorFlow)."""
+    """Install the toolkit's imports, then the toolkit without its pins (HEAR: numpy 1.19, TensorFlow)."""
     steps = [
         [requirement for requirement in bridge.extra_requirements() if not _is_met(requirement)],
         [requirement for requirement in bridge.toolkit if not _is_met(requirement)],
@@ -179,16 +175,16 @@ def _install(bridge: Bridge) -> list[str]:
     by_hand = " && ".join(_pip(*command) for command in commands)
     if importlib.util.find_spec("pip") is None:
         raise HarnessError(
-            f"this environment has no pip. Install with your own tool what these commands would, "
-            f"then add --no-install: {by_hand}"
+            f"this environment has no pip; do with your own tool what these commands would do, then add "
+            f"--no-install: {by_hand}"
         )
     for command in commands:
         if subprocess.run([sys.executable, "-m", "pip", *command], check=False).returncode:
-            raise HarnessError(f"pip failed (its message is above); no hook was written. By hand: {by_hand}")
+            raise HarnessError(f"pip failed (see above); no hook was written. Try it by hand: {by_hand}")
     importlib.invalidate_caches()
     return [
         f"installed {', '.join(steps[0] + steps[1])}",
-        "pip may say that the toolkit wants other packages or versions: expected.",
+        "pip may report that the toolkit requires other packages or versions: this is expected.",
     ]
 
 
@@ -207,8 +203,8 @@ def _site_directories() -> list[Path]:
 
 def _not_writable(directory: Path, reason: str) -> str:
     return (
-        f"cannot write {directory / PTH_NAME}: {reason}. Use a virtual environment of your own "
-        f"(`python -m venv`), or `ajepa harness run MODULE ARGS...`, which writes nothing."
+        f"cannot write {directory / PTH_NAME}: {reason}; use a virtual environment (`python -m venv`), or "
+        "`ajepa harness run MODULE ARGS...`, which writes nothing"
     )
 
 
@@ -234,7 +230,7 @@ def _pth_text(names: set[str]) -> str:
 
 
 def _write_hook(directory: Path, names: set[str]) -> None:
-    """Write both files; each appears whole, and the .pth file after the module that it imports."""
+    """Write both files whole, the .pth file after the module that it imports."""
     files.write(directory / HOOK_NAME, _hook_source())
     files.write(directory / PTH_NAME, _pth_text(names))  # its partial file is not called *.pth either
 
@@ -255,5 +251,7 @@ def _hook_state(directory: Path) -> str:
     names = _enabled(directory)
     module = directory / HOOK_NAME
     if not names or not module.exists() or module.read_text(encoding="ascii") != _hook_source():
-        return f"present in {directory} but not what this ajepa writes; run `ajepa harness enable NAME` again"
+        return (
+            f"present in {directory}, but not as this ajepa writes it; run `ajepa harness enable NAME` again"
+        )
     return f"present, {directory / PTH_NAME}"

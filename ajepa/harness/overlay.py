@@ -1,4 +1,4 @@
-"""Stand-ins for parts of a library, seen by a toolkit's modules alone."""
+"""Stand-ins for parts of a library, seen only by a toolkit's modules."""
 
 import functools
 import sys
@@ -8,7 +8,7 @@ from types import ModuleType
 
 
 def with_names(real: ModuleType, **names: object) -> ModuleType:
-    """A module that has `names` of its own and everything else from `real`, which stays as it is."""
+    """A module with `names`, and everything else from `real`, which is not changed."""
     overlay = ModuleType(real.__name__, real.__doc__)
     vars(overlay).update(names, __getattr__=functools.partial(getattr, real))
     return overlay
@@ -16,7 +16,7 @@ def with_names(real: ModuleType, **names: object) -> ModuleType:
 
 @contextmanager
 def importable(*modules: ModuleType) -> Iterator[None]:
-    """Let `import` give these modules by their names inside the context, whatever there was."""
+    """Let `import` return these modules for their names inside the context."""
     before = {module.__name__: sys.modules.get(module.__name__) for module in modules}
     sys.modules.update({module.__name__: module for module in modules})
     try:
@@ -31,7 +31,7 @@ def importable(*modules: ModuleType) -> Iterator[None]:
 
 @contextmanager
 def attributes(module: ModuleType, **names: object) -> Iterator[None]:
-    """Give `module` these names inside the context, those that it lacks only."""
+    """Give `module` those of these names that it lacks, inside the context."""
     lacking = {name: value for name, value in names.items() if not hasattr(module, name)}
     vars(module).update(lacking)
     try:

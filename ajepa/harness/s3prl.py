@@ -1,8 +1,8 @@
 """The cures of s3prl 0.4.18, the PyPI package and a checkout alike.
 
-Each is a context manager around the execution of one of its modules, see `ajepa.harness.hear`. One module
-cannot be reached that way: `run_downstream.py`, run by its path, is `__main__` and not imported. It imports
-`s3prl.hub` first, and `for_the_script` then cures the names that the script has or is about to import.
+Each is a context manager around the execution of one of its modules, see `ajepa.harness.hear`. This does not
+reach one module: `run_downstream.py`, run by its path, is `__main__` and not imported. It imports `s3prl.hub`
+first, and `for_the_script` then cures the names that the script has or is about to import.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from packaging.version import Version
 from .errors import HarnessError
 from .overlay import attributes, importable, with_names
 
-# Named here and imported when s3prl looks: the core does not depend on the plug-ins.
+# Imported by name when s3prl needs it: the core does not depend on the plug-ins.
 UPSTREAMS = "ajepa.s3prl_upstream.hubconf"
 SCRIPT = "run_downstream.py"
 
@@ -48,16 +48,16 @@ def _torchaudio_names() -> dict[str, Any]:
 
 @functools.cache
 def torchaudio_is_bare() -> bool:
-    """Whether torchaudio is one without sox effects (2.9 and later)."""
+    """Whether torchaudio lacks sox effects (2.9 and later)."""
     return Version(importlib.metadata.version("torchaudio")) >= Version("2.9")
 
 
 @contextmanager
 def torchaudio_with_files(module: ModuleType) -> Iterator[None]:
-    """Give a module of s3prl a torchaudio that reads files and knows sox effects.
+    """Give a module of s3prl a torchaudio that reads files and has sox effects.
 
     While the module is executed the names are in torchaudio itself, for what it imports and calls at once;
-    afterwards in an overlay that this module alone sees.
+    afterwards they are in an overlay that only this module sees.
     """
     import torchaudio
 
@@ -76,7 +76,7 @@ def torchaudio_with_files(module: ModuleType) -> Iterator[None]:
 
 
 class HfFolder:
-    """Where huggingface_hub before 1.0 kept its token."""
+    """The store of the token in huggingface_hub before 1.0."""
 
     @staticmethod
     def get_token() -> str | None:
@@ -96,8 +96,8 @@ class Repository:
 
     def __init__(self, *args: object, **options: object) -> None:
         raise HarnessError(
-            "--push_to_hf_hub needs huggingface_hub.Repository, gone in version 1.0. The results are in the "
-            "experiment's folder; upload it with `hf upload REPOSITORY FOLDER`"
+            "--push_to_hf_hub needs huggingface_hub.Repository, gone in version 1.0; the results are in "
+            "the experiment's folder, upload it with `hf upload REPOSITORY FOLDER`"
         )
 
 
@@ -114,7 +114,7 @@ def huggingface_names(module: ModuleType) -> Iterator[None]:
 
 
 def _torch_that_loads_arguments() -> ModuleType:
-    """torch, with a `load` that takes the arguments of the command line in s3prl's checkpoints."""
+    """torch, with a `load` that accepts the command-line arguments in s3prl's checkpoints."""
     import torch
     from torch.serialization import safe_globals
 
@@ -148,7 +148,7 @@ def our_upstreams(module: ModuleType) -> Iterator[None]:
 def for_the_script(module: ModuleType) -> Iterator[None]:
     """Cure `python run_downstream.py`, which imports the hub after torch and torchaudio, before the rest.
 
-    Its process exists for s3prl alone, so that huggingface_hub may keep the name that the script asks for.
+    Its process runs only s3prl, so huggingface_hub may keep the name that the script imports.
     """
     main: Any = sys.modules.get("__main__")
     if Path(getattr(main, "__file__", None) or "").name == SCRIPT and hasattr(main, "torchaudio"):
@@ -168,9 +168,9 @@ def for_the_script(module: ModuleType) -> Iterator[None]:
 
 @contextmanager
 def sampler_without_catalyst(module: ModuleType) -> Iterator[None]:
-    """Give keyword spotting the one class of catalyst that it imports.
+    """Give keyword spotting the one class that it imports of catalyst.
 
-    No release of catalyst can be installed with a current pip and imported on Python 3.10 or later.
+    No release of catalyst can be installed by a current pip and imported on Python 3.10 or later.
     """
     catalyst, data = ModuleType("catalyst"), ModuleType("catalyst.data")
     sampler: Any = ModuleType("catalyst.data.sampler", "Stand-in for the class that s3prl uses.")
@@ -183,7 +183,7 @@ def _distributed_sampler_wrapper() -> type:
     from torch.utils.data import DistributedSampler, Sampler
 
     class DistributedSamplerWrapper(DistributedSampler):
-        """Each process's share of what another sampler draws (the same on all, which share a seed)."""
+        """Each process's share of another sampler's draws, which are the same on all (they share a seed)."""
 
         def __init__(self, sampler: Sampler[int], **options: Any) -> None:
             super().__init__(range(len(sampler)), **options)  # type: ignore[arg-type]
@@ -198,10 +198,10 @@ def _distributed_sampler_wrapper() -> type:
 
 @contextmanager
 def file_lists_of_each_data_set(module: Any) -> Iterator[None]:
-    """Keep voxceleb1's cached file lists apart for each data set, and out of the package's folder.
+    """Keep the cached file lists of voxceleb1 separate for each data set, and out of the package's folder.
 
-    s3prl names them after the split alone: a second data set, or a changed meta file, silently got the lists
-    of the first. Here their folder is named by the data's path and the meta file's content.
+    s3prl names them only after the split: a second data set, or a changed meta file, silently got the lists
+    of the first. Here their folder is named by the data's path and the content of the meta file.
     """
     yield
     data_set = module.SpeakerClassifiDataset

@@ -1,7 +1,9 @@
-"""What s3prl asks of torchaudio and torchaudio 2.9 and later no longer has: reading files, and sox effects.
+"""What s3prl needs of torchaudio before 2.9: reading files, and sox effects.
 
-Files are read and written with soundfile. Of the sox effects, those of SUPERB's keyword spotting and of a few
-other tasks are here, in torch and soxr; any other is refused by name.
+Files are read and written with soundfile. The sox effects of SUPERB's keyword spotting and of a few other
+tasks are here, in torch and soxr; any other effect is refused by name.
+
+Axes: A audio channels, S samples.
 """
 
 import math
@@ -27,7 +29,7 @@ class AudioMetaData(NamedTuple):
 
 
 def set_audio_backend(backend: str | None) -> None:
-    """There is one way to read files here, whatever the name."""
+    """Ignored: files are always read with soundfile."""
 
 
 def load(
@@ -38,16 +40,14 @@ def load(
     channels_first: bool = True,
     **_format: object,
 ) -> tuple[Tensor, int]:
-    """Samples [C, S] within -1..1 and the sample rate, as `torchaudio.load` gave them."""
+    """Samples [A, S] within -1..1 and the sample rate, as `torchaudio.load` returned them."""
     if not normalize:
-        raise HarnessError(
-            "torchaudio.load(normalize=False) has no stand-in; s3prl is not known to ask for it"
-        )
-    samples_SC, rate = soundfile.read(
+        raise HarnessError("torchaudio.load(normalize=False) has no stand-in; leave out normalize")
+    samples_SA, rate = soundfile.read(
         filepath, frames=num_frames, start=frame_offset, dtype="float32", always_2d=True
     )
-    waveform_SC = torch.from_numpy(samples_SC)
-    return (waveform_SC.t().contiguous() if channels_first else waveform_SC), rate
+    waveform_SA = torch.from_numpy(samples_SA)
+    return (waveform_SA.t().contiguous() if channels_first else waveform_SA), rate
 
 
 def info(filepath: str | Path, **_format: object) -> AudioMetaData:
@@ -59,7 +59,7 @@ def info(filepath: str | Path, **_format: object) -> AudioMetaData:
 
 
 def save(filepath: str | Path, src: Tensor, sample_rate: int, **_format: object) -> None:
-    """Write samples [C, S], as `torchaudio.save` did."""
+    """Write samples [A, S], as `torchaudio.save` did."""
     soundfile.write(filepath, src.detach().cpu().t().numpy(), sample_rate)
 
 
@@ -71,29 +71,28 @@ def apply_effects_file(path: str | Path, effects: list[list[str]], **_options: o
 def apply_effects_tensor(
     tensor: Tensor, sample_rate: int, effects: list[list[str]], channels_first: bool = True
 ) -> tuple[Tensor, int]:
-    """As `torchaudio.sox_effects.apply_effects_tensor`; `tensor` is [C, S].
+    """As `torchaudio.sox_effects.apply_effects_tensor`; `tensor` is [A, S].
 
     Raises:
-        HarnessError: an effect that has no stand-in, with its name.
+        HarnessError: an effect has no stand-in; the message names it.
     """
-    waveform_CS = tensor if channels_first else tensor.t()
+    waveform_AS = tensor if channels_first else tensor.t()
     for name, *values in effects:
         if name == "channels" and values == ["1"]:
-            waveform_CS = waveform_CS.mean(0, keepdim=True)
+            waveform_AS = waveform_AS.mean(0, keepdim=True)
         elif name == "rate" and len(values) == 1:
             if int(values[0]) != sample_rate:  # soxr is the resampler of sox
-                resampled_SC = soxr.resample(waveform_CS.t().numpy(), sample_rate, int(values[0]))
-                waveform_CS = torch.from_numpy(resampled_SC).t()
+                resampled_SA = soxr.resample(waveform_AS.t().numpy(), sample_rate, int(values[0]))
+                waveform_AS = torch.from_numpy(resampled_SA).t()
             sample_rate = int(values[0])
         elif name == "gain" and len(values) == 1:
-            waveform_CS = waveform_CS * math.pow(10.0, float(values[0]) / 20)
+            waveform_AS = waveform_AS * math.pow(10.0, float(values[0]) / 20)
         elif name == "norm" and not values:
-            waveform_CS = waveform_CS / waveform_CS.abs().max().clamp_min(1e-7)
+            waveform_AS = waveform_AS / waveform_AS.abs().max().clamp_min(1e-7)
         else:
-            asked = " ".join([name, *values])
             raise HarnessError(
-                f"the sox effect {asked!r} has no stand-in here. Install torchaudio<2.9 with the torch that "
-                "it needs for this task, or apply the effect to the files beforehand"
+                f"the sox effect {' '.join([name, *values])!r} has no stand-in; for this task install "
+                "torchaudio<2.9 with its torch, or apply the effect to the files first"
             )
-    waveform_CS = waveform_CS.clamp(-1, 1)  # as sox does at the end of its chain
-    return (waveform_CS if channels_first else waveform_CS.t()), sample_rate
+    waveform_AS = waveform_AS.clamp(-1, 1)  # as sox does at the end of its chain
+    return (waveform_AS if channels_first else waveform_AS.t()), sample_rate

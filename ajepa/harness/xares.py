@@ -1,8 +1,8 @@
 """The cure of X-ARES 0.1.3: audio in tars, which it decodes by way of torchaudio.
 
-torchaudio 2.9 and later decode with TorchCodec and a system's FFmpeg. Where one of the two is missing, X-ARES
-takes every clip for damaged, leaves it out with a warning, and ends in `Empty dataloader`. Here soundfile
-decodes: WAV, FLAC, Ogg (Vorbis and Opus) and MP3.
+torchaudio 2.9 and later decode with TorchCodec and the system's FFmpeg. If one of them is missing, X-ARES
+treats every clip as damaged, skips it with a warning, and ends with `Empty dataloader`. Here soundfile
+decodes WAV, FLAC, Ogg (Vorbis and Opus) and MP3.
 """
 
 import io
@@ -20,11 +20,11 @@ SUFFIXES = ("flac", "mp3", "ogg", "wav")
 
 
 def decode(key: str, data: bytes) -> tuple[Tensor, int] | None:
-    """What `webdataset.torch_audio` gives: samples [C, S] within -1..1 and the rate; None for other files."""
+    """As `webdataset.torch_audio`: samples [channels, S] within -1..1 and the rate; None for other files."""
     if key.rpartition(".")[2].lower() not in SUFFIXES:
         return None
-    samples_SC, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    return torch.from_numpy(samples_SC).t().contiguous(), rate
+    samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    return torch.from_numpy(samples).t().contiguous(), rate
 
 
 @contextmanager
