@@ -8,7 +8,6 @@ the process is killed. Each cell's toolkit files are in a folder below the proto
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from ajepa.eval.digest import digest
 from ajepa.eval.protocols import Bench, Conditions, Protocol, TaskEntry
 from ajepa.eval.results.record import read_records, write_records
 from ajepa.eval.results.result import Result
@@ -193,8 +193,7 @@ def plan(
                     continue
                 weights = f"{type(bench.model().module).__name__} {bench.fingerprint}"
                 parts = (version("ajepa"), weights, conditions.precision, *own)
-                work = hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
-                key = hashlib.sha256(repr((parts, how.repeats)).encode()).hexdigest()[:20]
+                work, key = digest([repr(parts)], 20), digest([repr((parts, how.repeats))], 20)
                 found.cells.append(Cell(name, bench.source, entry, protocol, how, key, work))
     return found
 
@@ -206,8 +205,7 @@ def _open(entry: TaskEntry, complete: dict[str, str]) -> str:
         complete[entry.name] = task.name
     # The interval depends on the groups; the other details are in the record.
     groups = [clip.group for clip in task.clips]
-    others = hashlib.sha256(repr((task.name, task.notes, groups)).encode()).hexdigest()
-    return task.fingerprint(dates=True) + others
+    return task.fingerprint(dates=True) + digest([repr((task.name, task.notes, groups))], 64)
 
 
 def _unusable(bench: Bench) -> str:

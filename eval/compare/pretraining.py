@@ -13,10 +13,8 @@ become one record.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import sys
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -30,6 +28,8 @@ from filelock import FileLock
 
 from ajepa.checkpoints.layout import ENCODER, checkpoint_path
 from ajepa.errors import AjepaError
+from ajepa.eval.digest import digest
+from ajepa.eval.progress import say
 from ajepa.eval.results.errors import EvaluationError
 from ajepa.eval.results.record import PretrainingRun, Record
 from ajepa.eval.results.result import Result
@@ -126,8 +126,7 @@ class Pretraining:
             recipe = load_recipe(self.recipe, settings)
             content = json.dumps(recipe.as_dict(), sort_keys=True)
             slug = re.sub(r"[^A-Za-z0-9]+", "-", recipe.name).strip("-")
-            digest = hashlib.sha256(content.encode()).hexdigest()[:10]
-            folder = out / f"{slug}-seed{seed}-{digest}"
+            folder = out / f"{slug}-seed{seed}-{digest([content], 10)}"
             source = checkpoint_path(folder, 0) if self.random else folder
             options = [self.recipe, *settings, f"run.out={folder}", *["--untrained"] * self.random]
             found.append(Run(self.name, seed, folder, options, str(source), self.random))
@@ -159,7 +158,7 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int | None = None) -
             _pretrain(run, threads)
         except EvaluationError as error:
             failed[run.folder] = str(error)
-            _say(f"{run.folder.name} failed: {error}")
+            say(f"{run.folder.name} failed: {error}")
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(pretrain, wanted.values()))
@@ -171,16 +170,12 @@ def _pretrain(run: Run, threads: int | None) -> None:
     folder = run.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
-    _say(f"pre-training {folder.name}; its output: {log}")
+    say(f"pre-training {folder.name}; its output: {log}")
     with FileLock(folder.with_suffix(".lock")):
         seconds = run_module(
             "ajepa.cli", ["pretrain", *run.options], Path.cwd(), log, threads=threads, append=True
         )
-    _say(f"{folder.name}: done in {seconds:.0f} s")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(f"{folder.name}: done in {seconds:.0f} s")
 
 
 def spent(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ time on the same folder share the work. `ajepa evaluate` is a comparison written
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -16,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ajepa.eval.probe.embeddings import DEFAULT_CACHE
+from ajepa.eval.progress import say
 from ajepa.eval.protocols import Conditions
 from ajepa.eval.results.errors import EvaluationError
 from ajepa.eval.results.record import Record, write_records
@@ -146,7 +146,7 @@ def _run(
                 found = [_failed(cell, shelf, ending) for cell in group if not shelf.finished(cell)]
                 for cell in group:
                     if shelf.finished(cell):
-                        _say(f"{cell}: {_scores(shelf.read(cell))}")
+                        say(f"{cell}: {_scores(shelf.read(cell))}")
                         ended()
                 untried = [cell for cell in group if not shelf.finished(cell) and not shelf.failure(cell)]
                 if len(untried) == len(group):  # it ended before its first cell: trying again is of no use
@@ -183,11 +183,7 @@ def _say_failed(failures: Sequence[Failure]) -> None:
         alike[failure.model, failure.reason].append(failure)
     for (model, reason), (first, *more) in alike.items():
         others = f" and {len(more)} other cells" if more else ""
-        _say(f"failed: {model} on {first.task}, {first.protocol}{others}: {reason}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+        say(f"failed: {model} on {first.task}, {first.protocol}{others}: {reason}")
 
 
 def _compared(results: Sequence[Result], comparison: Comparison) -> list[Result]:

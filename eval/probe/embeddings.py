@@ -8,7 +8,6 @@ complete or not at all.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -31,6 +30,7 @@ from tqdm import tqdm
 from ajepa import audio
 from ajepa.data.threads import in_order
 from ajepa.errors import AjepaError
+from ajepa.eval.digest import digest
 from ajepa.eval.models.open import Named
 from ajepa.eval.robustness.corruptions import Corruption
 from ajepa.eval.tasks import Clip, Task
@@ -168,14 +168,13 @@ def _key(model: Named, weights: str, clips: Sequence[Clip], corruption: Corrupti
     """Stats each clip's file, which takes 20 s for AudioSet's two million clips."""
     kind, rate = type(model.module).__name__, model.module.sample_rate
     parts = (FORMAT, version("ajepa"), kind, weights, rate, model.precision)
-    digest = hashlib.sha256(f"{parts}\n".encode())
-    if corruption is not None:
-        digest.update(f"{corruption.key}\n".encode())
-    for clip in clips:
-        status = clip.path.stat()
-        entry = [str(clip.path.resolve()), status.st_size, status.st_mtime_ns, clip.start, clip.seconds]
-        digest.update(json.dumps(entry).encode())
-    return digest.hexdigest()[:32]
+
+    def entry(clip: Clip) -> str:
+        status, path = clip.path.stat(), str(clip.path.resolve())
+        return json.dumps([path, status.st_size, status.st_mtime_ns, clip.start, clip.seconds])
+
+    heads = [f"{parts}\n"] if corruption is None else [f"{parts}\n", f"{corruption.key}\n"]
+    return digest(chain(heads, map(entry, clips)), 32)
 
 
 def _read(path: Path, clips: int, last_layer: bool = False) -> tuple[Tensor, float] | None:

@@ -19,8 +19,13 @@ import torch
 
 from ajepa.errors import AjepaError
 from ajepa.eval.models.open import ClipModel, Named, open_source
+from ajepa.eval.results.answers import Answers
+from ajepa.eval.results.errors import EvaluationError
+from ajepa.eval.results.provenance import provenance
+from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
 from ajepa.eval.tasks import MULTILABEL, Task, open_task
+from ajepa.eval.toolkits.commands import versions
 from ajepa.model.fingerprint import fingerprint
 from ajepa.model.precision import Precision
 
@@ -122,18 +127,26 @@ class Protocol(ABC):
         protocol: its kind, the name in the registry.
         reads: which of a task's folders it needs.
         example: such a folder, for messages.
+        takes: the kinds of models that it can score.
     """
 
     protocol: str
 
     reads: ClassVar[str] = "data"
     example: ClassVar[str] = "{data: FOLDER}"
+    takes: ClassVar[tuple[type, ...]] = (ClipModel,)
 
     def __post_init__(self) -> None:
         for one in fields(self):
             if type(one.default) in (int, float, str):
                 value = getattr(self, one.name)
                 object.__setattr__(self, one.name, _converted(one.name, value, one.default))
+
+    def one_of(self, **choices: Sequence[str]) -> None:
+        """Raises ProtocolError for a setting with another value than these."""
+        for name, known in choices.items():
+            if (value := getattr(self, name)) not in known:
+                raise ProtocolError(f"{name} is {value!r}; choose {' or '.join(known)}")
 
     @property
     def embeds(self) -> int:
@@ -155,10 +168,8 @@ class Protocol(ABC):
 
     def refusal(self, bench: Bench, entry: TaskEntry) -> str:
         """Why it cannot score a model on a task; empty where it can."""
-        return "" if isinstance(bench.model().module, ClipModel) else self.not_taken(bench)
-
-    def not_taken(self, bench: Bench) -> str:
-        """The refusal of a kind of model."""
+        if isinstance(bench.model().module, self.takes):
+            return ""
         return (
             f"the protocol {self.protocol} cannot score {bench.source}; choose a model that ajepa.load_model "
             "loads, or the protocol linear or knn"
@@ -231,3 +242,43 @@ class Seeded(Protocol):
         given = asdict(self)
         del given["protocol"], given["seeds"]
         return given
+
+    def result(
+        self, bench: Bench, runs: Sequence[Mapping[str, Any]], packages: Sequence[str], work: int, **own: Any
+    ) -> Result:
+        """The result of a toolkit's heads.
+
+        Args:
+            runs: for each seed, the `seconds` it took and the columns of `Answers`, with this seed's answers.
+            packages: those of the toolkit, whose versions are recorded.
+            work: number of clips that a seed processes, for the rate.
+            own: the other fields of the record.
+
+        Raises:
+            EvaluationError: the seeds were tested on different clips.
+        """
+        first = runs[0]
+        if any(run["clips"] != first["clips"] for run in runs):
+            raise EvaluationError(
+                f"{bench.name}, {self.protocol}: seeds were tested on different clips; remove the folder of "
+                "the toolkit's files and run again"
+            )
+        columns = [first[column] for column in ("clips", "splits", "groups", "truth")]
+        fields, draws_S = Answers(*columns, [run["answers"] for run in runs]).summary()
+        seconds = sum(run["seconds"] for run in runs)
+        about = provenance(torch.device(bench.conditions.toolkit_device))
+        about["versions"] |= versions(*packages)
+        record = Record(
+            model=bench.name,
+            protocol=self.protocol,
+            protocol_kind=self.protocol,
+            metric="accuracy",
+            seeds=self.seeds,
+            classes=len(set(first["truth"])),
+            seconds=seconds,
+            clips_per_s=work * len(runs) / seconds,
+            **fields,
+            **about,
+            **own,
+        )
+        return Result(record, draws_S)

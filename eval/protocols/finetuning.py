@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ajepa.eval.finetune.config import FinetuneConfig, config_for, recipe_name
 from ajepa.eval.models.open import EncoderModel
+from ajepa.eval.progress import say
 from ajepa.eval.results.result import Result
 
 from .base import Bench, ProtocolError, Seeded, TaskEntry
@@ -26,6 +26,8 @@ class Finetuning(Seeded):
 
     recipe: str | None = None
     set: dict[str, Any] = field(default_factory=dict)
+
+    takes: ClassVar[tuple[type, ...]] = (EncoderModel,)  # only our encoders have something to train
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,10 +55,6 @@ class Finetuning(Seeded):
             raise ProtocolError(f"task {entry.name}: finetune has {', '.join(surplus)}; it takes recipe, set")
         self.config(entry, entry.multilabel)
 
-    def refusal(self, bench: Bench, entry: TaskEntry) -> str:
-        """Only our encoders have something to train."""
-        return "" if isinstance(bench.model().module, EncoderModel) else self.not_taken(bench)
-
     def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
         """The task and all settings."""
         return (task, self.protocol, self.config(entry, entry.multilabel))
@@ -70,7 +68,7 @@ class Finetuning(Seeded):
 
         def report(split: str, seed: int, line: dict[str, float]) -> None:
             values = ", ".join(f"{name} {value:.4g}" for name, value in line.items())
-            print(f"{bench.name}, seed {seed}, {split}: {values}", file=sys.stderr, flush=True)
+            say(f"{bench.name}, seed {seed}, {split}: {values}")
 
         result = finetune_model(
             bench.model(),  # bf16 is that of training, not of the weights

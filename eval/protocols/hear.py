@@ -6,7 +6,6 @@ interval, only the spread over folds.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from typing import ClassVar
 
 import torch
 
+from ajepa.eval.digest import digest
+from ajepa.eval.models.baselines import LogMelBaseline
 from ajepa.eval.models.open import EncoderModel
 from ajepa.eval.models.sources import encoder_path
 from ajepa.eval.results.record import Record
@@ -42,20 +43,17 @@ class Hear(Protocol):
 
     reads: ClassVar[str] = "hear"
     example: ClassVar[str] = "{hear: tasks/esc10-v2.0.0-full}; `ajepa data hear-task` makes one"
+    takes: ClassVar[tuple[type, ...]] = (EncoderModel, LogMelBaseline)  # they have a module for the toolkit
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.grid not in GRIDS:
-            raise ProtocolError(f"grid is {self.grid!r}; choose {', '.join(GRIDS)}")
+        self.one_of(grid=GRIDS)
 
     def refusal(self, bench: Bench, entry: TaskEntry) -> str:
-        """It takes our encoders and log-mel statistics, which have a module for the toolkit."""
-        module = bench.model().module
-        if bench.source != "logmel" and not isinstance(module, EncoderModel):
-            return self.not_taken(bench)
-        folder, rate = entry.folder("hear"), module.sample_rate
-        if (folder / str(rate)).is_dir():
-            return ""
+        """Also for a task without audio at the model's sample rate."""
+        folder, rate = entry.folder("hear"), getattr(bench.model().module, "sample_rate", None)
+        if (refused := super().refusal(bench, entry)) or (folder / str(rate)).is_dir():
+            return refused
         return (
             f"{folder}: no audio at the {rate} Hz of {bench.name}; `ajepa data hear-task ... --sample-rate "
             f"{rate} --out OTHER_FOLDER` makes the task at that rate"
@@ -67,9 +65,7 @@ class Hear(Protocol):
         if not (folder / "task_metadata.json").is_file():
             raise ProtocolError(f"{folder}: no HEAR task in it; `ajepa data hear-task` makes one")
         listed = [
-            (path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
+            (_name(path, folder), path.stat().st_size, path.stat().st_mtime_ns) for path in _files(folder)
         ]
         return (self.protocol, self.grid, self.grid_points, listed, versions("heareval"))
 
@@ -112,7 +108,7 @@ class Hear(Protocol):
             seconds=seconds,
             clips_per_s=clips / profile["time_elapsed"],
             weights=bench.fingerprint,
-            task_hash=_task_fingerprint(task),
+            task_hash=digest(part for path in _files(task) for part in (f"{_name(path, task)}\n", path)),
             versions=versions("heareval", "torch", "lightning", "numpy"),
             details={
                 "grid": self.grid,
@@ -132,10 +128,9 @@ def _run(step: str, arguments: list[str], folder: Path, device: str | None) -> f
     return run_stock(f"heareval.{step}.runner", arguments, folder, folder / f"{step}.log", device)
 
 
-def _task_fingerprint(task: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(task.rglob("*")):
-        if path.is_file():
-            digest.update(f"{path.relative_to(task).as_posix()}\n".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()

@@ -55,20 +55,15 @@ class Probing(Protocol):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.protocol not in PROBES:
-            raise ProtocolError(f"protocol is {self.protocol!r}; choose {' or '.join(PROBES)}")
+        self.one_of(
+            protocol=tuple(PROBES), class_weight=CLASS_WEIGHTS, pool=(*POOLS, "best"), time=(*TIMES, "best")
+        )
         if self.layer == "weighted" and self.protocol != "linear":
             raise ProtocolError(
                 f"weights of layers are learned with a linear probe, not with {self.protocol}"
             )
-        if self.class_weight not in CLASS_WEIGHTS:
-            raise ProtocolError(f"class_weight is {self.class_weight!r}; choose {' or '.join(CLASS_WEIGHTS)}")
         if self.class_weight == "balanced" and self.protocol != "linear":
             raise ProtocolError(f"classes are balanced in a linear probe, not with {self.protocol}")
-        for name, value, known in (("pool", self.pool, POOLS), ("time", self.time, TIMES)):
-            if value not in (*known, "best"):
-                raise ProtocolError(f"{name} is {value!r}; choose {', '.join(known)} or best")
-
         given = (self.corrupt,) if isinstance(self.corrupt, str) else tuple(self.corrupt)
         object.__setattr__(self, "corrupt", given)
         if self.noise and not any(text == "standard" or text.startswith("noise") for text in given):

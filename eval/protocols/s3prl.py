@@ -10,28 +10,25 @@ others.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 import yaml
 
 from ajepa.data.copies import speaker
+from ajepa.eval.digest import digest
 from ajepa.eval.models.open import EncoderModel, S3prlUpstream
 from ajepa.eval.models.sources import encoder_path
-from ajepa.eval.results.answers import Answers
+from ajepa.eval.progress import say
 from ajepa.eval.results.errors import EvaluationError
-from ajepa.eval.results.provenance import provenance
-from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
 from ajepa.eval.toolkits.commands import run_stock, versions
+from ajepa.eval.toolkits.xares.encoder import FREQUENCIES
 from ajepa.files import write_json
 from ajepa.s3prl_upstream.sets import CONFIG
 
@@ -69,6 +66,7 @@ class S3prl(Seeded):
 
     reads: ClassVar[str] = "s3prl"
     example: ClassVar[str] = "{s3prl: FOLDER}; `ajepa data s3prl` makes one"
+    takes: ClassVar[tuple[type, ...]] = (EncoderModel, S3prlUpstream)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,13 +75,7 @@ class S3prl(Seeded):
                 raise ProtocolError(f"{name} is {value}, must be at least {least}")
         if self.lr <= 0:
             raise ProtocolError(f"lr is {self.lr}, must be above 0")
-        if self.frequency not in ("concatenate", "average"):
-            raise ProtocolError(f"frequency is {self.frequency!r}; choose concatenate or average")
-
-    def refusal(self, bench: Bench, entry: TaskEntry) -> str:
-        """It takes our encoders, and upstreams of its own."""
-        taken = isinstance(bench.model().module, (EncoderModel, S3prlUpstream))
-        return "" if taken else self.not_taken(bench)
+        self.one_of(frequency=FREQUENCIES)
 
     def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
         """The folder's files and lists, the settings that s3prl learns with, and its version."""
@@ -101,17 +93,11 @@ class S3prl(Seeded):
         data = entry.folder("s3prl")
         task = _task_of(data)
         runs = [self._run(bench, task, data, folder / f"seed-{seed}", seed) for seed in self.seeds]
-        first = runs[0]
-        answers = Answers(
-            first["clips"],
-            ["test"] * len(first["clips"]),
-            [_group(task, clip) for clip in first["clips"]],
-            first["truth"],
-            [run["answers"] for run in runs],
-        )
-        summary, draws_S = answers.summary()
+        for run in runs:
+            run["splits"] = ["test"] * len(run["clips"])
+            run["groups"] = [_group(task, clip) for clip in run["clips"]]
         notes = []
-        counts = first["validated"], len(answers.clips)
+        counts = runs[0]["validated"], len(runs[0]["clips"])
         if counts != CLIPS[task]:
             notes.append(
                 "{:,} clips to validate and {:,} to test".format(*counts)
@@ -119,33 +105,24 @@ class S3prl(Seeded):
             )
         if self.steps != S3prl.steps:
             notes.append(f"{self.steps:,} steps; SUPERB trains {S3prl.steps:,}")
-        seconds = sum(run["seconds"] for run in runs)
-        about = provenance(torch.device(bench.conditions.toolkit_device))
-        about["versions"] |= versions("s3prl", "torchaudio")
         upstream, source = _upstream(bench)
-        record = Record(
-            model=bench.name,
+        found = self.result(
+            bench,
+            runs,
+            ("s3prl", "torchaudio"),
+            32 * self.steps,
             source=source or upstream,
             task=task,
-            protocol="s3prl",
-            protocol_kind="s3prl",
-            metric="accuracy",
-            seeds=self.seeds,
             chosen=tuple({"seed": seed, **run["chosen"]} for seed, run in zip(self.seeds, runs, strict=True)),
             layer="learned sum",
             clips=sum(counts),
-            clips_by_split={"test": len(answers.clips), "valid": first["validated"]},
-            classes=len(set(answers.truth)),
-            seconds=seconds,
-            clips_per_s=32 * self.steps * len(runs) / seconds,
+            clips_by_split={"test": counts[1], "valid": counts[0]},
             weights=bench.fingerprint if upstream == "ajepa" else None,  # its version tells s3prl's own
             task_hash=_data_fingerprint(data),
             notes=tuple(notes),
             details={"upstream": upstream, "pool": self.frequency, "config": self.settings()},
-            **summary,
-            **about,
         )
-        return [Result(record, draws_S)]
+        return [found]
 
     def _run(self, bench: Bench, task: str, data: Path, folder: Path, seed: int) -> dict[str, Any]:
         """What one training leaves: answers on the test set, the step that validation chose, seconds."""
@@ -153,8 +130,7 @@ class S3prl(Seeded):
         if done.is_file():
             return json.loads(done.read_text())
         folder.mkdir(parents=True, exist_ok=True)
-        said = f"{bench.name}, seed {seed}: s3prl trains {self.steps:,} steps; {folder}/train.log"
-        print(said, file=sys.stderr, flush=True)
+        say(f"{bench.name}, seed {seed}: s3prl trains {self.steps:,} steps; {folder}/train.log")
         upstream, source = _upstream(bench)
         device = bench.conditions.toolkit_device
         train = ["-m", "train", "-a", "-p", "run", "-d", task, "-c", str(data / CONFIG)]
@@ -251,11 +227,10 @@ def _group(task: str, clip: str) -> str:
 def _data_fingerprint(data: Path) -> str:
     """Hash of the names and sizes of the folder's files, links followed, and of what its lists and settings
     say, wherever the folder is."""
-    settings = (data / CONFIG).read_text().replace(str(data.resolve()), "DATA")
-    digest = hashlib.sha256(settings.encode())
+    parts: list[str | Path] = [(data / CONFIG).read_text().replace(str(data.resolve()), "DATA")]
     for path in sorted(data.rglob("*")):
         if path.is_file() and path.name != CONFIG:
-            digest.update(f"{path.relative_to(data).as_posix()} {path.stat().st_size}\n".encode())
-            if path.suffix == ".txt":  # other splits are no other size
-                digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+            parts.append(f"{path.relative_to(data).as_posix()} {path.stat().st_size}\n")
+            if path.suffix == ".txt":  # lists of other splits may have the same size
+                parts.append(path)
+    return digest(parts)

@@ -8,25 +8,20 @@ which can be large, are removed with the last one.
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.util
 import json
 import shutil
-import sys
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
+from ajepa.eval.digest import digest
 from ajepa.eval.models.open import EncoderModel
 from ajepa.eval.models.sources import encoder_path
-from ajepa.eval.results.answers import Answers
+from ajepa.eval.progress import say
 from ajepa.eval.results.errors import EvaluationError
-from ajepa.eval.results.provenance import provenance
-from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
 from ajepa.eval.toolkits.commands import run_module, run_stock, versions
 from ajepa.eval.toolkits.xares.encoder import FREQUENCIES, write_encoder
@@ -58,17 +53,13 @@ class Xares(Seeded):
 
     reads: ClassVar[str] = "xares"
     example: ClassVar[str] = "{xares: env/esc50}; `ajepa data xares` makes one"
+    takes: ClassVar[tuple[type, ...]] = (EncoderModel,)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.frequency not in FREQUENCIES:
-            raise ProtocolError(f"frequency is {self.frequency!r}; choose {' or '.join(FREQUENCIES)}")
+        self.one_of(frequency=FREQUENCIES)
         if min(self.epochs, self.lr) < 0:
             raise ProtocolError(f"epochs {self.epochs} and lr {self.lr} must be 0 (the task's) or above")
-
-    def refusal(self, bench: Bench, entry: TaskEntry) -> str:
-        """It takes our encoders."""
-        return "" if isinstance(bench.model().module, EncoderModel) else self.not_taken(bench)
 
     def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
         """The tars, the settings and X-ARES's version."""
@@ -87,46 +78,29 @@ class Xares(Seeded):
         clips = sum(_clips(path) for path in sorted(tars.glob("*.tar")))
         runs = [self._run(bench, tars, clips, folder, seed) for seed in self.seeds]
         shutil.rmtree(folder / "env" / tars.name / "embeddings", ignore_errors=True)
-        first = runs[0]
-        if any(run["clips"] != first["clips"] for run in runs):
-            raise EvaluationError(
-                f"{folder}: seeds were scored on other clips; remove the folder and run again"
-            )
-        answers = Answers(
-            first["clips"], first["splits"], first["groups"], first["truth"], [run["answers"] for run in runs]
-        )
-        summary, draws_S = answers.summary()
-        for run, score in zip(runs, summary["by_seed"], strict=True):
-            if abs(run["mlp_score"] - score) > 1e-4:
-                raise EvaluationError(f"{folder}: X-ARES says {run['mlp_score']}, its heads' answers {score}")
-        seconds = sum(run["seconds"] for run in runs)
-        about = provenance(torch.device(bench.conditions.toolkit_device))
-        about["versions"] |= versions("xares", "torchaudio", "webdataset")
-        record = Record(
-            model=bench.name,
+        items = runs[0]["items"]
+        found = self.result(
+            bench,
+            runs,
+            ("xares", "torchaudio", "webdataset"),
+            sum(items.values()),
             source=bench.source,
             task=tars.name,
-            protocol="xares",
-            protocol_kind="xares",
-            metric="accuracy",
-            seeds=self.seeds,
             clips=clips,
-            clips_by_split=first["items"],
-            classes=len(set(answers.truth)),
-            seconds=seconds,
-            clips_per_s=sum(first["items"].values()) * len(runs) / seconds,
+            clips_by_split=items,
             weights=bench.fingerprint,
             task_hash=_fingerprint(tars),
-            notes=(PADDED, *([CHOSEN_ON_TEST] if len(set(answers.splits)) > 1 else [])),
+            notes=(PADDED, *([CHOSEN_ON_TEST] if len(set(runs[0]["splits"])) > 1 else [])),
             details={
                 "pool": self.frequency,
                 "knn_score": sum(run["knn_score"] for run in runs) / len(runs),
                 "config": self.settings(),
             },
-            **summary,
-            **about,
         )
-        return [Result(record, draws_S)]
+        for run, score in zip(runs, found.record.by_seed, strict=True):
+            if abs(run["mlp_score"] - score) > 1e-4:
+                raise EvaluationError(f"{folder}: X-ARES says {run['mlp_score']}, its heads' answers {score}")
+        return [found]
 
     def _run(self, bench: Bench, tars: Path, clips: int, folder: Path, seed: int) -> dict[str, Any]:
         """X-ARES once, embeddings included where there are none yet: its scores and its heads' answers."""
@@ -146,7 +120,7 @@ class Xares(Seeded):
         task_file = folder / f"seed_{seed}_task.py"
         write(task_file, self._task(_task_file(tars.name), seed))
         log = folder / f"seed-{seed}.log"
-        print(f"{bench.name}, seed {seed}: X-ARES on {tars.name}; {log}", file=sys.stderr, flush=True)
+        say(f"{bench.name}, seed {seed}: X-ARES on {tars.name}; {log}")
         command = ["--max-jobs", "0", encoder.name, task_file.name]
         seconds = run_stock("xares.run", command, folder, log, device)
         scores = {
@@ -164,7 +138,12 @@ class Xares(Seeded):
         )
         answered = json.loads(report_file.read_text())
         report_file.unlink()
-        _check_items(tars, clips, answered["items"], answered["crop_seconds"], log)
+        # X-ARES leaves out what it cannot decode, with a warning; that would be another task.
+        total = sum(answered["items"].values())
+        if total < clips or (answered["crop_seconds"] is None and total != clips):
+            raise EvaluationError(
+                f"{tars}: {clips:,} clips, of which X-ARES embedded {total:,}; {log} has its warnings"
+            )
         run = {
             **answered,
             **{name: float(path.read_text().split()[0]) for name, path in scores.items()},
@@ -230,17 +209,6 @@ def task_files() -> dict[str, str]:
     return found
 
 
-def _check_items(
-    tars: Path, clips: int, items: dict[str, int], crop_seconds: float | None, log: Path
-) -> None:
-    """X-ARES leaves out what it cannot decode, with a warning; that would be another task."""
-    total = sum(items.values())
-    if total < clips or (crop_seconds is None and total != clips):
-        raise EvaluationError(
-            f"{tars}: {clips:,} clips, of which X-ARES embedded {total:,}; {log} has its warnings"
-        )
-
-
 def _clips(tar: Path) -> int:
     """Audio files in a tar."""
     try:
@@ -252,10 +220,5 @@ def _clips(tar: Path) -> int:
 
 def _fingerprint(tars: Path) -> str:
     """Hash of the tars' names and bytes."""
-    digest = hashlib.sha256()
-    for path in sorted(tars.glob("*.tar")):
-        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()[:16]
+    paths = sorted(tars.glob("*.tar"))
+    return digest(part for path in paths for part in (f"{path.name} {path.stat().st_size}\n", path))

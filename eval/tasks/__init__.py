@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ajepa.eval.plugins import Registry
 
@@ -20,16 +21,9 @@ from .table import open_table
 from .task import Clip, Round, Task, TaskError
 from .voxceleb1 import open_voxceleb1
 
-
-class OpenTask(Protocol):
-    """A function `open_it(data, *, option=default, ...)` that opens the task of the data set in `data`.
-
-    Its options are read from its signature. Raises TaskError if the data are not in the expected form.
-    """
-
-    def __call__(self, *args: Any, **options: Any) -> Task:
-        """The task."""
-
+# A function `open_it(data, *, option=default, ...)` that opens the task of the data set in `data`. Its
+# options are read from its signature. It raises TaskError if the data are not in the expected form.
+OpenTask = Callable[..., Task]
 
 OURS: dict[str, OpenTask] = {
     "audioset_20k": open_audioset_20k,

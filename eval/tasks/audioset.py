@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import gc
-import hashlib
 import json
 import os
 import zlib
@@ -23,7 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ajepa.audio import AUDIO_SUFFIXES
-from ajepa.data.tables import existing_folder, listed
+from ajepa.data.tables import existing_folder, listed, read_table
+from ajepa.eval.digest import digest
 
 from .task import Clip, Task, TaskError
 
@@ -76,24 +76,33 @@ def open_audioset_20k(
         TaskError: a folder or table is missing, a row has another form, a split has no audio, or a listed
             clip is not in AudioSet or has no audio.
     """
-    with _no_collections():
-        return _open(Path(data), "audioset_20k", (BALANCED,), id_list, skip_missing)
+    return _open(Path(data), "audioset_20k", (BALANCED,), id_list, skip_missing)
 
 
 def open_audioset_2m(data: str | Path, *, id_list: IdLists | None = None, skip_missing: bool = False) -> Task:
     """AS-2M: trained on the balanced and the unbalanced list; otherwise like `open_audioset_20k`."""
-    with _no_collections():
-        return _open(Path(data), "audioset_2m", (BALANCED, UNBALANCED), id_list, skip_missing)
+    return _open(Path(data), "audioset_2m", (BALANCED, UNBALANCED), id_list, skip_missing)
 
 
 def ids_hash(ids: Iterable[str]) -> str:
     """Hash of a set of IDs in any order: 16 digits of the SHA-256 of the sorted IDs, one per line."""
-    digest = hashlib.sha256()
-    for name in sorted(ids):
-        digest.update(f"{name}\n".encode())
-    return digest.hexdigest()[:16]
+    return digest(f"{name}\n" for name in sorted(ids))
 
 
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Opening makes millions of objects that stay alive. The garbage collector would scan them all again and
+    again, and take as long as everything else."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@_no_collections()
 def _open(
     data: Path, name: str, train: tuple[Part, ...], id_list: IdLists | None, skip_missing: bool
 ) -> Task:
@@ -103,7 +112,7 @@ def _open(
     rows: dict[str, dict[str, tuple[str, ...]]] = {"train": {}, "test": {}}  # labels by ID
     wanted: dict[Path, set[str]] = {}
     for split, part in [*(("train", part) for part in train), ("test", EVAL)]:
-        found = _read(_table(data, part), known)
+        found = _read(data, part, known)
         if len(found) != part.rows:
             notes.append(f"{part.table} has {len(found):,} rows, the official one {part.rows:,}")
         rows[split] |= found
@@ -122,9 +131,10 @@ def _open(
     for split, labels_of in rows.items():
         there = [ytid for ytid in labels_of if ytid in files]
         if not there:
+            usual = (train[0] if split == "train" else EVAL).folders[0]
             raise TaskError(
                 f"{data}: no audio for the {len(labels_of):,} {split} clips; add files such as "
-                f"{(train[0] if split == 'train' else EVAL).folders[0]}/Y{next(iter(labels_of))}.wav"
+                f"{usual}/Y{next(iter(labels_of))}.wav"
             )
         notes.append(
             f"{split}: {len(there):,} of {len(labels_of):,} listed clips are present, "
@@ -153,44 +163,28 @@ def _open(
     return Task(name, tuple(clips), folds=False, multilabel=True, refit=True, notes=tuple(notes))
 
 
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Opening makes millions of objects that stay alive. The garbage collector would scan them all again and
-    again, and take as long as everything else."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _table(data: Path, part: Part) -> Path:
-    places = [data / folder / part.table for folder in TABLE_FOLDERS]
-    table = next((place for place in places if place.is_file()), None)
-    if table is None:
-        raise TaskError(f"{places[0]}: no such file, nor in {listed(TABLE_FOLDERS[1:])}; get it from {HOME}")
-    return table
+def _found(data: Path, table: str) -> Path | None:
+    places = (data / folder / table for folder in TABLE_FOLDERS)
+    return next((place for place in places if place.is_file()), None)
 
 
 def _labels(data: Path) -> frozenset[str] | None:
     """The classes' names such as /m/09x0r, if the table of classes is present."""
-    for folder in TABLE_FOLDERS:
-        path = data / folder / LABELS
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                names = frozenset(row.get("mid", "") for row in csv.DictReader(file))
-            if len(names) != CLASSES:
-                raise TaskError(
-                    f"{path}: {len(names)} classes in column mid, not {CLASSES}; get it from {HOME}"
-                )
-            return names
-    return None
+    path = _found(data, LABELS)
+    if path is None:
+        return None
+    names = frozenset(row["mid"] for row in read_table(path, ["mid"]))
+    if len(names) != CLASSES:
+        raise TaskError(f"{path}: {len(names)} classes in column mid, not {CLASSES}; get it from {HOME}")
+    return names
 
 
-def _read(table: Path, known: frozenset[str] | None) -> dict[str, tuple[str, ...]]:
+def _read(data: Path, part: Part, known: frozenset[str] | None) -> dict[str, tuple[str, ...]]:
     """Labels by ID, in the order of the table: rows `ID, start, end, "label,label"` after comments."""
+    table = _found(data, part.table)
+    if table is None:
+        places = listed(TABLE_FOLDERS[1:])
+        raise TaskError(f"{data / part.table}: no such file, nor in {places}; get it from {HOME}")
     labels_of: dict[str, tuple[str, ...]] = {}
     tuples: dict[str, tuple[str, ...]] = {}  # the same labels occur many times: share one tuple
     with table.open(newline="", encoding="utf-8-sig") as file:
@@ -281,11 +275,9 @@ def _restrict(
     notes = []
     for split, labels_of in rows.items():
         kept = {ytid: labels for ytid, labels in labels_of.items() if ytid in chosen}
-        if kept:
-            rows[split] = kept
-            notes.append(f"{split}: the {len(kept):,} clips of the ID list; hash of its IDs {ids_hash(kept)}")
-        else:
-            notes.append(f"{split}: the ID list names no clip of it; all are used")
+        rows[split] = kept or labels_of
+        of = f"the {len(kept):,} clips of the ID list; hash of its IDs {ids_hash(kept)}"
+        notes.append(f"{split}: {of if kept else 'the ID list names no clip of it; all are used'}")
     return notes
 
 

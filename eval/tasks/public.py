@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from ajepa import audio
 from ajepa.data.download import ArchiveError, DownloadError, fetch, unpack
+from ajepa.eval.digest import digest
 
 from .esc50 import CLIPS as ESC50_CLIPS
 from .esc50 import open_esc50
@@ -29,7 +30,7 @@ from .speech_commands import (
     V2_TEST_CLIPS,
     open_speech_commands_v2,
 )
-from .task import SPLITS, TaskError
+from .task import TaskError, per_split, slashed
 
 # SHA-256 of the lines `MD5  file name` of ESC-50's 2,000 clips, sorted by name. The package soundata 0.1.3
 # publishes the MD5 sums. GitHub packs its zip again from time to time, so the zip has no lasting checksum.
@@ -68,12 +69,11 @@ def check_esc50(folder: Path, clips: int = ESC50_CLIPS["esc50"], sums: str = ESC
     found = open_esc50(folder).clips
     if len(found) != clips:
         raise ContentError(f"{folder}: {len(found):,} clips, not {clips:,}")
-    digest = hashlib.sha256()
-    for path in sorted(clip.path for clip in found):
-        digest.update(
-            f"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}  {path.name}\n".encode()
-        )
-    if digest.hexdigest() != sums:
+
+    def line(path: Path) -> str:
+        return f"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}  {path.name}\n"
+
+    if digest(map(line, sorted(clip.path for clip in found)), 64) != sums:
         raise ContentError(f"{folder}: the clips are not ESC-50's, by their checksums")
     # The checksums do not cover the table, but they pin the names, which are fold-clip-take-class.
     classes = {(clip.path.stem.rpartition("-")[2], clip.labels) for clip in found}
@@ -85,12 +85,9 @@ def check_esc50(folder: Path, clips: int = ESC50_CLIPS["esc50"], sums: str = ESC
 
 def check_words(folder: Path, counts: tuple[int, int, int]) -> None:
     """The splits for training, validation and testing have these numbers of clips."""
-    task = open_speech_commands_v2(folder)
-    found = tuple(task.counts[split] for split in SPLITS)
+    found = per_split(open_speech_commands_v2(folder).clips)
     if found != counts:
-        raise ContentError(
-            f"{folder}: {' / '.join(map(str, found))} clips, not {' / '.join(map(str, counts))}"
-        )
+        raise ContentError(f"{folder}: {slashed(found)} clips, not {slashed(counts)}")
 
 
 def check_test_set(folder: Path, clips: int) -> None:

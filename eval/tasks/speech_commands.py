@@ -13,7 +13,7 @@ from ajepa import audio
 from ajepa.data.copies import one_of_each, speaker
 from ajepa.data.tables import KEYWORDS, existing_folder, listed, locate, without_missing, without_suffix
 
-from .task import SPLITS, Clip, Task, TaskError
+from .task import Clip, Task, TaskError, per_split, slashed
 
 HOME = "http://download.tensorflow.org/data"
 UNKNOWN, SILENCE, NOISE = "_unknown_", "_silence_", "_background_noise_"
@@ -39,12 +39,11 @@ def open_speech_commands_v2(data: str | Path, *, skip_missing: bool = False) -> 
     data = Path(data)
     clips = _listed_clips(data, f"{HOME}/speech_commands_v0.02.tar.gz", skip_missing)
     words = {clip.labels for clip in clips}
-    counts = tuple(sum(clip.split == split for clip in clips) for split in SPLITS)
+    counts = per_split(clips)
     if counts == V2_COUNTS and len(words) == V2_WORDS:
         return Task("speech_commands_v2", tuple(clips), folds=False)
     note = (
-        f"{len(words)} words, {' / '.join(f'{count:,}' for count in counts)} clips; version 0.02 has "
-        f"{V2_WORDS} and {' / '.join(f'{count:,}' for count in V2_COUNTS)}"
+        f"{len(words)} words, {slashed(counts)} clips; version 0.02 has {V2_WORDS} and {slashed(V2_COUNTS)}"
     )
     return Task(f"speech_commands_{len(words)}_words", tuple(clips), folds=False, notes=(note,))
 
@@ -97,12 +96,12 @@ def open_speech_commands_v1(
         for path in one_of_each((test / label).iterdir())
     ]
     words = len({clip.path.parent for clip in listed_clips})
-    counts = tuple(sum(clip.split == split for clip in listed_clips) for split in SPLITS)
+    counts = per_split(listed_clips)
     notes = []
     if (counts, words, len(noises)) != (V1_COUNTS, V1_WORDS, V1_NOISES):
         notes.append(
-            f"{' / '.join(f'{count:,}' for count in counts)} clips of {words} words, {len(noises)} noises; "
-            f"version 0.01 has {' / '.join(f'{count:,}' for count in V1_COUNTS)} of {V1_WORDS}, {V1_NOISES}"
+            f"{slashed(counts)} clips of {words} words, {len(noises)} noises; version 0.01 has "
+            f"{slashed(V1_COUNTS)} of {V1_WORDS}, {V1_NOISES}"
         )
     if len(tested) != V1_TEST_CLIPS:
         notes.append(f"{len(tested):,} clips to test; the official archive has {V1_TEST_CLIPS:,}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ajepa.data.tables import TaskError, listed
+from ajepa.eval.digest import digest
 
 __all__ = ["SPLITS", "Clip", "Round", "Task", "TaskError"]
 
@@ -46,6 +46,17 @@ def check_once(clips: Iterable[Clip], table: Path) -> None:
     counts = Counter(clip.path for clip in clips)
     if twice := [path for path, count in counts.items() if count > 1]:
         raise TaskError(f"{table}: {listed(twice)} is listed twice; join the rows or remove one")
+
+
+def per_split(clips: Iterable[Clip]) -> tuple[int, ...]:
+    """Number of clips in each of SPLITS."""
+    counts = Counter(clip.split for clip in clips)
+    return tuple(counts[split] for split in SPLITS)
+
+
+def slashed(counts: Iterable[int]) -> str:
+    """Numbers as in "1,000 / 200 / 300"."""
+    return " / ".join(f"{count:,}" for count in counts)
 
 
 class Round(NamedTuple):
@@ -165,10 +176,10 @@ class Task:
     def fingerprint(self, dates: bool = False) -> str:
         """Hash of what is scored, the same on every machine: each clip's file name, size, stretch, labels and
         split. With `dates` it includes the modification times, so that replacing a file changes it."""
-        digest = hashlib.sha256(f"{self.folds} {self.multilabel}\n".encode())
-        for clip in self.clips:
-            name = "/".join(clip.path.parts[-3:])
-            state = clip.path.stat()
+
+        def line(clip: Clip) -> str:
+            name, state = "/".join(clip.path.parts[-3:]), clip.path.stat()
             entry = (name, state.st_size, clip.labels, clip.split, clip.start, clip.seconds)
-            digest.update(f"{entry}{state.st_mtime_ns if dates else ''}\n".encode())
-        return digest.hexdigest()[:16]
+            return f"{entry}{state.st_mtime_ns if dates else ''}\n"
+
+        return digest(chain([f"{self.folds} {self.multilabel}\n"], map(line, self.clips)))

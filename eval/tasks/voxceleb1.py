@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ajepa.data.tables import existing_folder, locate, without_missing
 
-from .task import SPLITS, Clip, Task, TaskError, check_once
+from .task import SPLITS, Clip, Task, TaskError, check_once, per_split, slashed
 
 HOME = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox1.html"
 SPLIT_LIST = "iden_split.txt"
@@ -49,13 +49,13 @@ def open_voxceleb1(
         speaker, session, _ = Path(name).parts
         clips.append(Clip(path, (speaker,), split, f"{speaker}/{session}"))
     check_once(clips, lines)
-    counts = tuple(sum(clip.split == split for clip in clips) for split in SPLITS)
+    counts = per_split(clips)
     speakers = len({clip.labels for clip in clips})
     if (counts, speakers) == (COUNTS, SPEAKERS):
         return Task("voxceleb1", tuple(clips), folds=False)
     note = (
-        f"{speakers:,} speakers, {' / '.join(f'{count:,}' for count in counts)} utterances; VoxCeleb1 has "
-        f"{SPEAKERS:,} and {' / '.join(f'{count:,}' for count in COUNTS)}"
+        f"{speakers:,} speakers, {slashed(counts)} utterances; VoxCeleb1 has {SPEAKERS:,} and "
+        f"{slashed(COUNTS)}"
     )
     name = f"voxceleb1_{speakers}_speakers"
     if lines.name != SPLIT_LIST:
