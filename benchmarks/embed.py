@@ -17,21 +17,19 @@ itself in single precision.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import common
 import torch
+from common import RATE
 from pretrain_step import product_rate, seconds_of
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from torchaudio.compliance import kaldi
 
 from ajepa.audio import AudioError, find_audio, load
 from ajepa.checkpoints.official.audio_mae import INPUTS
@@ -43,7 +41,6 @@ from ajepa.nn.positions import TableConfig
 from ajepa.training.devices import keep_freed_memory
 from ajepa.training.provenance import describe_run
 
-RATE = 16_000
 LENGTHS = (1024, 512, 128)  # frames that Audio-MAE's script pads to: AudioSet, ESC-50, Speech Commands
 CPU = torch.device("cpu")
 Embed = Callable[[Tensor], Tensor]
@@ -73,26 +70,17 @@ class Script:
                 module.fused = False
 
     def features(self, waveform_S: Tensor) -> Tensor:
-        """[1, S] to a normalised and padded spectrogram [L, M]."""
+        """[S] to a normalised and padded spectrogram [L, C]."""
         config = self.model.features.config
-        fbank_LM = kaldi.fbank(
-            waveform_S - waveform_S.mean(),
-            htk_compat=True,
-            sample_frequency=RATE,
-            use_energy=False,
-            window_type="hanning",
-            num_mel_bins=config.mels,
-            dither=0.0,
-            frame_shift=10,
-        )
-        frames = min(length for length in LENGTHS if length >= len(fbank_LM))
-        padded_LM = torch.nn.functional.pad(fbank_LM, (0, 0, 0, frames - len(fbank_LM)))
-        return (padded_LM - config.mean) / (2 * config.std)
+        fbank_LC = common.kaldi_fbank(waveform_S, config.mels)
+        frames = min(length for length in LENGTHS if length >= len(fbank_LC))
+        padded_LC = torch.nn.functional.pad(fbank_LC, (0, 0, 0, frames - len(fbank_LC)))
+        return (padded_LC - config.mean) / (2 * config.std)
 
     def __call__(self, waveform_BS: Tensor) -> Tensor:
         encoder = self.model.encoder
-        spectrogram_BLM = torch.stack([self.features(clip_S[None]) for clip_S in waveform_BS])
-        patches_BNP, grid = encoder.patchify(spectrogram_BLM)
+        spectrogram_BLC = torch.stack([self.features(clip_S) for clip_S in waveform_BS])
+        patches_BNP, grid = encoder.patchify(spectrogram_BLC)
         tokens_BND, _ = encoder(patches_BNP, encoder.positions(grid, patches_BNP))
         valid = -(-self.model.features.config.frames(waveform_BS.shape[1]) // 16)
         return tokens_BND.unflatten(1, tuple(grid))[:, :valid].flatten(2).mean(1)
@@ -184,16 +172,12 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    shared = Path(os.environ.get("AJEPA_SHARED", Path(__file__).parents[2] / "shared"))
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, default=shared / "data", help="real audio, to measure agreement")
+    parser = common.parser(__doc__)
+    folder = common.SHARED / "data"
+    parser.add_argument("--data", type=Path, default=folder, help="real audio, to measure agreement")
     parser.add_argument("--seconds", type=float, nargs="+", default=[1.0, 5.0, 10.0])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
@@ -203,8 +187,7 @@ def main() -> None:
     for seconds in options.seconds:
         results.append(measure(seconds, options.batch, options.repeats, options.data))
         show(results[-1])
-    if options.json:
-        options.json.write_text(json.dumps({"run": run, "results": results}, indent=1) + "\n")
+    common.write({"run": run, "results": results}, options.json)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,34 +24,19 @@ import soundfile
 import soxr
 import torch
 import torchaudio
+from common import RATE, SHARED, kaldi_fbank, medians, parser, write
 from torch import Tensor
 
 from ajepa.features import LogMel
 from ajepa.training.provenance import cpu_name
 
-RATE = 16_000
-SHARED = Path(os.environ.get("AJEPA_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 SHAPES = {"16 clips of 10 s": (16, 10), "1 clip of 1 s": (1, 1), "1 clip of 60 s": (1, 60)}
 HOUR_SECONDS = 3600
 
 
-def kaldi_fbank(waveform_BS: Tensor) -> Tensor:
-    """Audio-MAE's call of torchaudio, clip by clip."""
-    return torch.stack(
-        [
-            torchaudio.compliance.kaldi.fbank(
-                clip_S[None] - clip_S.mean(),
-                htk_compat=True,
-                sample_frequency=RATE,
-                use_energy=False,
-                window_type="hanning",
-                num_mel_bins=128,
-                dither=0.0,
-                frame_shift=10,
-            )
-            for clip_S in waveform_BS
-        ]
-    )
+def fbank_of_each(waveform_BS: Tensor) -> Tensor:
+    """torchaudio's features, clip by clip."""
+    return torch.stack([kaldi_fbank(clip_S) for clip_S in waveform_BS])
 
 
 def audio(seconds: int) -> tuple[Tensor, str]:
@@ -74,20 +58,6 @@ def audio(seconds: int) -> tuple[Tensor, str]:
     return torch.from_numpy(np.roll(joined, RATE // 2 - loudest)), "ESC-50 recordings"
 
 
-def seconds_each(
-    calls: dict[str, Callable[[Tensor], Tensor]], waveform_BS: Tensor, repeats: int
-) -> dict[str, float]:
-    """Median time of each call; after a warm-up, the calls take turns."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 2):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call(waveform_BS)
-            if turn >= 2:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def compare(repeats: int) -> tuple[dict[str, dict[str, float]], str]:
     """Times and differences for each shape of batch."""
     log_mel = LogMel()
@@ -95,17 +65,21 @@ def compare(repeats: int) -> tuple[dict[str, dict[str, float]], str]:
     waveform_S, source = audio(max(clips * seconds for clips, seconds in SHAPES.values()))
     for name, (clips, seconds) in SHAPES.items():
         waveform_BS = waveform_S[: clips * seconds * RATE].view(clips, -1)
-        times = seconds_each({"log_mel": log_mel.fbank, "torchaudio": kaldi_fbank}, waveform_BS, repeats)
-        truth_BTM = kaldi_fbank(waveform_BS.double())
-        ours_BTM, theirs_BTM = log_mel.fbank(waveform_BS), kaldi_fbank(waveform_BS)
+        calls = {
+            "log_mel": partial(log_mel.fbank, waveform_BS),
+            "torchaudio": partial(fbank_of_each, waveform_BS),
+        }
+        times = medians(calls, repeats)
+        truth_BLC = fbank_of_each(waveform_BS.double())
+        ours_BLC, theirs_BLC = (call() for call in calls.values())
         results[name] = {
             "log_mel_seconds": times["log_mel"],
             "torchaudio_seconds": times["torchaudio"],
             "ratio": times["torchaudio"] / times["log_mel"],
-            "max_difference": (ours_BTM - theirs_BTM).abs().max().item(),
-            "share_above_1e-3": ((ours_BTM - theirs_BTM).abs() > 1e-3).float().mean().item(),
-            "log_mel_max_error": (ours_BTM - truth_BTM).abs().max().item(),
-            "torchaudio_max_error": (theirs_BTM - truth_BTM).abs().max().item(),
+            "max_difference": (ours_BLC - theirs_BLC).abs().max().item(),
+            "share_above_1e-3": ((ours_BLC - theirs_BLC).abs() > 1e-3).float().mean().item(),
+            "log_mel_max_error": (ours_BLC - truth_BLC).abs().max().item(),
+            "torchaudio_max_error": (theirs_BLC - truth_BLC).abs().max().item(),
         }
     return results, source
 
@@ -135,13 +109,13 @@ def peak_of_hour(path: Path) -> dict[str, float]:
             file.read(out=waveform_S[start : start + 60 * RATE])
     read = _peak_mib()
     start_time = time.perf_counter()
-    spectrogram_BTM = LogMel()(torch.from_numpy(waveform_S)[None])
+    spectrogram_BLC = LogMel()(torch.from_numpy(waveform_S)[None])
     seconds = time.perf_counter() - start_time
     return {
         "audio_seconds": len(waveform_S) / RATE,
         "compute_seconds": seconds,
         "waveform_mib": waveform_S.nbytes / 2**20,
-        "spectrogram_mib": spectrogram_BTM.nbytes / 2**20,
+        "spectrogram_mib": spectrogram_BLC.nbytes / 2**20,
         "peak_after_import_mib": imported,
         "peak_after_reading_mib": read,
         "peak_mib": _peak_mib(),
@@ -180,14 +154,10 @@ def show(report: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--hour-file", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("--repeats", type=int, default=15)
+    made.add_argument("--hour-file", type=Path, help=argparse.SUPPRESS)
+    options = made.parse_args()
     torch.set_num_threads(options.threads)
     if options.hour_file:
         print(json.dumps(peak_of_hour(options.hour_file)))
@@ -207,8 +177,7 @@ def main() -> None:
         "hour": hour,
     }
     show(report)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    write(report, options.json)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import soundfile
 import torch
+from common import RATE, SHARED
 from torch.utils.data import DataLoader
 
 from ajepa.audio import find_audio, load
@@ -39,10 +41,10 @@ from ajepa.data.crops import CropDataset, collate
 from ajepa.data.encode import FORMATS, Packing
 from ajepa.data.order import StepSampler
 from ajepa.data.pack import write_shards
+from ajepa.eval.results.table import markdown
 from ajepa.training.provenance import cpu_name
 
-RATE, SECONDS, BATCH = 16_000, 10, 16
-SHARED = Path(os.environ.get("AJEPA_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+SECONDS, BATCH = 10, 16
 
 
 def write_folders(root: Path, clips: int) -> str:
@@ -96,10 +98,8 @@ def rates(clips: int, repeats: int) -> tuple[list[dict[str, Any]], str]:
         for suffix in FORMATS:
             files = open_clips(root / suffix)
             write_shards(files, root / f"{suffix}-shards", Packing("copy"))
-            sources[suffix, "folder"], sources[suffix, "shards"] = (
-                files,
-                open_clips(root / f"{suffix}-shards"),
-            )
+            sources[suffix, "folder"] = files
+            sources[suffix, "shards"] = open_clips(root / f"{suffix}-shards")
         measured: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
         for _ in range(repeats):
             for (suffix, kind), source in sources.items():
@@ -204,18 +204,16 @@ def starts(rows: int, repeats: int) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows as a Markdown table."""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
-    for row in rows:
-        cells = (f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values())
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return markdown(
+        [
+            {name: f"{value:.2f}" if isinstance(value, float) else str(value) for name, value in row.items()}
+            for row in rows
+        ]
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser = common.parser(__doc__, threads=1)
     parser.add_argument("--clips", type=int, default=128, help="clips in each source")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, default=2_000_000, help="rows of the manifest")
@@ -224,15 +222,14 @@ def main() -> None:
     if options.start_of:
         start_of(options.start_of)
         return
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     rows, audio = rates(options.clips, options.repeats)
     cores = len(os.sched_getaffinity(0))
-    print(f"{cpu_name()}, {cores} of {os.cpu_count()} cores; {audio}\n\n{table(rows)}\n")
+    print(f"{cpu_name()}, {cores} of {os.cpu_count()} cores; {audio}\n\n{table(rows)}")
     manifests = starts(options.rows, min(3, options.repeats))
     print(table(manifests))
-    if options.json:
-        record = {"cpu": cpu_name(), "cores": cores, "audio": audio, "rates": rows, "manifests": manifests}
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    record = {"cpu": cpu_name(), "cores": cores, "audio": audio, "rates": rows, "manifests": manifests}
+    common.write(record, options.json)
 
 
 if __name__ == "__main__":

@@ -3,20 +3,18 @@
     python benchmarks/masking.py [--json FILE] [--threads N] [--repeats N] [--clips N]
 
 All samplers take turns in one run. Times are processor times of this process, not wall-clock times, so other
-work on the machine does not count. The loop over clips draws the block masks of A-JEPA's section 4.1, one
-context and four targets per clip, on 64 x 8 patches; all samplers draw one mask per clip.
+work on the machine does not count; with several threads, their times are added. The loop over clips draws the
+block masks of A-JEPA's section 4.1, one context and four targets per clip, on 64 x 8 patches; all samplers
+draw one mask per clip.
 """
 
-import argparse
-import json
 import math
 import os
-import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from common import medians, parser, write
 from torch import Tensor
 
 from ajepa.masking import MaskingConfig, sample_masks
@@ -104,27 +102,14 @@ def compare(clips: int, repeats: int) -> dict[str, float]:
         "random, 40 to 60 %": whole_batch(MaskingConfig(kind="random", random_targets=(0.4, 0.6))),
         "time+frequency": whole_batch(MaskingConfig(kind="time+frequency")),
     }
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 2):
-        for name, call in calls.items():
-            start = time.process_time()
-            call()
-            if turn >= 2:
-                times[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return medians(calls, repeats, time.process_time)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
-    parser.add_argument(
-        "--threads", type=int, default=1, help="with several, the times of all threads are added"
-    )
-    parser.add_argument("--repeats", type=int, default=25)
-    parser.add_argument("--clips", type=int, default=256)
-    options = parser.parse_args()
+    made = parser(__doc__, threads=1)
+    made.add_argument("--repeats", type=int, default=25)
+    made.add_argument("--clips", type=int, default=256)
+    options = made.parse_args()
     torch.set_num_threads(options.threads)
     seconds = compare(options.clips, options.repeats)
     print(f"{cpu_name()}, {os.cpu_count()} CPUs, {options.threads} threads; torch {torch.__version__}")
@@ -132,16 +117,9 @@ def main() -> None:
     for name, value in seconds.items():
         ratio = seconds["clip by clip"] / value
         print(f"{name:>20}: {1e3 * value:8.2f} ms, {ratio:5.1f} times as fast as clip by clip")
-    if options.json:
-        report = {
-            "cpu": cpu_name(),
-            "threads": options.threads,
-            "torch": torch.__version__,
-            "clips": options.clips,
-            "repeats": options.repeats,
-            "seconds": seconds,
-        }
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    report = {"cpu": cpu_name(), "threads": options.threads, "torch": torch.__version__}
+    report |= {"clips": options.clips, "repeats": options.repeats, "seconds": seconds}
+    write(report, options.json)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,13 @@ torch's own attention. The process keeps the memory that a step frees, for both 
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import common
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -182,15 +180,11 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("--recipe", default="ajepa-vit-b-as2m")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--against-float32", action="store_true")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
     options, overrides = parser.parse_known_args(arguments)
     torch.set_num_threads(options.threads)
     recipe = load_recipe(
@@ -199,8 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     result = measure(recipe, options.steps, options.against_float32)
     show(result)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    common.write(result, options.json)
 
 
 if __name__ == "__main__":

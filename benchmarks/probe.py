@@ -15,7 +15,6 @@ many minutes.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import pickle
@@ -29,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -149,11 +149,7 @@ def heareval_seconds(features_NX: Tensor, task: Task, grid_points: int) -> tuple
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = common.parser(__doc__, threads=1)
     parser.add_argument("--clips", type=int, default=2000)
     parser.add_argument("--widths", type=int, nargs="+", default=[768, 6144])
     parser.add_argument("--heareval", action="store_true", help="also run heareval's predictions")
@@ -191,8 +187,7 @@ def main() -> None:
                 f"{ratio:.1f} times as long as linear"
             )
         report[str(width)] = found
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    common.write(report, options.json)
 
 
 if __name__ == "__main__":
