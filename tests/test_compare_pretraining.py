@@ -45,6 +45,7 @@ def content(tiny_recipe: Recipe, table: Path, tmp_path: Path) -> dict[str, Any]:
         "models": {
             "log-mel": "logmel",
             "plain": trained,
+            "context": trained | {"encoder": "context"},
             "twin": trained | {"weights": "random"},
             "broken": {"recipe": str(recipe), "set": {"data.source": str(tmp_path / "absent")}},
         },
@@ -64,8 +65,9 @@ def test_models_are_pre_trained_once_and_their_seeds_joined(
     assert [(failure.model, failure.protocol) for failure in failures] == [("broken, seed 0", "knn")]
     assert "absent: no such" in failures[0].reason and failures[0].reason in capsys.readouterr().err
     by_model = {record.model: record for record in records}
-    assert list(by_model) == ["log-mel", "plain", "twin"]
+    assert list(by_model) == ["log-mel", "plain", "context", "twin"]
     plain, twin = by_model["plain"], by_model["twin"]
+    assert [run.run for run in by_model["context"].pretraining] == [run.run for run in plain.pretraining]
     made = plain.pretraining
     assert plain.source == content["models"]["plain"]["recipe"]
     assert [run.seed for run in made] == [0, 1]
@@ -73,7 +75,8 @@ def test_models_are_pre_trained_once_and_their_seeds_joined(
     assert [run.steps for run in made] == [3, 3]
     assert all(run.seconds and run.chosen for run in made)
     assert plain.weights is None, "each run has its own"
-    assert len({run.weights for run in (*made, *twin.pretraining)}) == 4
+    six = (*made, *twin.pretraining, *by_model["context"].pretraining)
+    assert len({run.weights for run in six}) == 6
     assert [run.run for run in twin.pretraining] == [run.run for run in made], (
         "the random weights are those that the runs began with"
     )
@@ -204,11 +207,19 @@ def test_intervals_hold_the_spread_over_seeds() -> None:
     [
         ({"seeds": [0]}, "model a needs a recipe"),
         ({"recipe": "ajepa-small-cpu", "seeds": []}, "model a needs a recipe, and seeds"),
-        ({"recipe": "ajepa-small-cpu", "seed": 1}, "model a: seed; it takes recipe, seeds, set, weights"),
+        (
+            {"recipe": "ajepa-small-cpu", "seed": 1},
+            "model a: seed; it takes encoder, recipe, seeds, set, weights",
+        ),
         ({"recipe": "ajepa-small-cpu", "set": 3}, "give settings such as"),
         ({"recipe": "ajepa-small-cpu", "set": {"optim.stps": 3}}, "model a: .*stps"),
         ({"recipe": "ajepa-tiny"}, "model a: no recipe is called 'ajepa-tiny'"),
         ({"recipe": "ajepa-small-cpu", "weights": "best"}, "choose trained or random"),
+        (
+            {"recipe": "ajepa-small-cpu", "encoder": "teacher"},
+            "model a: encoder is 'teacher'; choose target or",
+        ),
+        ({"recipe": "ajepa-small-cpu", "encoder": "target", "weights": "random"}, "leave encoder out"),
     ],
 )
 def test_wrong_entries_are_named(entry: dict[str, Any], words: str) -> None:

@@ -13,7 +13,7 @@ import ajepa
 from ajepa.features import LogMelConfig
 from ajepa.model import AudioEncoder
 from ajepa.model.chunks import plan_chunks
-from ajepa.model.loading import ModelError
+from ajepa.model.loading import ModelError, encoder_file
 from ajepa.nn.encoder import EncoderConfig
 from ajepa.recipes import Recipe
 
@@ -151,18 +151,52 @@ def test_a_run_loads_by_folder_file_and_checkpoint(tiny_recipe: Recipe) -> None:
     by_folder = ajepa.load_model(finished.parent)
     by_file = ajepa.load_model(finished)
     by_checkpoint = ajepa.load_model(finished.parent / "checkpoints" / "step-00000006.safetensors")
-    context = ajepa.load_model(finished.parent, weights="encoder")
-    with pytest.raises(ModelError, match="needs a training checkpoint"):
-        ajepa.load_model(finished, weights="encoder")
+    context = ajepa.load_model(finished.parent, weights="context")
+    assert context.source is not None and context.source.weights == "exported context encoder"
+    with pytest.raises(ModelError, match="holds the target encoder alone"):
+        ajepa.load_model(finished, weights="context")
+    with pytest.raises(ModelError, match="A-JEPA has no encoder 'teacher'; choose target or context"):
+        ajepa.load_model(finished, weights="teacher")
     clip = sounds(30_000)[0][None]
     with torch.no_grad():
         expected = by_file(clip).clip
         assert torch.equal(by_folder(clip).clip, expected)
         assert torch.equal(by_checkpoint(clip).clip, expected)
         assert not torch.equal(context(clip).clip, expected)
+        assert torch.equal(ajepa.load_model(finished.parent, weights="target")(clip).clip, expected)
+        last = finished.parent / "checkpoints" / "step-00000006.safetensors"
+        for name in ("context", "encoder"):  # the attribute, as version 0.3 named it
+            assert torch.equal(ajepa.load_model(last, weights=name)(clip).clip, context(clip).clip)
     assert by_file.source is not None
     assert by_file.source.step == 6
     assert by_file.chunk_patches == 8  # 1.28 s of training crop
+
+
+def test_the_recipe_says_which_encoder_is_evaluated(tiny_recipe: Recipe) -> None:
+    """With the paper's choice the context encoder is the one that a run's folder stands for."""
+    objective = replace(tiny_recipe.objective, evaluated="context")
+    out = ajepa.pretrain(replace(tiny_recipe, objective=objective)).parent
+    assert sorted(path.name for path in out.glob("encoder*")) == [
+        "encoder-target.safetensors",
+        "encoder.safetensors",
+    ]
+    clip = sounds(30_000)[0][None]
+    last = out / "checkpoints" / "step-00000006.safetensors"
+    with torch.no_grad():
+        context = ajepa.load_model(last, weights="encoder")(clip).clip
+        for source, weights in ((out, None), (last, None), (out, "context"), (last, "context")):
+            assert torch.equal(ajepa.load_model(source, weights=weights)(clip).clip, context)
+        assert not torch.equal(ajepa.load_model(out, weights="target")(clip).clip, context)
+
+
+def test_a_run_gives_a_command_the_file_of_an_encoder(tiny_recipe: Recipe) -> None:
+    out = ajepa.pretrain(tiny_recipe).parent
+    assert encoder_file("logmel", "context") == "logmel"
+    assert encoder_file(str(out), "target") == str(out / "encoder.safetensors")
+    assert encoder_file(str(out), "context") == str(out / "encoder-context.safetensors")
+    (out / "encoder-context.safetensors").unlink()  # as version 0.3 left a run
+    with pytest.raises(ModelError, match=r"no encoder-context\.safetensors; .*ajepa export"):
+        encoder_file(str(out), "context")
 
 
 def test_unreadable_sources_are_refused(tmp_path: Path) -> None:

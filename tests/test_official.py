@@ -239,7 +239,7 @@ def test_hear_takes_them(name: str) -> None:
 def test_options_that_do_not_apply_are_refused(name: str) -> None:
     case = cases()[name]
     path, heads = GOLDEN / case["checkpoint"], case.get("encoder_heads")
-    with pytest.raises(ModelError, match="has no 'target_encoder'"):
+    with pytest.raises(ModelError, match="has no encoder 'target_encoder'"):
         ajepa.load_model(path, heads=heads, weights="target_encoder")
     with pytest.raises(ModelError, match="only `heads` can be chosen"):
         ajepa.load_model(path, heads=heads, sample_rate=16_000)

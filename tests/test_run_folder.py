@@ -108,6 +108,7 @@ def test_a_run_that_holds_its_rate_is_extended_exactly(
     extended = pretrain(longer)
     assert f"{out}: 6 steps are done; the run of 9 goes on from step 3" in capsys.readouterr().err
     assert (out / "encoder-00000006.safetensors").read_bytes() == six
+    assert (out / "encoder-context-00000006.safetensors").is_file()
     assert steps(out) == list(range(1, 10))
     whole = pretrain(replace(longer, run=replace(longer.run, out=f"{out}-whole")))
     one, other = (checkpoint.load(path) for path in (extended, whole))

@@ -29,6 +29,11 @@ def latest_checkpoint(out: Path, until: int | None = None) -> Path | None:
     return max((path for path in paths if until is None or checkpoint_step(path) <= until), default=None)
 
 
+def encoder_file(name: str) -> str:
+    """The file of another of a run's encoders than the evaluated one, by its name."""
+    return f"encoder-{name}.safetensors"
+
+
 def finished_encoder(out: Path) -> Path | None:
     """What a run leaves at its end; None before."""
     path = out / ENCODER

@@ -26,6 +26,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     embed.add_argument("audio", nargs="+", type=Path, help="audio files, or folders that are searched")
     embed.add_argument("--model", default=None, help="what ajepa.load_model takes; default: its default")
     embed.add_argument("--out", type=Path, required=True, help="embeddings.npz: arrays `files` and `clip`")
+    embed.add_argument(
+        "--encoder", metavar="NAME", help="of A-JEPA's and Audio-JEPA's runs: target or context"
+    )
     device.add(embed)
     embed.add_argument(
         "--precision",
@@ -51,7 +54,9 @@ def run_embed(options: argparse.Namespace) -> None:
     if options.batch < 1:
         raise UsageError(f"--batch is {options.batch}, must be at least 1")
     device.check_device(options.device)
-    model = load_model(options.model, device=options.device, precision=options.precision)
+    model = load_model(
+        options.model, weights=options.encoder, device=options.device, precision=options.precision
+    )
     names, clip_BE = embed_files(model, files, options)
     with in_place_of(options.out, "npz") as partial:
         np.savez(partial, files=np.array(names), clip=clip_BE.numpy())

@@ -64,6 +64,12 @@ def _models(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]SOURCE",
         help=f"{BASELINES}; NAME=SOURCE names its row; may be repeated",
     )
+    parser.add_argument(
+        "--encoder",
+        metavar="NAME",
+        help="of the models that are A-JEPA's or Audio-JEPA's runs: target or context; default: the one that "
+        "the recipe has evaluated",
+    )
     parser.add_argument("--json", type=Path, help="write the record here (of several models a list)")
     parser.add_argument("--device", help="such as cuda; default: cpu, for the toolkits a GPU if there is one")
 
@@ -228,11 +234,14 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from ajepa.eval.results.errors import check_distinct
     from ajepa.eval.results.record import write_records
     from ajepa.eval.results.table import robustness_table, table
+    from ajepa.model.loading import encoder_file
 
     given = {name: value for name, value in vars(options).items() if value is not None}
     how = PROTOCOLS.get(options.kind)
     assert how is not None, "a sub-command is made for each protocol"
     models = [named_model(text) for text in options.model]
+    if options.encoder:
+        models = [(name, encoder_file(source, options.encoder)) for name, source in models]
     check_distinct([name for name, _ in models], given.get("baseline"), UsageError)
     comparison = Comparison(
         models=dict(models),

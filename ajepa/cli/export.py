@@ -16,7 +16,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     export.add_argument("model", help="a run's folder, a checkpoint or an official file")
     export.add_argument("--out", type=Path, required=True, help="folder to write")
-    export.add_argument("--weights", help="which encoder of a training checkpoint; default: the teacher")
+    export.add_argument(
+        "--encoder",
+        "--weights",
+        dest="weights",
+        metavar="NAME",
+        help="which of its encoders: target or context; default: the one that its recipe has evaluated",
+    )
     export.add_argument("--heads", type=int, help="of an official encoder; default: width / 64")
     export.add_argument("--sample-rate", type=int, help="of an Audio-JEPA file, Hz; default: 32000")
     export.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import get_args
@@ -55,8 +56,9 @@ def load_model(
             None or "default": the small encoder that comes with the package (ajepa/weights/README.md is its
             card; a folder of that name is ./default). What a file is follows from its content.
         device: where to put it; None leaves it on the CPU.
-        weights: which encoder of a training checkpoint or an Audio-JEPA file; for A-JEPA and Audio-JEPA
-            "target_encoder" (the default) or "encoder", which is the only one of Audio-MAE.
+        weights: which encoder of a run, a training checkpoint or an Audio-JEPA file: for A-JEPA and
+            Audio-JEPA "target" or "context". By default the one that the recipe has evaluated
+            (`objective.evaluated`), else the target encoder.
         chunk_seconds: longest stretch that is encoded at once; None takes the length of the crops that
             the encoder was trained on.
         seed: of the random weights.
@@ -110,10 +112,8 @@ def _from_official(
     sample_rate: int | None,
 ) -> AudioEncoder:
     found = read_official(path, heads=heads, sample_rate=sample_rate)
-    chosen = weights or found.evaluated
+    chosen = _attribute(found.encoders, weights, path, found.system)
     tensors = found.part(chosen)
-    if not tensors:
-        raise ModelError(f"{path}: {found.system} has no {chosen!r}; leave weights out")
     source = Source(str(path), found.system, found.step, chosen)
     model = AudioEncoder(found.front_end, found.encoder, chunk_seconds or found.seconds, source)
     fill_module(model.encoder, tensors, path)
@@ -135,23 +135,65 @@ def _from_recipe(name: str, chunk_seconds: float | None, seed: int) -> AudioEnco
         )
 
 
+def encoder_file(source: str, encoder: str) -> str:
+    """The file of one of a run's encoders, by its name, for commands that take the source of a model.
+
+    A source that is no run's folder stays as it is.
+
+    Raises:
+        ModelError: the run has not exported that encoder.
+    """
+    path = Path(source)
+    if not layout.checkpoint_paths(path) and not layout.finished_encoder(path):
+        return source
+    found = _in_folder(path, encoder)
+    if found.parent != path:
+        raise ModelError(
+            f"{path}: no {layout.encoder_file(encoder)}; take it from the last checkpoint by "
+            f"`ajepa export {path} --encoder {encoder} --out FOLDER`"
+        )
+    return str(found)
+
+
+def _in_folder(path: Path, weights: str | None) -> Path:
+    """The file of an encoder in a run's folder or an exported one: its own, else the last checkpoint."""
+    finished = next(filter(Path.is_file, (path / name for name in FINISHED)), path / FINISHED[0])
+    if finished.is_file() and weights is None:
+        return finished
+    if weights and (own := path / layout.encoder_file(weights)).is_file():
+        return own
+    last = layout.latest_checkpoint(path)
+    if weights and finished.is_file():
+        evaluated = next(iter(recipe_from_dict(checkpoint.load(finished, ()).recipe).objective.encoders))
+        if weights == evaluated or last is None:
+            return finished
+    if last is None:
+        wanted = f"{layout.encoder_file(weights)}" if weights else layout.ENCODER
+        raise ModelError(f"{path}: a folder without {wanted} or checkpoints/{layout.CHECKPOINTS}")
+    return last
+
+
+def _attribute(encoders: Mapping[str, str], weights: str | None, path: Path, title: str) -> str:
+    """The attribute that holds the encoder of this name; version 0.3 chose by attributes."""
+    found = next(iter(encoders.values())) if weights is None else encoders.get(weights, weights)
+    if found not in encoders.values():
+        raise ModelError(f"{path}: {title} has no encoder {weights!r}; choose {' or '.join(encoders)}")
+    return found
+
+
 def _from_file(path: Path, weights: str | None, chunk_seconds: float | None) -> AudioEncoder:
     if path.is_dir():
-        finished = next(filter(Path.is_file, (path / name for name in FINISHED)), path / FINISHED[0])
-        checkpoints = layout.checkpoint_paths(path)
-        if not checkpoints and (weights or not finished.is_file()):
-            wanted = "" if weights else f"{layout.ENCODER} or "
-            raise ModelError(f"{path}: a folder without {wanted}checkpoints/{layout.CHECKPOINTS}")
-        path = finished if finished.is_file() and weights is None else checkpoints[-1]
+        path = _in_folder(path, weights)
     header = checkpoint.load(path, prefixes=())
-    exported = "encoder.norm.weight" in header.names
-    if exported and weights:
-        raise ModelError(f"{path}: one exported encoder; weights={weights!r} needs a training checkpoint")
     recipe = recipe_from_dict(header.recipe)
-    found = "exported encoder" if exported else weights or recipe.objective.encoders[0]
-    if weights and weights not in recipe.objective.encoders:
-        known = " or ".join(recipe.objective.encoders)
-        raise ModelError(f"{path}: {recipe.objective.title} has no encoder {weights!r}; choose {known}")
+    encoders = recipe.objective.encoders
+    exported = "encoder.norm.weight" in header.names
+    held = header.info.get("encoder", next(iter(encoders)))  # in an exported file
+    found = _attribute(encoders, weights, path, recipe.objective.title)
+    if exported and weights and found != encoders[held]:
+        raise ModelError(f"{path}: holds the {held} encoder alone; give the run's folder or a checkpoint")
+    if exported:
+        found = f"exported {held} encoder" if "encoder" in header.info else "exported encoder"
     prefix = "encoder." if exported else f"objective.{found}."
     saved = checkpoint.load(path, prefixes=(prefix, "features."))
     state = {f"encoder.{k.removeprefix(prefix)}": v for k, v in saved.tensors.items() if k.startswith(prefix)}

@@ -37,6 +37,8 @@ METRICS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+ENCODERS: Mapping[str, str] = MappingProxyType({"target": "target_encoder", "context": "encoder"})
+
 
 @dataclass(frozen=True)
 class AJEPAConfig:
@@ -64,12 +66,13 @@ class AJEPAConfig:
             normalised patch of the spectrogram itself, as in Audio-MAE, at the same places. It keeps
             features that are hard to predict, which a short run would drop (docs/LOG.md); 0 in the
             paper.
+        evaluated: the encoder that is probed and exported first: the "target" encoder, as in Audio-JEPA and
+            I-JEPA, or the "context" encoder, which the paper fine-tunes (sections 1 and 3.2).
         corruption: what is done to the clips that the context encoder gets, while the target encoder and the
             reconstruction get them as they are; nothing in the paper.
     """
 
     title: ClassVar[str] = "A-JEPA"
-    encoders: ClassVar[tuple[str, ...]] = ("target_encoder", "encoder")
     metrics: ClassVar[Mapping[str, str]] = METRICS
     advice: ClassVar[str] = (
         "What has helped A-JEPA (docs/LOG.md): objective.variance_weight=1 with "
@@ -87,6 +90,7 @@ class AJEPAConfig:
     variance_weight: float = 0.0
     covariance_weight: float = 0.0
     reconstruction_weight: float = 0.0
+    evaluated: Literal["target", "context"] = "target"
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
 
     def __post_init__(self) -> None:
@@ -106,6 +110,12 @@ class AJEPAConfig:
                 f"objective.target_layers is {self.target_layers}, encoder.depth {depth}: it must be at most "
                 f"the depth; add objective.target_layers={depth}, or take a deeper encoder"
             )
+
+    @property
+    def encoders(self) -> Mapping[str, str]:
+        """The target and the context encoder, the evaluated one first."""
+        names = sorted(ENCODERS, key=lambda name: name != self.evaluated)
+        return {name: ENCODERS[name] for name in names}
 
     @property
     def couples_clips(self) -> bool:

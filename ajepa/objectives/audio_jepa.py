@@ -12,7 +12,7 @@ from ajepa.nn.encoder import EncoderConfig
 from ajepa.nn.predictor import PredictorConfig
 from ajepa.schedules import cosine
 
-from .a_jepa import AJEPA, METRICS, AJEPAConfig
+from .a_jepa import AJEPA, ENCODERS, METRICS, AJEPAConfig
 
 
 def _masking() -> MaskingConfig:
@@ -34,7 +34,7 @@ class AudioJEPAConfig:
     """
 
     title: ClassVar[str] = "Audio-JEPA"
-    encoders: ClassVar[tuple[str, ...]] = ("target_encoder", "encoder")
+    encoders: ClassVar[Mapping[str, str]] = ENCODERS
     metrics: ClassVar[Mapping[str, str]] = METRICS
     advice: ClassVar[str] = "Try a slower moving average (objective.momentum) or a lower optim.lr."
 

@@ -37,7 +37,7 @@ class AudioMAEConfig:
     """
 
     title: ClassVar[str] = "Audio-MAE"
-    encoders: ClassVar[tuple[str, ...]] = ("encoder",)
+    encoders: ClassVar[Mapping[str, str]] = MappingProxyType({"encoder": "encoder"})
     metrics: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "prediction_error": "prediction error",

@@ -53,13 +53,11 @@ class ObjectiveConfig(Protocol):
         system: the key `objective.system` of a recipe: a field whose type is one Literal.
         masking: how patches are hidden, which `ajepa masks` draws; None where none are.
         title: the system's name in model cards and messages.
-        encoders: the attributes of the objective that hold its encoders; evaluation uses the first.
         metrics: titles of the metrics that this objective adds to a run's log, for `ajepa curves`.
         advice: what to try when representations collapse.
     """
 
     title: ClassVar[str]
-    encoders: ClassVar[tuple[str, ...]]
     metrics: ClassVar[Mapping[str, str]]
     advice: ClassVar[str]
 
@@ -68,6 +66,14 @@ class ObjectiveConfig(Protocol):
 
     @property
     def masking(self) -> MaskingConfig | None: ...
+
+    @property
+    def encoders(self) -> Mapping[str, str]:
+        """The objective's encoders: the names by which users choose, and the attributes that hold them.
+
+        Evaluation uses the first; a run exports them all.
+        """
+        ...
 
     @property
     def couples_clips(self) -> bool:

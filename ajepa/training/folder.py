@@ -13,10 +13,10 @@ from filelock import FileLock, Timeout
 
 from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.layout import (
-    ENCODER,
     checkpoint_path,
     checkpoint_paths,
     checkpoint_step,
+    encoder_file,
     finished_encoder,
     latest_checkpoint,
 )
@@ -161,7 +161,10 @@ def _extend(recipe: Recipe, start: Path | None) -> None:
         file=sys.stderr,
     )
     if finished:
-        finished.rename(out / f"{Path(ENCODER).stem}-{done:08d}{finished.suffix}")
+        for name in [*recipe.objective.encoders][1:]:
+            if (other := out / encoder_file(name)).is_file():
+                other.rename(other.with_stem(f"{other.stem}-{done:08d}"))
+        finished.rename(finished.with_stem(f"{finished.stem}-{done:08d}"))
     for path in later:
         path.unlink()
 

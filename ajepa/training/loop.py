@@ -7,7 +7,8 @@ A run's folder holds
                          tensorboard/ has the same
     broken.txt           files that could not be used, with the reason (with --skip-broken)
     checkpoints/         step-00000500.safetensors, ...: everything that resuming needs
-    encoder.safetensors  the finished encoder with its front end, for `ajepa.load_model`
+    encoder.safetensors  the finished encoder with its front end, for `ajepa.load_model`; the other of
+                         A-JEPA's two encoders is encoder-context.safetensors
     best.safetensors     the encoder of the best online probe, where one was asked for
 """
 
@@ -39,7 +40,7 @@ from .run import Run
 from .state import (
     BestEncoder,
     check_space,
-    export_encoder,
+    export_encoders,
     first_checkpoint,
     prune_checkpoints,
     write_checkpoint,
@@ -164,7 +165,7 @@ def _train(run: Run, clips: Clips, log: MetricsLog, best: BestEncoder) -> Path:
             waiting_since = time.perf_counter()
     bar.close()
     log.close()
-    finished = export_encoder(run, optim.steps)
+    finished = export_encoders(run, optim.steps)
     fabric.barrier()
     return finished
 

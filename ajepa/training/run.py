@@ -71,7 +71,7 @@ class Run:
         objective = objective.to(fabric.device)
         start = restore_weights(last, objective) if last else 0
         compiled = lay_out(objective, recipe.run, fabric.device)
-        evaluated = getattr(objective, recipe.objective.encoders[0])
+        evaluated = getattr(objective, next(iter(recipe.objective.encoders.values())))
         probe = Probe(recipe, front_end, evaluated) if recipe.run.probe.table else None
         # Before FSDP shares the weights out: the first pass after that has to be the whole objective's.
         first_score = fabric.broadcast(probe.score()) if probe and not last else None
@@ -112,7 +112,7 @@ class Run:
     @property
     def evaluated(self) -> Encoder:
         """The encoder that evaluation uses."""
-        return getattr(self.objective, self.recipe.objective.encoders[0])
+        return getattr(self.objective, next(iter(self.recipe.objective.encoders.values())))
 
     def score(self) -> float:
         """The probe's score of the weights as they are now, as the first process has it."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ajepa.checkpoints import native as checkpoint
-from ajepa.checkpoints.layout import ENCODER, checkpoint_path, checkpoint_paths, checkpoint_step
+from ajepa.checkpoints.layout import ENCODER, checkpoint_path, checkpoint_paths, checkpoint_step, encoder_file
 from ajepa.checkpoints.native import Checkpoint
+from ajepa.nn.encoder import Encoder
 from ajepa.recipes import Recipe, RecipeError
 from ajepa.recipes.parts import ProbeConfig
 
@@ -92,16 +95,29 @@ def prune_checkpoints(recipe: Recipe) -> None:
             path.unlink()
 
 
-def export_encoder(run: Run, step: int, file: str = ENCODER, **more: Any) -> Path:
-    """The encoder that evaluation uses, with its front end, as one small file. All processes must call it.
+def export_encoders(run: Run, step: int) -> Path:
+    """All of a finished run's encoders; returns the file of the evaluated one, which comes last.
+
+    All processes must call it.
+    """
+    for name, attribute in list(run.recipe.objective.encoders.items())[1:]:
+        encoder = getattr(run.objective, attribute)
+        export_encoder(run, encoder, step, encoder_file(name), {"encoder": name})
+    return export_encoder(run, run.evaluated, step)
+
+
+def export_encoder(
+    run: Run, encoder: Encoder, step: int, file: str = ENCODER, more: Mapping[str, Any] = MappingProxyType({})
+) -> Path:
+    """An encoder with its front end, as one small file. All processes must call it.
 
     Args:
         more: entries of the file's info in addition to the run's.
     """
-    tensors = {f"encoder.{name}": value for name, value in run.evaluated.state_dict().items()}
+    tensors = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     tensors |= {f"features.{name}": value for name, value in run.front_end.state_dict().items()}
     path = run.out / file
-    _save(run, path, tensors, step, run.info | more)
+    _save(run, path, tensors, step, run.info | dict(more))
     return path
 
 
@@ -126,4 +142,5 @@ class BestEncoder:
         """Keep this step's encoder if none was better."""
         if score > self.score:
             self.score = score
-            export_encoder(run, step, self.NAME, probe=score, probe_of=self.probe)
+            more = {"probe": score, "probe_of": self.probe}
+            export_encoder(run, run.evaluated, step, self.NAME, more)

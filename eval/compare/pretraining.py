@@ -5,6 +5,7 @@
       block: {recipe: ajepa-small-cpu-block, seeds: [0, 1, 2]}
       small steps: {recipe: ajepa-small-cpu, set: {optim.lr: 1.0e-4}, seeds: [0, 1, 2]}
       small steps, random: {recipe: ajepa-small-cpu, weights: random}    # the same network, untrained
+      small steps, context: {recipe: ajepa-small-cpu, encoder: context}  # the other encoder of the same run
 
 A run's folder is named by a hash of its whole recipe: a finished run is never run again, and an interrupted
 one continues. If only its random weights are needed, it ends before its first step. The seeds of a model
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from filelock import FileLock
 
-from ajepa.checkpoints.layout import ENCODER, checkpoint_path
+from ajepa.checkpoints.layout import ENCODER, checkpoint_path, encoder_file
 from ajepa.errors import AjepaError
 from ajepa.eval.digest import digest
 from ajepa.eval.progress import say
@@ -38,7 +39,7 @@ from ajepa.eval.robustness.curve import robustness
 from ajepa.eval.toolkits.commands import run_module
 from ajepa.recipes import RecipeError, load_recipe
 
-KEYS = {"recipe", "set", "seeds", "weights"}
+KEYS = {"recipe", "set", "seeds", "weights", "encoder"}
 
 
 class Run(NamedTuple):
@@ -62,8 +63,8 @@ class Run(NamedTuple):
     @property
     def done(self) -> bool:
         """Whether its weights exist."""
-        made = Path(self.source) if self.random else self.folder / ENCODER
-        return made.is_file()
+        source = Path(self.source)
+        return (source / ENCODER if source == self.folder else source).is_file()
 
     @property
     def name(self) -> str:
@@ -85,6 +86,7 @@ class Pretraining:
         set: settings that override the recipe's.
         seeds: one run each.
         random: use the runs' random weights, from before the first step.
+        encoder: which of the objective's encoders, by its name; empty for the one that the recipe evaluates.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Pretraining:
     set: dict[str, Any]
     seeds: tuple[int, ...]
     random: bool
+    encoder: str = ""
 
     @classmethod
     def read(cls, name: str, given: Mapping[str, Any], common: Mapping[str, Any]) -> Pretraining:
@@ -109,7 +112,12 @@ class Pretraining:
         own = given.get("set", {})
         if not isinstance(own, dict):
             raise PretrainingError(f"model {name}: set is {own!r}; give settings such as {{optim.lr: 1e-3}}")
-        found = cls(name, given["recipe"], {**common, **own}, tuple(seeds), given.get("weights") == "random")
+        random, encoder = given.get("weights") == "random", given.get("encoder", "")
+        if random and encoder:
+            raise PretrainingError(
+                f"model {name}: random weights are those of every encoder; leave encoder out"
+            )
+        found = cls(name, given["recipe"], {**common, **own}, tuple(seeds), random, encoder)
         try:
             found.runs(Path())
         except RecipeError as error:
@@ -128,6 +136,11 @@ class Pretraining:
             slug = re.sub(r"[^A-Za-z0-9]+", "-", recipe.name).strip("-")
             folder = out / f"{slug}-seed{seed}-{digest([content], 10)}"
             source = checkpoint_path(folder, 0) if self.random else folder
+            if self.encoder:
+                names = list(recipe.objective.encoders)
+                if self.encoder not in names:
+                    raise RecipeError(f"encoder is {self.encoder!r}; choose {' or '.join(names)}")
+                source = folder / (ENCODER if self.encoder == names[0] else encoder_file(self.encoder))
             options = [self.recipe, *settings, f"run.out={folder}", *["--untrained"] * self.random]
             found.append(Run(self.name, seed, folder, options, str(source), self.random))
         return found

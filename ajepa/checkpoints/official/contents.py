@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -64,9 +65,9 @@ class Official:
     tensors: dict[str, Tensor]
 
     @property
-    def evaluated(self) -> str:
-        """Which of its encoders embeds."""
-        return self.objective_config.encoders[0] if self.objective_config else "encoder"
+    def encoders(self) -> Mapping[str, str]:
+        """Its encoders by name, as an objective's; the first one embeds."""
+        return self.objective_config.encoders if self.objective_config else {"encoder": "encoder"}
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names start with `prefix` and a dot, without it."""
