@@ -1,7 +1,7 @@
 """ajepa: audio encoders pre-trained by prediction in latent space.
 
-`ajepa.load_model(source)` gives an `AudioEncoder`; `ajepa.pretrain(recipe)` trains one. Names are
-imported when they are first used: `import ajepa` alone loads no torch.
+`ajepa.load_model(source)` returns an `AudioEncoder`; `ajepa.pretrain(recipe)` trains one. Names are imported
+on first use: `import ajepa` does not load torch.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
 
     foreign = tmp_path / "foreign.safetensors"
     save_file({"a": torch.zeros(1)}, foreign)
-    with pytest.raises(CheckpointError, match="not a checkpoint of ajepa's"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of ajepa"):
         checkpoint.load(foreign)
     with pytest.raises(CheckpointError, match="no such file"):
         checkpoint.load(tmp_path / "absent.safetensors")

@@ -132,7 +132,7 @@ def test_random_weights_alone_are_not_trained_for(content: dict[str, Any], tmp_p
     (made,) = records[0].pretraining
     assert (made.run, made.steps) == (run, 3)
     log = (out / "runs" / f"{run}.log").read_text()
-    told = [log.find(words) for words in ("that the run begins with", "not readable", "the finished encoder")]
+    told = [log.find(words) for words in ("the run's random weights", "not readable", "the finished encoder")]
     assert -1 < told[0] < told[1] < told[2], "each start adds to the log"
 
 

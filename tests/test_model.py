@@ -100,7 +100,7 @@ def test_chunks_cover_every_step(size: int) -> None:
 def test_wrong_input_is_refused(model: AudioEncoder) -> None:
     with pytest.raises(ValueError, match=r"\[clips, samples\]"):
         model(torch.zeros(16_000))
-    with pytest.raises(ValueError, match="neither of them 0"):
+    with pytest.raises(ValueError, match="both at least 1"):
         model(torch.zeros(1, 0))
     with pytest.raises(ValueError, match="lengths"):
         model(torch.zeros(2, 100), [0, 100])

@@ -89,5 +89,5 @@ def test_the_generator_decides_and_none_is_plain_attention() -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_wrong_shares(share: float) -> None:
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\)"):
         masking(share)

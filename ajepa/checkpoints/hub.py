@@ -1,7 +1,7 @@
-"""Encoders on the Hugging Face Hub: `hf://owner/name[@revision][/file]`, to and fro.
+"""Download and upload of encoders on the Hugging Face Hub: `hf://owner/name[@revision][/file]`.
 
-By the Hub's own client, which keeps downloads in its cache and finds the access token where `hf auth login`
-or the environment (HF_TOKEN) put it. HF_ENDPOINT names another server.
+The Hub's own client keeps downloads in its cache and takes the access token from `hf auth login` or the
+environment (HF_TOKEN). HF_ENDPOINT names another server.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 SCHEME = "hf://"
-WEIGHTS = "model.safetensors"  # the name by which the Hub knows a model's weights
+WEIGHTS = "model.safetensors"  # the Hub's name for a model's weights
 
 # One segment each: owner, name, revision; then the rest of the path.
 ADDRESS = re.compile(r"hf://([\w.-]+)/([\w.-]+)(?:@([\w.-]+))?(?:/(.+))?")
 
 
 class HubError(AjepaError, RuntimeError):
-    """The Hub does not have something, does not allow it, or cannot be reached; the message says which."""
+    """The Hub lacks something, refuses access, or cannot be reached; the message says which."""
 
 
 class Address(NamedTuple):
@@ -38,7 +38,7 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Raises HubError for what is not `hf://owner/name[@revision][/file]`."""
+        """Raises HubError for anything but `hf://owner/name[@revision][/file]`."""
         found = ADDRESS.fullmatch(text)
         if not found:
             raise HubError(
@@ -50,7 +50,7 @@ class Address(NamedTuple):
 
 
 def download(text: str) -> Path:
-    """The one file that an address names, from the client's cache where it is there already.
+    """The local path of an address's file, from the client's cache if it is there.
 
     Raises:
         HubError: no such repository, revision or file; no access; no network and nothing in the cache.
@@ -66,17 +66,17 @@ def check_repo(repo: str) -> Address:
     """Raises HubError unless it is owner/name."""
     address = Address.parse(SCHEME + repo)
     if address != Address(repo, None, WEIGHTS):
-        raise HubError(f"{repo}: give owner/name alone")
+        raise HubError(f"{repo}: not a repository's name; give owner/name")
     return address
 
 
 def upload(folder: Path, repo: str, files: list[str], *, private: bool, message: str) -> str:
-    """Make the repository if there is none and commit some files of a folder to it; returns its address.
+    """Create the repository if necessary and commit files of a folder to it; returns its address.
 
     Args:
         repo: owner/name.
         files: names in the folder; other files in it are not uploaded.
-        private: of a new repository; one that exists stays what it is.
+        private: whether a new repository is private; an existing one does not change.
         message: of the commit.
 
     Raises:
@@ -95,7 +95,7 @@ def _client() -> HfApi:
         from huggingface_hub import HfApi
     except ImportError as error:
         raise HubError("the Hub needs its client: pip install 'ajepa[hub]'") from error
-    # The client reads HF_ENDPOINT when it is imported, which may be long ago.
+    # The client reads HF_ENDPOINT only when it is imported.
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
 
 
@@ -104,34 +104,29 @@ def _explained(text: str, address: Address) -> Iterator[None]:
     """Turn the client's errors into one sentence with the remedy."""
     from huggingface_hub import errors
 
+    log_in = "run `hf auth login` or set HF_TOKEN"
+    offline = "not in the cache, and the Hub cannot be reached (or HF_HUB_OFFLINE is set)"
+    missing = f"the repository has no {address.file}; hf://{address.repo}/FILE names another file"
+    problems: dict[type[Exception], str] = {  # the first class that fits counts
+        errors.GatedRepoError: "request access on its page, then run `hf auth login`",
+        errors.RepositoryNotFoundError: f"no such repository, or it is private; {log_in}",
+        errors.RevisionNotFoundError: f"the repository has no revision {address.revision!r}",
+        errors.RemoteEntryNotFoundError: missing,
+        errors.LocalEntryNotFoundError: offline,
+        errors.OfflineModeIsEnabled: offline,
+        errors.LocalTokenNotFoundError: f"no access token; {log_in}",
+    }
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise HubError(f"{text}: access must be asked for on its page, then `hf auth login`") from error
-    except errors.RepositoryNotFoundError as error:
-        raise HubError(
-            f"{text}: no such repository, or it is private: then `hf auth login` or set HF_TOKEN"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise HubError(f"{text}: the repository has no revision {address.revision!r}") from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise HubError(
-            f"{text}: the repository has no {address.file}; hf://{address.repo}/FILE names another file"
-        ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise HubError(
-            f"{text}: not in the cache, and the Hub cannot be reached (or HF_HUB_OFFLINE is set)"
-        ) from error
-    except errors.LocalTokenNotFoundError as error:
-        raise HubError(f"{text}: no access token; `hf auth login` or set HF_TOKEN") from error
+    except tuple(problems) as error:  # before the classes that they derive from
+        problem = next(problem for kind, problem in problems.items() if isinstance(error, kind))
+        raise HubError(f"{text}: {problem}") from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no answer"
-        hint = "; `hf auth login` or set HF_TOKEN" if status in {401, 403} else ""
+        hint = f"; {log_in}" if status in {401, 403} else ""
         reason = error.server_message or str(error).strip().splitlines()[0]
         raise HubError(f"{text}: the Hub refused ({status}): {reason}{hint}") from error
-    except errors.HFValidationError as error:
-        raise HubError(f"{text}: {error}") from error
-    except errors.HTTPError as error:  # of the library that the client speaks HTTP with
+    except errors.HTTPError as error:  # of the HTTP library of the client
         raise HubError(f"{text}: the Hub cannot be reached ({error})") from error
-    except (OSError, RuntimeError) as error:  # of the client's transfer library, or a full disk
+    except (errors.HFValidationError, OSError, RuntimeError) as error:  # such as a full disk
         raise HubError(f"{text}: {error}") from error

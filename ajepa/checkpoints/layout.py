@@ -1,4 +1,4 @@
-"""Where a run's folder keeps its weights: names that training writes, and loading and comparisons read."""
+"""The names of weights in a run's folder, which training writes and loading and comparisons read."""
 
 from __future__ import annotations
 

@@ -19,18 +19,18 @@ FORMAT = "ajepa-1"
 
 
 class CheckpointError(AjepaError, ValueError):
-    """A file is not a checkpoint that this version reads; the message names the file and the remedy."""
+    """A file is not a checkpoint that this version can read; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
         tensors: name to tensor, on the CPU.
         recipe: the full recipe as nested dictionaries.
         step: optimiser steps done.
-        info: package version, git commit, data fingerprint and the like.
+        info: such as package version, git commit and data fingerprint.
         names: of all tensors in the file, read or not; empty before it is written.
     """
 
@@ -42,10 +42,10 @@ class Checkpoint:
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> Path:
-    """Write atomically: whoever looks at `path` sees the old file or the whole new one, never a part.
+    """Write atomically: readers of `path` see the old file or the whole new one.
 
     Raises:
-        CheckpointError: the disk is full or the folder cannot be written; an older file stays as it was.
+        CheckpointError: the disk is full or the folder is not writable; an older file is not changed.
     """
     path = Path(path)
     header = {
@@ -59,7 +59,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> Path:
         with in_place_of(path) as partial:
             save_file(tensors, partial, metadata=header)
             with partial.open("rb") as file:
-                os.fsync(file.fileno())  # on the disk before it takes the old one's name
+                os.fsync(file.fileno())  # on the disk before it replaces the old file
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: cannot be written ({error}); free space or choose another folder"
@@ -82,7 +82,7 @@ def load(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> Checkpoint:
             if header.get("format") != FORMAT:
                 found = header.get("format", "no format entry")
                 raise CheckpointError(
-                    f"{path}: {found} in its header, expected {FORMAT}; not a checkpoint of ajepa's"
+                    f"{path}: {found} in its header, expected {FORMAT}; not a checkpoint of ajepa"
                 )
             names = tuple(file.keys())
             tensors = {name: file.get_tensor(name) for name in names if name.startswith(prefixes)}

@@ -1,4 +1,4 @@
-"""Torch files of other projects, read without running what they pickled."""
+"""Torch files of other projects, read without running pickled code."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from ajepa.errors import AjepaError
 
-# Audio-MAE stores its options (a Namespace), and in them at times a path. Neither runs anything.
+# Audio-MAE stores its options (a Namespace), which may contain a path. Neither runs code.
 ALLOWED = {"argparse.Namespace": Namespace, "pathlib.PosixPath": PurePosixPath}
 
 
 class UnpickleError(AjepaError, ValueError):
-    """A torch file cannot be read, or holds what is not read; the message names the file and the remedy."""
+    """A torch file cannot be read safely; the message names the file and the remedy."""
 
 
 def is_torch_file(path: Path) -> bool:
-    """Whether the file begins as a zip archive, which is what torch.save has written since 2020."""
+    """Whether the file starts like a zip archive, the format of torch.save since 2020."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
@@ -34,13 +34,13 @@ def load_torch(path: Path) -> Any:
         UnpickleError: the file holds a pickled class other than tensors, containers and `ALLOWED`, or is
             damaged.
     """
-    remedy = "load it where you trust it and save its state dict alone"
+    remedy = "load it where you trust it and save only its state dict"
     try:
         foreign = set(get_unsafe_globals_in_checkpoint(path)) - set(ALLOWED)
         if foreign:
             raise UnpickleError(
-                f"{path}: holds pickled objects of {', '.join(sorted(foreign))}, which could run code when "
-                f"read; only tensors, plain containers and {', '.join(ALLOWED)} are; {remedy}"
+                f"{path}: holds pickled objects of {', '.join(sorted(foreign))}, which could run code; only "
+                f"tensors, plain containers and {', '.join(ALLOWED)} are read; {remedy}"
             )
         with safe_globals([(value, name) for name, value in ALLOWED.items()]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -1,4 +1,4 @@
-"""The command line, one module for each command; each imports what it needs when it runs."""
+"""The command line: a module for each command, which imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = build_parser().parse_known_args(arguments)
     if rest and not options.takes_rest:
         options.parser.refuse(rest)
-    for (
-        word
-    ) in rest:  # a key of a recipe has a dot; what is close to an option of the command is that, misspelt
+    for word in rest:  # keys of recipes have a dot; a word like one of the command's options is misspelt
         if word.startswith("--") and "." not in word.partition("=")[0] and options.parser.nearest(word):
             options.parser.refuse([word])
     options.rest = rest
@@ -47,17 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def let_threads_sleep() -> None:
-    """Let OpenMP's threads sleep while they wait for each other, in the processes that a command starts too.
+    """Let OpenMP's threads sleep while they wait for each other, also in processes that a command starts.
 
-    By default they spin, and where other programs use the cores they burn what those would have used
-    (docs/performance.md). OpenMP reads this when torch is imported. What the user has set stays.
+    By default they spin, and take processor time from other programs (docs/performance.md). OpenMP reads this
+    when torch is imported. The user's own settings stay.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 class _TopParser(Parser):
-    """The parser of `ajepa` itself, whose help shows the commands by what people do with them."""
+    """The parser of `ajepa` itself, whose help groups the commands by their purpose."""
 
     commands: argparse._SubParsersAction[Parser]
 

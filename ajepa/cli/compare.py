@@ -20,7 +20,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "compare",
         help="score models on tasks by protocols, all from one file",
         description="Score models on tasks by protocols, all from one file (docs/compare.md describes it). "
-        "What is finished is not run again: the same command goes on where it was stopped.",
+        "Finished parts are not run again: the same command continues a stopped comparison.",
     )
     compare.add_argument("file", type=Path, metavar="FILE.yaml", help="models, tasks and protocols")
     compare.add_argument(
@@ -33,15 +33,15 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--runs",
         type=Path,
         metavar="FOLDER",
-        help="folder of the models that are pre-trained for it; comparisons with the same one share the runs "
-        "that they have in common; default: runs in --out",
+        help="folder of the models that are pre-trained for it; comparisons with the same folder share their "
+        "common runs; default: runs in --out",
     )
-    compare.add_argument("--device", default=None, help="where models are put, such as cuda; default: cpu")
+    compare.add_argument("--device", default=None, help="device of the models, such as cuda; default: cpu")
     compare.add_argument(
         "--jobs",
         type=int,
         metavar="N",
-        help="processes, which share the threads; with --submitit jobs at a time; default: 1, on SLURM all",
+        help="processes, which share the threads; with --submitit jobs at a time; default: 1, with SLURM all",
     )
     compare.add_argument(
         "--submitit",
@@ -69,7 +69,7 @@ def run_compare(options: argparse.Namespace) -> int:
     from ajepa.eval.results.table import robustness_table, table
 
     comparison = Comparison.read(options.file)
-    if not options.submitit:  # else the jobs' machines are to have it, not this one
+    if not options.submitit:  # otherwise the jobs' machines need it, not this one
         check_device(options.device)
     engine, several = _engine(options), (options.jobs or 1) > 1
     try:

@@ -1,4 +1,4 @@
-"""`ajepa data`: data sets from what people have, and synthetic ones."""
+"""`ajepa data`: data sets from the user's files, and synthetic ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `ajepa data` and what it makes."""
+    """Add `ajepa data` and its commands."""
     data = commands.add_parser("data", help="make data sets").add_subparsers(required=True, metavar="WHAT")
     data_get.add(data)
     task = data.add_parser("hear-task", help="write a HEAR task folder from a data set that you have")
@@ -31,13 +31,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--sample-rate",
         type=int,
         default=16_000,
-        help="of the written audio, Hz: that of the models to be scored; default: 16000",
+        help="of the written audio, Hz: that of the models to score; default: 16000",
     )
     task.add_argument("--csv", type=Path, help="esc50: another table than meta/esc50.csv")
     task.add_argument("--test-source", type=Path, help="speech_commands: the official test archive")
     task.add_argument("--name", help="the task's name")
     task.add_argument(
-        "--audio-root", type=Path, help="table: where relative paths start; default: beside the CSV"
+        "--audio-root", type=Path, help="table: folder of relative paths; default: that of the CSV"
     )
     task.add_argument("--path", help="table: column of the files; default: filename or path")
     task.add_argument("--label", default="label", help="table: column of the labels")
@@ -46,17 +46,17 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     task.add_argument(
         "--seconds",
         type=float,
-        help="table: length that every clip is cut or padded to; default: each keeps its own",
+        help="table: length to which clips are cut or padded; default: their own lengths",
     )
     task.add_argument("--multilabel", action="store_true", help="table: clips have several labels")
     task.add_argument(
         "--label-separator", default=";", help="table: between the labels of --multilabel; default: ;"
     )
-    task.add_argument("--skip-missing", action="store_true", help="leave out clips whose audio is not there")
-    task.add_argument("--force", action="store_true", help="replace a task folder that exists")
+    task.add_argument("--skip-missing", action="store_true", help="leave out clips whose audio is missing")
+    task.add_argument("--force", action="store_true", help="replace an existing task folder")
     task.set_defaults(run=run_hear_task)
 
-    s3prl = data.add_parser("s3prl", help="bring a data set that you have into the form s3prl reads")
+    s3prl = data.add_parser("s3prl", help="convert a data set that you have for s3prl")
     s3prl.add_argument("dataset", choices=["speech_commands", "voxceleb1"])
     s3prl.add_argument("--source", type=Path, required=True, help="the data set's folder")
     s3prl.add_argument("--out", type=Path, required=True, help="the folder to write")
@@ -64,12 +64,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--keywords",
         type=lambda text: tuple(text.split(",")),
         metavar="WORD,WORD,...",
-        help="speech_commands: up to ten words in place of the ten that s3prl knows, whose names they take",
+        help="speech_commands: up to ten words instead of the ten that s3prl knows, which get their names",
     )
     s3prl.add_argument("--test-source", type=Path, help="speech_commands: the official test archive")
     s3prl.add_argument("--meta", type=Path, help="voxceleb1: another split than SOURCE/iden_split.txt")
-    s3prl.add_argument("--skip-missing", action="store_true", help="voxceleb1: leave out files not there")
-    s3prl.add_argument("--force", action="store_true", help="replace a folder that exists")
+    s3prl.add_argument("--skip-missing", action="store_true", help="voxceleb1: leave out missing files")
+    s3prl.add_argument("--force", action="store_true", help="replace an existing folder")
     s3prl.set_defaults(run=run_s3prl)
 
     data_xares.add(data)
@@ -81,7 +81,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--share",
         type=float,
         default=1.0,
-        help="list this share of the files, by a hash of their paths; smaller shares lie in larger ones",
+        help="list this share of the files, by a hash of their paths; smaller shares are part of larger ones",
     )
     _add_scanning(manifest)
     manifest.set_defaults(run=run_manifest)
@@ -89,7 +89,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     shard = data.add_parser(
         "shard",
         help="write a folder or a manifest as WebDataset tars with an index",
-        description="The same command goes on with shards that were not finished.",
+        description="The same command continues unfinished shards.",
     )
     shard.add_argument("source", help="a folder of audio or a manifest")
     shard.add_argument("out", type=Path, metavar="OUT", help="the folder of the shards")
@@ -97,14 +97,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--format",
         choices=["wav", "flac", "opus", "copy"],
         default="flac",
-        help="wav and flac have 16 bits; copy keeps the files' bytes; default: flac",
+        help="wav and flac have 16 bits; copy keeps the original bytes; default: flac",
     )
-    shard.add_argument("--sample-rate", type=int, default=16_000, help="not for copy; default: 16000")
+    shard.add_argument("--sample-rate", type=int, default=16_000, help="Hz, not for copy; default: 16000")
     shard.add_argument("--shard-megabytes", type=int, default=256, help="default: 256")
     _add_scanning(shard)
     shard.set_defaults(run=run_shard)
 
-    index = data.add_parser("index", help="index the tars that a folder has, made by others")
+    index = data.add_parser("index", help="index a folder of tars from elsewhere")
     index.add_argument("source", type=Path, metavar="FOLDER")
     _add_scanning(index)
     index.set_defaults(run=run_index)
@@ -117,14 +117,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _add_scanning(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="default: one a core")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="default: one per core")
     parser.add_argument(
         "--skip-broken", action="store_true", help="leave out and list unreadable files instead of stopping"
     )
 
 
 def _advancing(bar: tqdm[Any]) -> Callable[[int], None]:
-    """What moves a progress bar to the number of things done so far."""
+    """A function that moves a progress bar to the number of items done."""
 
     def report(done: int) -> None:
         bar.update(done - bar.n)
@@ -174,7 +174,7 @@ def run_shard(options: argparse.Namespace) -> None:
     _print_listing(options.out, listing)
     broken = options.out / "broken.txt"
     if broken.is_file():
-        print(f"{broken}: what was left out, and why")
+        print(f"{broken}: the clips left out, with reasons")
 
 
 def run_index(options: argparse.Namespace) -> None:
@@ -249,8 +249,8 @@ def run_s3prl(options: argparse.Namespace) -> None:
             force=options.force,
         )
         print(
-            "note: the bridge keeps s3prl's file lists of each data set apart; without it, delete "
-            "downstream/voxceleb1/.cache in s3prl's folder, or it reads the list of another data set",
+            "note: the bridge keeps s3prl's file lists of each data set separate; without it, delete "
+            "downstream/voxceleb1/.cache in s3prl's folder, or s3prl reads the list of another data set",
             file=sys.stderr,
         )
     print(f"{path}: s3prl's {options.dataset}; run it with -d {options.dataset} -c {path / sets.CONFIG}")

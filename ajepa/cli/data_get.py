@@ -1,4 +1,4 @@
-"""`ajepa data get` and `ajepa data ids`: public data sets, and which of their clips are there."""
+"""`ajepa data get` and `ajepa data ids`: public data sets, and the clips of a copy."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     get = commands.add_parser(
         "get",
         help="fetch a public data set, checked and unpacked",
-        description="The same command goes on after an interruption and leaves alone what is whole.",
+        description="The same command continues after an interruption and skips what is complete.",
     )
     get.add_argument("dataset", choices=["esc50", "speech_commands_v1", "speech_commands_v2"])
     get.add_argument(
         "--out", type=Path, required=True, help="the folder that the data set's folder goes into"
     )
     get.add_argument(
-        "--url", help="a mirror: a folder with the archives under their official names, ending in /"
+        "--url",
+        help="a mirror: address of a folder with the archives under their official names, ending in /",
     )
     get.set_defaults(run=run_get)
 
     ids = commands.add_parser(
         "ids",
-        help="list the clips of AudioSet that you have, for others to score on the same ones",
-        description="The file is what --id-list of `ajepa evaluate` reads.",
+        help="list your clips of AudioSet, so that others can score on the same clips",
+        description="--id-list of `ajepa evaluate` reads the file.",
     )
     ids.add_argument("dataset", choices=["audioset_20k", "audioset_2m"])
     ids.add_argument("--source", type=Path, required=True, help="the data set's folder")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser of `ajepa data`."""
-    xares = commands.add_parser("xares", help="bring a data set that you have into the tars X-ARES reads")
+    xares = commands.add_parser("xares", help="convert a data set that you have into tars for X-ARES")
     xares.add_argument("dataset", choices=["esc50", "esc10", "speechcommandsv1", "voxceleb1"])
     xares.add_argument("--source", type=Path, required=True, help="the data set's folder")
     xares.add_argument("--out", type=Path, required=True, help="the folder that X-ARES calls env")
@@ -16,8 +16,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--csv", type=Path, help="esc50, esc10: another table than meta/esc50.csv, with folds 1 to 5"
     )
     xares.add_argument("--split-list", type=Path, help="voxceleb1: another list than iden_split.txt")
-    xares.add_argument("--skip-missing", action="store_true", help="leave out clips whose audio is not there")
-    xares.add_argument("--force", action="store_true", help="replace a folder that exists")
+    xares.add_argument("--skip-missing", action="store_true", help="leave out clips whose audio is missing")
+    xares.add_argument("--force", action="store_true", help="replace an existing folder")
     xares.set_defaults(run=run_xares)
 
 

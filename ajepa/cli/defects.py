@@ -1,4 +1,4 @@
-"""What the command line says when something fails: one line, and where the traceback of a defect is."""
+"""The command line's report of a failure: one line, and for a defect the place of its traceback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WRONG_USE, DEFECT, INTERRUPTED = 2, 70, 130  # 70: EX_SOFTWARE of sysexits.h
 
 
 def reported(error: BaseException, debug: bool) -> int:
-    """Say on stderr what failed, with --debug under its traceback; returns the exit status."""
+    """Report a failure on stderr, with --debug after its traceback; returns the exit status."""
     if debug:
         traceback.print_exception(error)
     status, line = _described(error)
@@ -27,15 +27,10 @@ def reported(error: BaseException, debug: bool) -> int:
 def _described(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, str(error) or "interrupted"
-    if isinstance(error, AjepaError):
-        return WRONG_USE, str(error)
-    if isinstance(error, OSError):  # a full disk, a folder that may not be written: it names its path itself
+    if isinstance(error, (AjepaError, OSError)):  # an OSError, such as of a full disk, names its path
         return WRONG_USE, str(error)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "ajepa").startswith("ajepa"):
-        return (
-            WRONG_USE,
-            f"the package {error.name} is not installed; this needs it: pip install {error.name}",
-        )
+        return WRONG_USE, f"the package {error.name} is not installed; run `pip install {error.name}`"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
         return WRONG_USE, f"out of memory: {_first_line(error)}; use smaller batches or shorter clips"
     return DEFECT, f"{type(error).__name__}: {_first_line(error)}"
@@ -46,7 +41,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _kept(error: BaseException) -> str:
-    """Write the traceback into a file: what ran for hours need not fail again to be understood."""
+    """Write the traceback into a file: a long run need not fail again to be understood."""
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="ajepa-defect-", suffix=".txt", delete=False, encoding="utf-8"

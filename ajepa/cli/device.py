@@ -16,7 +16,7 @@ def check_device(device: str | None) -> None:
     """Try the device that --device names.
 
     Raises:
-        UsageError: there is no such kind of device, no such number of it, or not on this machine.
+        UsageError: this machine has no such device.
     """
     if device is None:
         return

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
     from ajepa.model import AudioEncoder
 
-# Clips are sorted by length before they are put together. So many are held for that, at most so many seconds.
+# Clips are sorted by length before they are batched: limits of what is held for that.
 HELD_CLIPS, HELD_SECONDS = 64, 1200
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     embed = commands.add_parser("embed", help="embed audio files into one .npz file")
-    embed.add_argument("audio", nargs="+", type=Path, help="audio files, or folders that are searched")
-    embed.add_argument("--model", default=None, help="what ajepa.load_model takes; default: its default")
+    embed.add_argument("audio", nargs="+", type=Path, help="audio files, or folders to search")
+    embed.add_argument("--model", default=None, help="a source of ajepa.load_model; default: its default")
     embed.add_argument("--out", type=Path, required=True, help="embeddings.npz: arrays `files` and `clip`")
     embed.add_argument(
         "--encoder", metavar="NAME", help="of A-JEPA's and Audio-JEPA's runs: target or context"
@@ -34,7 +34,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--precision",
         choices=["float32", "bf16"],
         default="float32",
-        help="bf16: some 3 times as fast where the processor multiplies in bfloat16; cosine above 0.999",
+        help="bf16: about 3 times as fast if the processor multiplies in bfloat16; cosine above 0.999",
     )
     embed.add_argument("--batch", type=int, default=8, help="clips embedded at once; default: 8")
     embed.add_argument("--skip-broken", action="store_true", help="list unreadable files, do not stop")
@@ -66,10 +66,10 @@ def run_embed(options: argparse.Namespace) -> None:
 def embed_files(
     model: AudioEncoder, files: Sequence[Path], options: argparse.Namespace
 ) -> tuple[list[str], Tensor]:
-    """Names of the files that could be read, and their clip embeddings [B, F * D].
+    """Names of the readable files, and their clip embeddings [B, F * D].
 
     Raises:
-        AudioError: a file cannot be read, with --skip-broken none of them.
+        AudioError: a file cannot be read; with --skip-broken, no file can.
         ModelError: an embedding is not finite.
     """
     import torch
@@ -114,7 +114,7 @@ def check_finite(clip_BE: Tensor, names: Sequence[str], model: str) -> None:
     if not all(finite_B):
         raise ModelError(
             f"{model}: the embedding of {names[finite_B.index(False)]} has values that are NaN or infinite; "
-            "the weights have diverged or are damaged: take an earlier checkpoint. Nothing is written"
+            "the weights have diverged or are damaged, so nothing is written; use an earlier checkpoint"
         )
 
 
@@ -127,7 +127,7 @@ def embed_clips(model: AudioEncoder, waveforms: list[Tensor], batch: int) -> Ten
     most_samples = HELD_SECONDS * model.sample_rate
     embedded = torch.empty(len(waveforms), model.clip_size)
     while order:
-        # Ascending lengths: a long recording is not joined by short ones that are padded to its length.
+        # Ascending lengths: short clips are not padded to the length of a long recording.
         rows = order[:batch]
         while len(rows) > 1 and len(rows) * len(waveforms[rows[-1]]) > most_samples:
             rows.pop()

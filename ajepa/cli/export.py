@@ -1,4 +1,4 @@
-"""`ajepa export`: a model for other people and other programs."""
+"""`ajepa export`: a model for other people and programs."""
 
 from __future__ import annotations
 

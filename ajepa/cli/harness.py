@@ -1,4 +1,4 @@
-"""`ajepa harness`: the opt-in bridge for stock harness commands."""
+"""`ajepa harness`: the optional bridges for stock toolkits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `ajepa harness` and what it does."""
+    """Add `ajepa harness` and its commands."""
     harness = commands.add_parser(
         "harness", help="let the stock evaluation toolkits run in this environment"
     ).add_subparsers(required=True, metavar="WHAT")

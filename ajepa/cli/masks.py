@@ -1,4 +1,4 @@
-"""`ajepa masks`: what a recipe's masks look like, in numbers and as a picture."""
+"""`ajepa masks`: a recipe's masks in numbers and as a picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     masks.add_argument("recipe", help="a packaged recipe's name or a .yaml file; `ajepa recipes` lists them")
     masks.add_argument("--out", type=Path, help="picture to write, such as masks.png")
     masks.add_argument("--json", type=Path, help="write the fractions there too")
-    masks.add_argument("--kinds", action="store_true", help="every kind of mask, not the recipe's curriculum")
+    masks.add_argument("--kinds", action="store_true", help="every kind of mask instead of the curriculum")
     masks.add_argument("--seed", type=int, default=0)
     masks.add_argument("--clips", type=int, default=4, help="clips in the picture")
     masks.add_argument("--draws", type=int, default=4096, help="clips behind each number of the table")

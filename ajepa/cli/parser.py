@@ -1,4 +1,4 @@
-"""The argument parser of all commands: it suggests the nearest word for a misspelt one."""
+"""The argument parser of all commands, which suggests the nearest word for a misspelt one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ajepa.suggest import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser with suggestions. Its namespace also holds `parser`, that of the command given."""
+    """argparse's parser with suggestions. In its namespace, `parser` is that of the given command."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # In each command, so that it can also stand at the end of the line that failed.
+        # In each command, so that it can also be appended to a line that failed.
         self.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (`{self.prog} --help` lists the options)\n")
 
     def refuse(self, rest: Sequence[str]) -> NoReturn:
-        """End with the options in `rest`, which no command has, and the nearest that this one has."""
+        """Exit with an error about the unknown options in `rest`, and the nearest known ones."""
         hints = [self.nearest(word) for word in rest if word.startswith("-")]
         self.error(f"unrecognized arguments: {' '.join(rest)}{''.join(hints)}")
 
@@ -61,7 +61,7 @@ class PrintCompletion(argparse.Action):
 
 
 def _complete_files(parser: argparse.ArgumentParser, what: object) -> None:
-    """Let file names complete each argument that is a path, in the commands of a parser too."""
+    """Complete file names for each argument that is a path, also in the commands of a parser."""
     for action in parser._actions:
         if action.type is Path:
             action.complete = what  # type: ignore[attr-defined]  # what shtab looks for

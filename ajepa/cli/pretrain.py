@@ -9,10 +9,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to the parser."""
     pretrain = commands.add_parser(
         "pretrain",
-        help="train an encoder on a folder of audio, or go on with a run",
+        help="train an encoder on a folder of audio, or continue a run",
         description="Example: ajepa pretrain ajepa-small-cpu --data.source my_audio --run.out runs/first. "
         "Any key of the recipe is an option, written --optim.lr 1e-3 or optim.lr=1e-3. The same command "
-        "goes on with a run that was stopped.",
+        "continues a run that was stopped.",
     )
     pretrain.add_argument(
         "recipe", help="a packaged recipe's name or a .yaml file; `ajepa recipes` lists them"
@@ -23,7 +23,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     pretrain.add_argument(
         "--untrained",
         action="store_true",
-        help="end before the first step, with the random weights that the run begins with",
+        help="stop before the first step, with the run's random weights",
     )
     pretrain.set_defaults(run=run_pretrain, takes_rest=True)
 
@@ -40,7 +40,7 @@ def run_pretrain(options: argparse.Namespace) -> None:
     overrides = options.rest + (["--data.skip_broken=true"] if options.skip_broken else [])
     path = pretrain(load_recipe(options.recipe, overrides), options.untrained)
     if options.untrained:
-        print(f"{path}: the weights that the run begins with; load them with ajepa.load_model({str(path)!r})")
+        print(f"{path}: the run's random weights; load them with ajepa.load_model({str(path)!r})")
     else:
         print(f"{path}: the finished encoder; load it with ajepa.load_model({str(path.parent)!r})")
 

@@ -1,4 +1,4 @@
-"""The options that say what a task is: shared by the commands that score models."""
+"""The options of tasks, shared by the commands that score models."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TASK_OPTIONS = (
     (
         "--split",
         "split",
-        "table: column of train, valid and test; auto: split the clips and write the split next to it",
+        "table: column of train, valid and test; auto: split the clips and write the split there",
     ),
-    ("--group", "group", "table: column of what clips share, such as their recording"),
+    ("--group", "group", "table: column of groups that must not be split, such as recordings"),
     ("--path", "path", "table: column of the files; default: filename or path"),
     ("--label-separator", "label_separator", "table: between the labels of --multilabel; default: ;"),
-    ("--audio-root", "audio_root", "table: where the files' paths start; default: the table's folder"),
+    ("--audio-root", "audio_root", "table: folder of relative paths; default: the table's folder"),
 )
 
 
@@ -33,7 +33,7 @@ ARGUMENTS = (*(argument for _, argument, _ in TASK_OPTIONS), "id_list", "multila
 
 def add(group: argparse._ArgumentGroup) -> None:
     """Add the options of tasks to a parser's group."""
-    group.add_argument("--skip-missing", action="store_true", help="leave out clips whose audio is not there")
+    group.add_argument("--skip-missing", action="store_true", help="leave out clips whose audio is missing")
     for flag, argument, text in TASK_OPTIONS:
         group.add_argument(flag, dest=argument, default=None, help=text)
     group.add_argument(

@@ -1,4 +1,4 @@
-"""What commands say of options that cannot be used."""
+"""The error for wrong options."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ajepa.errors import AjepaError
 
 
 class UsageError(AjepaError, ValueError):
-    """Options that are missing, cannot be used or do not go together; the message says which."""
+    """Options are missing, wrong, or do not fit together; the message says which."""

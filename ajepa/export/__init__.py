@@ -1,4 +1,4 @@
-"""Models for other people and other programs: weights with a model card, ONNX, torch.export, the Hub."""
+"""Models for other people and programs: weights with a model card, ONNX, torch.export, the Hub."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ONNX, TORCH_EXPORT = "model.onnx", "model.pt2"
 
 
 class Exported(NamedTuple):
-    """The files that were written, and the graphs' largest difference from the model."""
+    """The written files, and the largest difference of each graph from the model."""
 
     files: list[Path]
     differences: dict[str, float]
@@ -38,11 +38,11 @@ def export_model(
     onnx: bool = False,
     torch_export: bool = False,
 ) -> Exported:
-    """Write model.safetensors (which `load_model` reads), a model card, and on request graphs.
+    """Write model.safetensors (which `load_model` reads), a model card and, on request, graphs.
 
     Args:
         model: from `load_model`, in single precision and on the CPU.
-        out: folder, made if it is missing; files of the same names are replaced.
+        out: folder, created if it is missing; files of the same names are replaced.
         name: title of the card; the folder's by default.
         dtype: of the stored weights.
         records: of `ajepa.export.card.read_records`.
@@ -51,7 +51,7 @@ def export_model(
         onnx, torch_export: also write model.onnx, model.pt2 and compare them with the model.
 
     Raises:
-        ExportError: random weights, or a graph that cannot be made or disagrees with the model.
+        ExportError: random weights, or a graph cannot be made or disagrees with the model.
         CheckpointError: the folder cannot be written.
     """
     out = Path(out)

@@ -24,7 +24,7 @@ def read_records(path: Path, fingerprint: str) -> list[dict[str, Any]]:
     """Records of `ajepa evaluate`; those whose `weights` are `fingerprint` get `"this": True`.
 
     Raises:
-        ExportError: not records, or none of them is of these weights.
+        ExportError: the file has no records, or none of these weights.
     """
     try:
         records = json.loads(path.read_text())
@@ -36,7 +36,7 @@ def read_records(path: Path, fingerprint: str) -> list[dict[str, Any]]:
     records = [record | {"this": record["weights"] == fingerprint} for record in records]
     if not any(record["this"] for record in records):
         raise ExportError(
-            f"{path}: no score of these weights ({fingerprint}); score this very file with `ajepa evaluate`"
+            f"{path}: no score of these weights ({fingerprint}); score this model with `ajepa evaluate`"
         )
     return records
 
@@ -56,8 +56,8 @@ def write_card(
     Args:
         name: title of the card.
         records: of `read_records`; every model in them becomes a row, baselines included.
-        licence: its identifier on the Hub; None says that it is not stated.
-        repo: owner/name on the Hub, if it goes there.
+        licence: its identifier on the Hub; None for "not stated".
+        repo: owner/name on the Hub, if it is uploaded.
         programs: names of the exported graphs in the same folder.
     """
     front = yaml.safe_dump(_front_matter(name, origin, records, licence), sort_keys=False, allow_unicode=True)
@@ -138,16 +138,16 @@ def _programs(names: Sequence[str], model: AudioEncoder) -> str:
     return (
         f"{' and '.join(f'`{name}`' for name in names)} hold the encoder with its front end as a graph: "
         f"`waveform` [clips, samples], float32 at {model.sample_rate:,} Hz, up to {longest:,} samples "
-        f"({longest / model.sample_rate:.2f} s); `lengths` [clips], int64, samples of each clip before its "
-        "padding. They give `frames` (zero past a clip's end), `clip` and `steps`, the time steps of each "
-        "clip. Longer audio is cut by the caller; `ajepa` itself takes any length.\n"
+        f"({longest / model.sample_rate:.2f} s); `lengths` [clips], int64, samples of each clip without "
+        "padding. The outputs are `frames` (zero after a clip's end), `clip` and `steps`, the time steps of "
+        "each clip. The caller cuts longer audio; `ajepa` itself takes any length.\n"
     )
 
 
 def _reading(record: dict[str, Any]) -> str:
-    """How a score came about: the protocol, and what differs from its usual reading of the features.
+    """How a score was made: the protocol, and settings that differ from the default.
 
-    A comparison's protocols have names of their own, which say it.
+    In a comparison the protocols are named, and the name says it.
     """
     parts = [str(record.get("protocol", "protocol not stated"))]
     if record.get("protocol_kind", parts[0]) == parts[0]:
@@ -158,7 +158,7 @@ def _reading(record: dict[str, Any]) -> str:
 
 
 def _scores(records: Sequence[dict[str, Any]]) -> str:
-    """A table with a column for each task and reading; scores that share a cell stand side by side in it."""
+    """A table with a column for each task and reading; several scores may share a cell."""
     if not records:
         return ""
     several = len({_reading(record) for record in records}) > 1
@@ -173,7 +173,7 @@ def _scores(records: Sequence[dict[str, Any]]) -> str:
     protocol = "" if several else f"Protocol: {_reading(records[0])}. "
     lines = [
         f"## Scores\n\n{protocol}Metric: {', '.join(metrics)}. In brackets 95 % intervals; ± is the standard "
-        "deviation over folds, or over seeds where there are several.\n",
+        "deviation over folds, or over seeds if there are several.\n",
         f"| model | {' | '.join(columns)} |",
         "|---" * (len(columns) + 1) + "|",
     ]

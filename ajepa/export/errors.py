@@ -1,7 +1,7 @@
-"""What can go wrong when a model is exported."""
+"""The error of an export."""
 
 from ajepa.errors import AjepaError
 
 
 class ExportError(AjepaError, ValueError):
-    """A model cannot be exported as asked; the message says why."""
+    """A model cannot be exported as requested; the message says why."""

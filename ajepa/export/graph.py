@@ -1,7 +1,7 @@
 """The encoder with its front end as one graph of fixed steps, for torch.export and ONNX.
 
-`AudioEncoder` plans in Python how clips are cut into chunks; a graph cannot. This is the same computation for
-one chunk, in tensors alone: a clip of any length up to the one that the encoder was trained on.
+`AudioEncoder` plans the chunks of clips in Python, which a graph cannot do. This is the same computation for
+one chunk, only in tensors: a clip of any length up to that of the encoder's training.
 
 Axes: B clips, S samples, L spectrogram frames, C mel bands, T time patches, F frequency patches, N tokens,
 P values of a patch, D features.
@@ -22,7 +22,7 @@ from ajepa.nn.grid import PatchGrid, sincos_positions
 
 
 class Outputs(NamedTuple):
-    """Frames [B, T, F * D], zero past a clip's end; `AudioEncoder`'s `clip`; each clip's valid steps [B]."""
+    """Frames [B, T, F * D], zero after a clip's end; `Embedding.clip`; each clip's valid steps [B]."""
 
     frames: Tensor
     clip: Tensor
@@ -30,12 +30,12 @@ class Outputs(NamedTuple):
 
 
 class EmbeddingGraph(nn.Module):
-    """(waveform [B, S], lengths [B]) to `Outputs`, as `AudioEncoder` gives them for one chunk.
+    """(waveform [B, S], lengths [B]) to `Outputs`, as of `AudioEncoder` for one chunk.
 
     Shares its weights with the model.
 
     Attributes:
-        most_samples: longest clip that it takes.
+        most_samples: samples of the longest clip.
     """
 
     codes_ND: Tensor
@@ -55,15 +55,15 @@ class EmbeddingGraph(nn.Module):
         self.most_samples = self.most_steps * self.patch[0] * front_end.hop + front_end.window - 1
 
     def forward(self, waveform_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Embed clips of `lengths_B` samples, each from 1 to S; what follows a clip's end is ignored.
+        """Embed clips of `lengths_B` samples, each from 1 to S; samples after a clip's end are ignored.
 
-        Returns what `Outputs` names; a plain tuple, since a saved program knows no class of ours.
+        Returns `Outputs` as a plain tuple, since a saved program cannot use our class.
         """
         batch, samples = waveform_BS.shape
         front_end, patch_time = self.features.config, self.patch[0]
         frames = 1 + cast(int, torch.sym_max(samples - front_end.window, 0)) // front_end.hop
         steps = self._seen((frames + patch_time - 1) // patch_time)
-        # So many samples have the frames of whole patches, and are never fewer than came in.
+        # The samples of all frames of whole patches, never fewer than the input.
         whole = steps * patch_time * front_end.hop + front_end.window - 1
         waveform_BS = pad(waveform_BS, (0, whole - samples))
         ended_BS = torch.arange(whole, device=waveform_BS.device) >= lengths_B[:, None]
@@ -95,7 +95,7 @@ class EmbeddingGraph(nn.Module):
     @overload
     def _seen(self, steps: Tensor) -> Tensor: ...
     def _seen(self, steps: int | Tensor) -> int | Tensor:
-        """Time patches to which a clip of `steps` is padded (`InputConfig.steps`)."""
+        """Time patches of a clip of `steps` after its padding (`InputConfig.steps`)."""
         multiple = self.inputs.steps
         if multiple == 1:
             return steps
@@ -105,10 +105,10 @@ class EmbeddingGraph(nn.Module):
         return cast(int, torch.sym_min(filled, self.most_steps))
 
     def _codes(self, token_N: Tensor, seen_B: Tensor) -> Tensor:
-        """Position codes, [N, D] or [B, N, D]: what `PositionTable` cuts for each clip's own length."""
+        """Position codes, [N, D] or [B, N, D], as `PositionTable` cuts them for each clip's length."""
         if self.transposed_steps is None:
             return self.codes_ND[: token_N.shape[0]]
         band_BN, time_BN = token_N // seen_B[:, None], token_N % seen_B[:, None]
         entry_BN = band_BN * self.transposed_steps + time_BN
-        # Tokens past a clip's end point past the table's; nobody attends to them.
+        # Tokens after a clip's end may point beyond the table; nothing attends to them.
         return self.codes_ND[entry_BN.clamp_max(self.codes_ND.shape[0] - 1)]

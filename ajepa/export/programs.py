@@ -1,7 +1,7 @@
 """The embedding graph as files that run without this package: ONNX, and a program of torch.export.
 
-Each file is loaded again after it was written and compared with the model on clips of many lengths; one that
-disagrees is not kept and is an error.
+Each file is loaded again and compared with the model on clips of many lengths; a file that disagrees is an
+error and is not kept.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from .graph import EmbeddingGraph, Outputs
 
 TOLERANCE = 1e-4
 INPUT_NAMES = ("waveform", "lengths")
-EXAMPLE_CLIPS = 2  # of the traced example; the file takes any number
+EXAMPLE_CLIPS = 2  # of the traced example; the file accepts any number
 
 Runner = Callable[[Tensor, Tensor], Sequence[Tensor]]
 
 
 @torch.no_grad()
 def capture(model: AudioEncoder) -> torch.export.ExportedProgram:
-    """Trace waveform [B, S], lengths [B] to `Outputs`, with B and S free, S up to `most_samples`.
+    """Trace waveform [B, S], lengths [B] to `Outputs`, with any B, and any S up to `most_samples`.
 
     Raises:
-        ExportError: the model is not in single precision, or torch is too old to leave both free.
+        ExportError: the model is not in single precision, or torch is too old for variable B and S.
     """
-    # Private, but torch.onnx.export sets it too: without it a clip of one time step would be a special case.
+    # Private, but torch.onnx.export sets it too: otherwise a clip of one time step would be a special case.
     from torch.fx.experimental import _config
 
     if model.precision != "float32":
@@ -60,7 +60,7 @@ def write_torch(program: torch.export.ExportedProgram, path: Path, model: AudioE
     """
     with in_place_of(path, "pt2") as partial:
         with warnings.catch_warnings():
-            # The front end's filters are one tensor in parts, which are saved one by one.
+            # The front end's filters are views of one tensor, which are saved separately.
             warnings.filterwarnings("ignore", "No complete tensor found")
             torch.export.save(program, partial)
         return _checked(path, torch.export.load(partial).module(), model)
@@ -135,6 +135,6 @@ def check_batches(most_samples: int, sample_rate: int) -> Iterator[tuple[Tensor,
         time_S = torch.arange(samples) / sample_rate
         pitch_B1 = torch.rand(clips, 1, generator=generator) * 2000 + 100
         noise_BS = torch.randn(clips, samples, generator=generator)
-        # Each clip is shorter than the one before it; the others' padding is loud, since it must not matter.
+        # Each clip is shorter than the one before it; its padding is loud, since it must not matter.
         lengths_B = torch.tensor([max(1, samples // (1 + clip)) for clip in range(clips)])
         yield 0.1 * (2 * torch.pi * pitch_B1 * time_S).sin() + 0.03 * noise_BS, lengths_B

@@ -1,4 +1,4 @@
-"""The weights of any model as one file of ours, and what is known about their training."""
+"""The weights of any model as a file in our format, and their origin."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Dtype = Literal["float32", "float16"]
 
 @dataclass(frozen=True)
 class Origin:
-    """Where weights come from.
+    """The origin of weights.
 
     Attributes:
-        recipe: what `load_model` needs of a recipe; the whole of it for weights that this package trained.
-        trained_here: whether it is the whole.
+        recipe: the whole recipe of weights that this package trained; else the parts that `load_model` needs.
+        trained_here: whether this package trained them.
         step, info: as in `checkpoint.Checkpoint`.
     """
 
@@ -33,10 +33,10 @@ class Origin:
 
 
 def origin_of(model: AudioEncoder) -> Origin:
-    """Read it from the file that the model was loaded from.
+    """Read it from the model's file.
 
     Raises:
-        ExportError: the model came from no file: random weights are their recipe's name and a seed.
+        ExportError: the model was not loaded from a file, but has random weights.
     """
     source = model.source
     if source is None or not source.path:
@@ -55,7 +55,7 @@ def origin_of(model: AudioEncoder) -> Origin:
 
 
 def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe whose paths keep only their last part, so that a published file names no home folder."""
+    """A recipe whose paths keep only their last part, so that a published file names no private folder."""
     recipe = copy.deepcopy(recipe)
     for place, key in (("data", "source"), ("data", "shard_cache"), ("run", "out")):
         if recipe.get(place, {}).get(key):
@@ -69,8 +69,8 @@ def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
 def write_weights(model: AudioEncoder, origin: Origin, path: Path, dtype: Dtype = "float32") -> None:
     """Write a checkpoint of the encoder and its front end.
 
-    Half precision is of storage alone: `load_model` computes in single precision. The front end's two
-    numbers stay as they are.
+    Half precision is only for storage: `load_model` computes in single precision. The front end's two numbers
+    are not converted.
 
     Raises:
         ExportError: a weight is too large for half precision.

@@ -1,4 +1,4 @@
-"""What a log-mel spectrogram is made of."""
+"""The settings of a log-mel spectrogram."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LogMelConfig:
-    """What a log-mel spectrogram is made of. Raises ValueError for settings that cannot work.
+    """The settings of a log-mel spectrogram. Raises ValueError for settings that cannot work.
 
-    ``high_hz`` follows Kaldi: zero or less counts from the Nyquist frequency. ``mean`` and ``std`` are
-    of log energies over the training data; the defaults are Audio-MAE's for AudioSet.
+    ``high_hz`` follows Kaldi: zero or less counts from the Nyquist frequency. ``mean`` and ``std`` are those
+    of the log energies of the training data; the defaults are Audio-MAE's for AudioSet.
     """
 
     sample_rate: int = 16_000
@@ -49,7 +49,7 @@ class LogMelConfig:
         if not self.std > 0:
             raise ValueError(f"std is {self.std}; give a positive number (0.5 with mean 0 changes nothing)")
 
-    # Kaldi cuts to whole samples; rounding first keeps 0.1 + 0.2 style noise from losing a sample.
+    # Kaldi cuts to whole samples; rounding first keeps float errors from losing a sample.
     @property
     def window(self) -> int:
         """Samples in a frame."""

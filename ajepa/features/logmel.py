@@ -6,15 +6,14 @@ frame_shift=10)``. Kaldi takes one frame at a time: subtract the frame's mean, a
 ``x[n] - 0.97 x[n-1]``, multiply by the window, transform, sum the power in triangular mel filters, floor
 and take the log.
 
-Single precision leaves an error of about 1e-7 of a frame's amplitude in every frequency bin, and the log
-shows it in bands more than 60 dB below the level of their frame. There torchaudio differs from arithmetic
-in double precision by 1e-3 to 1e-2, and any other order of the same steps differs elsewhere, by up to 0.2
-next to a full-scale tone. Weights trained on the reference must get the numbers that they know, so the
-steps are done in its order here. What is saved is the work around them: constants are made once, a part of
-the batch is computed at a time in memory that stays in the caches, and the filter matrix is multiplied in
-diagonal blocks, since each mel filter spans few frequency bins. LogMel agrees with torchaudio to 1e-6 on
-the CPU, if both run on as many threads. Where TF32 matrix products are allowed on a GPU, the sum over a mel
-filter is rounded to 11 bits, which moves the log by less than 1e-3.
+Single precision leaves an error of about 1e-7 of a frame's amplitude in every frequency bin; the log shows
+it in bands more than 60 dB below the level of their frame. There torchaudio differs from double precision by
+1e-3 to 1e-2, and any other order of the same steps differs elsewhere, by up to 0.2 next to a full-scale tone.
+Weights trained on the reference need its numbers, so the steps keep its order here. The work around them is
+reduced: constants are made once, the batch is computed in parts in memory that stays in the caches, and the
+filter matrix is multiplied in diagonal blocks, since a mel filter spans few frequency bins. LogMel agrees
+with torchaudio to 1e-6 on the CPU, if both use the same number of threads. With TF32 matrix products on a GPU
+the sum over a mel filter is rounded to 11 bits, which changes the log by less than 1e-3.
 
 Axes: B clips, S samples, L frames, R frames of all clips, W samples of a frame, H frequency bins, C mel
 bands.
@@ -46,10 +45,10 @@ class LogMel(nn.Module):
     """Waveform [B, S] at ``config.sample_rate``, in -1..1, to a normalised log-mel spectrogram [B, L, C].
 
     The normalisation is Audio-MAE's, ``(log_mel - mean) / (2 std)``. Its two numbers are saved with the
-    weights; window and filters are made from the config again. All numbers stay in float32 whatever the
-    input, the autocast region or a call of ``.half()`` on an enclosing model say.
+    weights; window and filters are made again from the config. All numbers stay in float32, whatever the
+    input, the autocast region, or a call of ``.half()`` on an enclosing model.
 
-    ``silence`` is the value that a frame of digital silence takes.
+    ``silence`` is the value of a frame of digital silence.
     """
 
     mean: Tensor
@@ -72,11 +71,11 @@ class LogMel(nn.Module):
     def forward(self, waveform_BS: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return the normalised spectrogram [B, L, C], float32; L is ``config.frames(S)``.
 
-        Audio shorter than one window is zero-padded to one. Frame t depends on the samples from t·hop up
-        to t·hop + window, and but for rounding on no others. (NaN or infinity spreads to the whole clip.)
+        Audio shorter than one window is zero-padded to one. Frame l depends on the samples from l·hop up to
+        l·hop + window, and except for rounding on no others. (NaN or infinity spreads to the whole clip.)
 
-        ``lengths`` [B] are the samples of clips that are followed by zeros: each clip's mean is then its own,
-        and its frames are those it has alone.
+        ``lengths`` [B] are the samples of clips that are followed by zeros: each clip then has the mean and
+        the frames that it has alone.
 
         Raises ValueError if the waveform is not [B, S] with S >= 1, or not floating point.
         """
@@ -115,7 +114,7 @@ class LogMel(nn.Module):
         return out_BLC
 
     def _log_mel(self, waveform_BS: Tensor, offset_B1: Tensor, normalise: bool, room: "_Place") -> Tensor:
-        """All frames of a waveform [B, S >= window] at once; ``room`` has memory for the steps between."""
+        """All frames of a waveform [B, S >= window] at once; ``room`` has memory for intermediate results."""
         centred_BS = waveform_BS.float() - offset_B1
         means_BL1 = centred_BS.unfold(1, self.config.window, self.config.hop).mean(2, keepdim=True)
         with torch.autocast(centred_BS.device.type, enabled=False):
@@ -128,7 +127,7 @@ class LogMel(nn.Module):
         frames_BLW = torch.sub(
             centred_BS.unfold(1, window, config.hop), means_BL1, out=room("frames", *shape, window)
         )
-        # The window is zero at a frame's first sample: what Kaldi takes for the one before does not matter.
+        # The window is zero at a frame's first sample, so the sample before it does not matter.
         earlier_BLW = torch.mul(frames_BLW[..., :-1], PREEMPHASIS, out=room("emphasised", *shape, window - 1))
         emphasised_BLW = torch.sub(
             frames_BLW[..., 1:], earlier_BLW, out=room("emphasised", *shape, window - 1)
@@ -152,7 +151,7 @@ class LogMel(nn.Module):
         return log_mel_RC.sub_(self.mean).div_(2 * self.std) if normalise else log_mel_RC
 
     def _update_silence(self) -> None:
-        # A plain number, so that padding with it neither waits for a GPU nor breaks a compiled graph.
+        # A plain number: padding with it neither waits for a GPU nor breaks a compiled graph.
         if not self.mean.is_meta:
             self.silence = (math.log(ENERGY_FLOOR) - self.mean.item()) / (2 * self.std.item())
 
@@ -163,8 +162,8 @@ class LogMel(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LogMel":
         mean, std = self.mean, self.std
         super()._apply(fn, recurse)
-        # .half() is meant for the network: here it would cost the features their precision. And constants
-        # that are in no checkpoint must not stay empty after a move from the meta device.
+        # .half() is meant for the network; here the features would lose precision. And constants that are in
+        # no checkpoint must not stay empty after a move from the meta device.
         device = self.mean.device
         if self.mean.dtype != torch.float32:
             self.mean, self.std = mean.to(device), std.to(device)
@@ -172,7 +171,7 @@ class LogMel(nn.Module):
         return self
 
 
-# Memory of a name and shape for a step's result, or None where each result needs its own.
+# Memory of a name and shape for a step's result, or None if each result needs its own.
 _Place = Callable[..., Tensor | None]
 
 
@@ -181,7 +180,7 @@ def _no_room(name: str, *shape: int) -> None:
 
 
 class _Room:
-    """Memory that the parts of a batch share. It is made for the first part, which is the largest."""
+    """Memory that the parts of a batch share, allocated for the first part, which is the largest."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.held = device, dict[str, Tensor]()
@@ -194,7 +193,7 @@ class _Room:
 
 
 def _recorded(tensor: Tensor) -> bool:
-    """Whether a gradient, a trace or a transformation has to see each step on this tensor."""
+    """Whether a gradient, a trace or a transformation must see each step on this tensor."""
     return (
         torch.compiler.is_compiling()
         or type(tensor) is not Tensor
@@ -206,8 +205,10 @@ def _recorded(tensor: Tensor) -> bool:
 
 
 def _steps(clips: int, frames: int, step: int) -> Iterator[tuple[slice, int, int]]:
-    """Parts of a batch with about ``step`` frames each: some clips, and their frames from first to last. Each
-    part is one block of memory in a spectrogram [clips, frames, C]."""
+    """Parts of a batch with about ``step`` frames each: some clips, and their frames from first to last.
+
+    Each part is one block of memory in a spectrogram [clips, frames, C].
+    """
     if frames >= step:
         for clip in range(clips):
             for first in range(0, frames, step):
@@ -219,18 +220,19 @@ def _steps(clips: int, frames: int, step: int) -> Iterator[tuple[slice, int, int
 
 
 def _means(waveform_BS: Tensor, lengths: Tensor | None, window: int) -> Tensor:
-    """The means [B, 1] of clips, of which each has at least one window of samples.
+    """The means [B, 1] of clips, each with at least one window of samples.
 
-    Each frame loses its mean later, but beside a loud tone the last bit of the clip's is seen, by 0.04 in the
-    log of the weakest bands. So on a CPU it is the reference's own expression, with its order of summation.
+    The mean of each frame is subtracted later, but next to a loud tone the last bit of the clip's mean still
+    changes the log of the weakest bands by 0.04. So on a CPU this is the expression of the reference, with
+    its order of summation.
     """
     clips, samples = waveform_BS.shape
     if waveform_BS.device.type == "cpu" and not torch.compiler.is_compiling():
         ends = [samples] * clips if lengths is None else lengths.clamp_min(window).tolist()
         means = [clip_S[:end].float().mean() for clip_S, end in zip(waveform_BS, ends, strict=True)]
         return torch.stack(means)[:, None]
-    # A traced loop would fix the number of clips: this gives what the loop gives on one thread. A GPU has an
-    # order of its own, and double precision there keeps zeros behind a clip from changing it.
+    # A traced loop would fix the number of clips; this equals the loop on one thread. A GPU sums in another
+    # order, and double precision keeps the zeros after a clip from changing the result.
     count = samples if lengths is None else lengths.clamp_min(window)[:, None]
     precision = torch.float64 if waveform_BS.device.type == "cuda" else torch.float32
     return (waveform_BS.float().sum(1, keepdim=True, dtype=precision) / count).float()
@@ -239,8 +241,8 @@ def _means(waveform_BS: Tensor, lengths: Tensor | None, window: int) -> Tensor:
 def _constants(config: LogMelConfig) -> tuple[Tensor, Tensor]:
     """The window from its second sample on [window - 1], and the mel filters [H, C], on the CPU.
 
-    Both are torchaudio's own, in the single precision in which it makes them: made in double precision, the
-    smallest filter weights differ by 0.2 %.
+    Both are torchaudio's, in its single precision: in double precision the smallest filter weights differ by
+    0.2 %.
     """
     with torch.device("cpu"):
         window_W = torch.hann_window(config.window, periodic=False, dtype=torch.float32)[1:]

@@ -1,12 +1,12 @@
 """Context and target masks, drawn for all clips at once (A-JEPA, arXiv 2311.15830, section 3, algorithm 1).
 
-A *block* mask takes out a few rectangles as targets; the context is one large rectangle minus those.
-A *time-frequency* mask takes out smaller rectangles, and with them every time step and every frequency
-band that they touch. The *curriculum* moves from the first to the second during pre-training. Beside them
-stand the unstructured masks and the time+frequency masks of Audio-MAE.
+A *block* mask hides a few rectangles as targets; the context is one large rectangle minus those. A
+*time-frequency* mask hides smaller rectangles, and with them all time steps and frequency bands that they
+touch. The *curriculum* moves from the first to the second during pre-training. There are also unstructured
+masks, and the time+frequency masks of Audio-MAE.
 
-`config` says what can be chosen, `curriculum` how hard a step is, `geometry` how large a rectangle is and how
-many tokens a mask can have, `sampling` draws, `masks` is what comes out. docs/masking.md has the numbers.
+`config` has the settings, `curriculum` the difficulty of a step, `geometry` the sizes of rectangles and
+masks; `sampling` draws `masks`. docs/masking.md has the numbers.
 """
 
 from .config import MaskingConfig, MaskingError, RegionConfig

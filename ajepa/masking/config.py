@@ -1,4 +1,4 @@
-"""What can be chosen about masks, checked on construction."""
+"""The settings of masks, checked on construction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ajepa.errors import AjepaError
 
 Kind = Literal["curriculum", "inverse", "block", "time-frequency", "random", "time+frequency"]
 Progress = Literal["sqrt", "linear", "root-3", "root-5", "root-10", "geometric", "step"]
-# Curricula that never change, as recipes of version 0.3.0 could name them, and the kinds that they are.
+# Constant curricula, which recipes of version 0.3.0 could name, and the kinds that they amount to.
 CONSTANT: dict[str, dict[str, Kind]] = {
     "constant-0": {"curriculum": "block", "inverse": "time-frequency"},
     "constant-1": {"curriculum": "time-frequency", "inverse": "block"},
@@ -17,8 +17,9 @@ CONSTANT: dict[str, dict[str, Kind]] = {
 Geometry = Literal["per-axis", "literal"]
 Draw = Literal["mask", "step"]
 TooSmall = Literal["redraw", "relax"]
+_CHOICES = {"kind": Kind, "progress": Progress, "geometry": Geometry, "draw": Draw, "too_small": TooSmall}
 
-# The sampler gives every target of a mask its own bit of an int32.
+# The sampler uses one bit of an int32 for each target of a mask.
 MOST_TARGETS = 30
 
 
@@ -37,37 +38,37 @@ class RegionConfig:
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """How context and targets are chosen; the defaults are the paper's (section 4.1).
+    """How context and targets are drawn; the defaults are the paper's (section 4.1).
 
     Args:
         kind: "curriculum" (block to time-frequency), "inverse" (the other way, table 3), "block",
             "time-frequency", "random" (unstructured single patches), or "time+frequency" (Audio-MAE's:
-            whole time steps and whole frequency bands are hidden, wherever they lie).
+            random whole time steps and whole frequency bands are hidden).
         progress: name of the curriculum's progress function f(s), one of `PROGRESS`.
         c0: f(0), the share of time-frequency masks at the first step.
-        draw: the kind of a curriculum's masks is drawn for each "mask", or once a "step" for all of them, as
-            the paper's section 3.2 says ("at each training step"; algorithm 1 can be read either way).
+        draw: the kind of a curriculum's masks is drawn for each "mask", or once a "step" for all, as in the
+            paper's section 3.2 ("at each training step"; algorithm 1 allows both readings).
         min_ratio: a context that keeps at most this share of its rectangle is too small: the test of the
-            paper's listing 1, where it is 0.35. 0 is no test.
-        too_small: what follows then. "redraw" draws the mask again, targets and all, REDRAWS times at most,
-            and then takes the draw with the largest context. "relax" is what I-JEPA's code does with the
-            same test: the last targets no longer clear their time steps and bands, one after the other,
-            until the context is large enough; the targets themselves stay hidden.
+            paper's listing 1, where it is 0.35. 0 disables it.
+        too_small: what follows. "redraw" draws mask and targets again, at most REDRAWS times, and then takes
+            the draw with the largest context. "relax", as in I-JEPA's code, lets one target after the other,
+            from the last on, keep its time steps and bands visible until the context is large enough; the
+            targets themselves stay hidden.
         geometry: "per-axis" takes a rectangle's scale as a share of this grid whatever its shape;
-            "literal" keeps the I-JEPA sampler's own extents in patches, with its bounds mended.
+            "literal" keeps the I-JEPA sampler's extents in patches, with corrected bounds.
         block, time_frequency: the targets of the two kinds.
         context_scale: area of the context rectangle as a share of the grid.
-        context_share: token budget of the context as a share of the grid, K = round(share * N). It keeps
-            shapes static; 0.25 is the complement of the paper's "mask ratio 0.75" (table 3).
+        context_share: token budget of the context as a share of the grid, K = round(share * N), for static
+            shapes; 0.25 is the complement of the paper's "mask ratio 0.75" (table 3).
         masks_per_clip: masks M that share one pass of the target encoder.
-        random_targets: share of the grid that "random" masking takes as targets, drawn for each mask
-            between the two; equal ends fix it. Audio-JEPA hides (0.4, 0.6), Audio-MAE (0.8, 0.8).
+        random_targets: range of the share of the grid that a "random" mask takes as targets; equal ends fix
+            it. Audio-JEPA hides (0.4, 0.6), Audio-MAE (0.8, 0.8).
         hidden_time, hidden_freq: shares of the time steps and of the bands that "time+frequency" hides.
             0.7 and 0.3 are the defaults of Audio-MAE's pre-training script (`--mask_t_prob`,
             `--mask_f_prob`; its model class has 0.6 and 0.5); it fine-tunes with 0.2 and 0.2.
 
     Raises:
-        MaskingError: a value is out of its range.
+        MaskingError: a value is out of range.
     """
 
     kind: Kind = "curriculum"
@@ -91,14 +92,7 @@ class MaskingConfig:
         if self.progress in CONSTANT:
             object.__setattr__(self, "kind", CONSTANT[self.progress].get(self.kind, self.kind))
             object.__setattr__(self, "progress", "sqrt")
-        named = {
-            "kind": Kind,
-            "progress": Progress,
-            "geometry": Geometry,
-            "draw": Draw,
-            "too_small": TooSmall,
-        }
-        for key, choices in named.items():
+        for key, choices in _CHOICES.items():
             if getattr(self, key) not in get_args(choices):
                 allowed = ", ".join(get_args(choices))
                 raise MaskingError(f"masking.{key} is {getattr(self, key)!r}, must be one of {allowed}")
@@ -112,23 +106,18 @@ class MaskingConfig:
             _check_range(f"{key}.aspect", region.aspect, float("inf"))
         _check_range("context_scale", self.context_scale, 1.0)
         _check_range("random_targets", self.random_targets, 1.0, below=True)
-        if not 0 <= self.c0 <= 1:
-            raise MaskingError(f"masking.c0 is {self.c0}, must be from 0 to 1")
-        if not 0 <= self.min_ratio < 1:
-            raise MaskingError(f"masking.min_ratio is {self.min_ratio}, must be at least 0 and below 1")
-        if not 0 < self.context_share <= 1:
-            raise MaskingError(
-                f"masking.context_share is {self.context_share}, must be above 0 and at most 1"
-            )
-        if self.masks_per_clip < 1:
-            raise MaskingError(f"masking.masks_per_clip is {self.masks_per_clip}, must be at least 1")
-        for key in ("hidden_time", "hidden_freq"):
-            if not 0 <= getattr(self, key) < 1:
-                raise MaskingError(f"masking.{key} is {getattr(self, key)}, must be at least 0 and below 1")
+        for key, right, rule in (
+            ("c0", 0 <= self.c0 <= 1, "from 0 to 1"),
+            ("min_ratio", 0 <= self.min_ratio < 1, "at least 0 and below 1"),
+            ("context_share", 0 < self.context_share <= 1, "above 0 and at most 1"),
+            ("masks_per_clip", self.masks_per_clip >= 1, "at least 1"),
+            ("hidden_time", 0 <= self.hidden_time < 1, "at least 0 and below 1"),
+            ("hidden_freq", 0 <= self.hidden_freq < 1, "at least 0 and below 1"),
+        ):
+            if not right:
+                raise MaskingError(f"masking.{key} is {getattr(self, key)}, must be {rule}")
         if self.hidden_time == self.hidden_freq == 0:
-            raise MaskingError(
-                "masking.hidden_time and masking.hidden_freq are both 0: one must hide something"
-            )
+            raise MaskingError("masking.hidden_time and masking.hidden_freq are both 0: one must be above 0")
 
 
 def _check_range(key: str, pair: tuple[float, float], most: float, *, below: bool = False) -> None:
@@ -142,5 +131,5 @@ def _check_range(key: str, pair: tuple[float, float], most: float, *, below: boo
     ):
         raise MaskingError(
             f"masking.{key} is {pair}, must be two ascending numbers, above 0 and {bound}, "
-            "such as [0.4, 0.6]; equal ones fix the value"
+            "such as [0.4, 0.6]; equal numbers fix the value"
         )

@@ -1,10 +1,10 @@
 """The curriculum: how likely a time-frequency mask is at a step (A-JEPA, section 3, equation 2, figure 3).
 
-The paper names only the square root in its text; figure 3 draws others without formulas. The roots, the
-linear function among them, are those of competence-based curricula (Platanios et al., 2019, section 3,
-arXiv 1903.09848), which the paper cites for f: c(s) = (s (1 - c0^p) / S + c0^p)^(1/p), with p = 1 linear and
-p = 2 the paper's. The others are the usual forms: geometric growth from c0 to 1, and one jump from c0 to 1 at
-half of the steps.
+The paper's text names only the square root; figure 3 draws others without formulas. The roots, including the
+linear function, are those of competence-based curricula (Platanios et al., 2019, section 3, arXiv
+1903.09848), which the paper cites for f: c(s) = (s (1 - c0^p) / S + c0^p)^(1/p); p = 1 is linear, p = 2 the
+paper's. The others are the usual forms: geometric growth from c0 to 1, and a jump from c0 to 1 at half of the
+steps.
 """
 
 from __future__ import annotations
@@ -46,10 +46,9 @@ PROGRESS: dict[str, ProgressFunction] = {
 def hard_share(config: MaskingConfig, step: int, total: int) -> float:
     """Probability that a mask at this step is time-frequency (the harder kind), section 3, equation 2.
 
-    The paper prints s^((1 - c0^2) / S), a slip of typesetting: only s (1 - c0^2) / S starts at c0 and
-    ends at 1, as in its source on competence-based curricula (Platanios et al., 2019, section 3).
-    `MaskingConfig.draw` says whether each mask draws for itself, so that the share of hard masks in a batch
-    is f(s), or one draw decides for all masks of a step.
+    The paper prints s^((1 - c0^2) / S), an error of typesetting: only s (1 - c0^2) / S starts at c0 and
+    ends at 1, as in its source (Platanios et al., 2019, section 3). By `MaskingConfig.draw` every mask has
+    its own draw, so that f(s) is the share of hard masks in a batch, or one draw decides for a step.
     """
     if config.kind not in ("curriculum", "inverse"):
         return 1.0 if config.kind == "time-frequency" else 0.0

@@ -1,10 +1,10 @@
 """Sizes: of rectangles in patches, of the context in tokens, and the most targets a mask can have.
 
-Ported to the letter, the I-JEPA sampler degenerates on a grid of 64 x 8 patches: a "0.85 to 1.0" context
-shrinks to 22 x 7 patches, and the last row and column are never drawn. Here extents are drawn per axis,
+Copied literally, the I-JEPA sampler degenerates on a grid of 64 x 8 patches: a "0.85 to 1.0" context shrinks
+to 22 x 7 patches, and the last row and column are never drawn. Here extents are drawn per axis,
 `h = sqrt(scale * aspect) * T` and `w = sqrt(scale / aspect) * F`, so that a scale is a share of this grid
 whatever its shape, and all bounds are inclusive. "literal" keeps the original's extents in patches,
-`h = sqrt(scale * N * aspect)` and `w = sqrt(scale * N / aspect)`, with the bounds mended.
+`h = sqrt(scale * N * aspect)` and `w = sqrt(scale * N / aspect)`, with corrected bounds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def context_tokens(config: MaskingConfig, grid: PatchGrid) -> int:
 def target_budget(config: MaskingConfig, grid: PatchGrid) -> int:
     """The most targets that a mask of this configuration can have on this grid, at every step.
 
-    Exact for "random" and "time+frequency"; for rectangles it is what the largest take side by side.
+    Exact for "random" and "time+frequency"; for rectangles it is the area of the largest without overlap.
     """
     if config.kind == "random":
         return random_counts(config, grid)[1]
@@ -41,7 +41,7 @@ def target_budget(config: MaskingConfig, grid: PatchGrid) -> int:
 
 
 def random_counts(config: MaskingConfig, grid: PatchGrid) -> tuple[int, int]:
-    """Fewest and most targets of a "random" mask; one token at least is left to each side."""
+    """Fewest and most targets of a "random" mask; context and targets have at least one token each."""
     low, high = (min(grid.tokens - 1, max(1, round(s * grid.tokens))) for s in config.random_targets)
     return low, high
 
@@ -49,7 +49,7 @@ def random_counts(config: MaskingConfig, grid: PatchGrid) -> tuple[int, int]:
 def kept_lines(config: MaskingConfig, grid: PatchGrid) -> tuple[int, int]:
     """Time steps and bands that "time+frequency" leaves visible, rounded down as in Audio-MAE.
 
-    At least one of each, and not all: on a tiny grid where both shares round to nothing, one line goes.
+    At least one of each, but not all: if both shares round to 0 on a tiny grid, one line is hidden.
     """
     # The small number undoes float error: 10 * (1 - 0.9) is 0.9999999999999998.
     time = max(1, math.floor(grid.time * (1 - config.hidden_time) + 1e-9))
@@ -60,9 +60,9 @@ def kept_lines(config: MaskingConfig, grid: PatchGrid) -> tuple[int, int]:
 
 
 def largest_extents(grid: PatchGrid, clear_bands: bool) -> tuple[int, int]:
-    """The largest target, in patches, that leaves something to the context.
+    """The largest target, in patches, that leaves patches for the context.
 
-    A target that clears its bands must leave a time step and a band; any other, one line of either axis.
+    A target that clears its bands must leave a time step and a band; any other target, a line of either axis.
     An axis of one cell is never cleared.
     """
     time = max(1, grid.time - 1)
@@ -85,7 +85,7 @@ def _largest_area(region: RegionConfig, geometry: Geometry, grid: PatchGrid, cle
     slack = 0.5 + 1e-3
     area = 1
     for rounded in range(math.floor(height * least_skew + 0.5), math.floor(height * most_skew + slack) + 1):
-        # The least aspect that still rounds to this height leaves the most width.
+        # The smallest aspect that still rounds to this height gives the largest width.
         skew = max(least_skew, (rounded - slack) / height)
         beside = max(1, math.floor(width / skew + slack))
         area = max(area, min(max(1, rounded), most_time) * min(beside, most_freq))

@@ -1,4 +1,4 @@
-"""What a sampler returns: masks as tensors of static shape."""
+"""The result of a sampler: masks as tensors of static shape."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Masks:
 
     Attributes:
         context_BMK: token indices of the context, ascending, then padding (index 0).
-        valid_BMK: False where a context had fewer than K tokens: padding, never to be attended to.
-        target_BMN: True where the predictor has to predict. Never overlaps the valid context.
+        valid_BMK: False for padding, where a context has fewer than K tokens; never to be attended to.
+        target_BMN: True for tokens to predict; never overlaps the valid context.
     """
 
     context_BMK: Tensor
@@ -31,8 +31,8 @@ class Masks:
         """Targets as token indices [B, M, Q], ascending, then padding (index 0), and their validity.
 
         Args:
-            budget: Q. With `target_budget(config, grid)` no target is left out; of a mask with more than
-                Q targets the last ones in grid order are.
+            budget: Q. `target_budget(config, grid)` leaves out no target; a mask with more than Q targets
+                loses the last ones in grid order.
         """
         return first_places(self.target_BMN, budget)
 
@@ -40,12 +40,12 @@ class Masks:
 def first_places(chosen: Tensor, budget: int) -> tuple[Tensor, Tensor]:
     """Indices of the True cells [..., N] as [..., budget], ascending, then 0; and which are real.
 
-    Static shapes and no sort: each cell's running count is the place that its index is written to.
+    Static shapes and no sort: the running count of a cell is the place for its index.
     """
     counts = chosen.cumsum(-1)
     found = counts[..., -1:].clone()
-    # Place 0 collects what is not chosen, the last place what exceeds the budget; in place, because fresh
-    # memory of this size costs more than the arithmetic.
+    # Place 0 collects cells that are not chosen, the last place those beyond the budget. In place, because
+    # new memory of this size costs more than the arithmetic.
     place = counts.mul_(chosen).clamp_(max=budget + 1)
     index = place.new_zeros((*place.shape[:-1], budget + 2))
     tokens = torch.arange(place.shape[-1], device=place.device)

@@ -1,4 +1,4 @@
-"""Draw the masks of a whole batch with one generator: no loop over clips, no wait for the device."""
+"""Draw the masks of a whole batch with one generator, without a loop over clips or a wait for the device."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def sample_masks(
 ) -> Masks:
     """Draw `config.masks_per_clip` masks for each of `batch` clips, on the generator's device.
 
-    Every clip and mask is drawn on its own; the generator decides everything. Neither context nor targets
-    are ever empty: a target that would leave no context is dropped, with those after it; the first one
-    never is. All shapes follow from the arguments, so that a GPU's queue never has to drain.
+    Every mask of every clip is drawn separately; the generator decides everything. Neither context nor
+    targets are ever empty: a target that would leave no context is dropped with those after it, but never the
+    first. All shapes follow from the arguments, so that nothing waits for a GPU.
 
     Raises:
         MaskingError: the grid has fewer than two tokens.
@@ -57,8 +57,8 @@ def _rectangles(
 ) -> tuple[Tensor, Tensor]:
     """Block masks, and with probability `share` time-frequency ones: targets and context cells, [R, N].
 
-    With `min_ratio` and "redraw" every row takes the first of its draws whose context is large enough, or
-    else the one whose context keeps most of its rectangle.
+    With `min_ratio` and "redraw" every row takes the first draw whose context is large enough, or else the
+    one whose context keeps most of its rectangle.
     """
     draws = 1 if config.draw == "step" else rows
     hard_R = (_uniform((draws,), generator) < share).expand(rows)
@@ -78,15 +78,15 @@ def _draw_rectangles(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Targets [R, N], context cells [R, N], and the share of its rectangle that each context keeps [R].
 
-    The context of a time-frequency mask also loses every time step and frequency band that a target
-    touches (the paper's listing 1); an axis of one cell is exempt, there would be nothing left.
+    The context of a time-frequency mask also loses every time step and frequency band that a target touches
+    (the paper's listing 1), except along an axis of one cell, where nothing would be left.
 
-    Both kinds are drawn as one set of Q rectangles a row, the targets and then the context window. Each has
-    a bit, the first target the highest and the window the lowest, so that a cell's number tells which
-    rectangles it lies in, and those that the first q targets spare are the numbers below 2^(Q - q).
+    Both kinds are drawn as one set of Q rectangles a row: the targets, then the context window. Each has a
+    bit, the first target the highest and the window the lowest. The bits of a cell are the rectangles that
+    contain it, and a cell that the first q targets leave out is a number below 2^(Q - q).
     """
     device = generator.device
-    # Without non_blocking the copy would wait for all that a GPU still has to do.
+    # Without non_blocking the copy would wait for all pending work of a GPU.
     settings_2QP = _settings(config, grid).to(device, non_blocking=True)
     settings_RQP = settings_2QP[hard_R.long()]
     scale, scale_range, aspect, aspect_range, most_time, most_freq, bit = settings_RQP.unbind(2)
@@ -105,7 +105,7 @@ def _draw_rectangles(
         touched_RTF = time_RT1 | freq_R1F
     lost_RTF = torch.where(hard_R[:, None, None], touched_RTF, inside_RTF)
 
-    # The cell that outlives the most targets says how many of them leave a context.
+    # The cell that the most targets leave out says how many of them leave a context.
     longest_R1 = lost_RTF.flatten(1).amin(1, keepdim=True)
     power_Q = 2 ** torch.arange(1, settings_2QP.shape[1], device=device)
     limit_R11 = 2 ** (1 + (power_Q <= longest_R1).sum(1, dtype=torch.int32))[:, None, None]
@@ -115,7 +115,7 @@ def _draw_rectangles(
         free_RTF = _relaxed(config.min_ratio, lost_RTF, target_RTF, window_RTF, limit_R11, len(power_Q))
     else:
         free_RTF = lost_RTF < limit_R11
-    # The window may miss the little that time-frequency targets leave: then all of it is context.
+    # The window may miss the few cells that time-frequency targets leave: then all of these are context.
     seen_RTF = window_RTF & free_RTF
     missed_R11 = seen_RTF.view(torch.uint8).amax((1, 2), keepdim=True) == 0
     free_RTF.logical_and_(missed_R11).logical_or_(seen_RTF)
@@ -131,15 +131,15 @@ def _relaxed(
     limit_R11: Tensor,
     targets: int,
 ) -> Tensor:
-    """Context cells [R, T, F] where as many targets as possible, in order, clear their steps and bands.
+    """Context cells [R, T, F] when as many targets as possible, in order, clear their steps and bands.
 
-    As many as leave more than `min_ratio` of the window; none where not even that does. No target is context.
+    The context must keep more than `min_ratio` of the window; if one target is too many, none clears.
     """
     least_R11 = min_ratio * window_RTF.sum((1, 2), keepdim=True)
     hidden_RTF = ~target_RTF
     free_RTF = hidden_RTF.clone()
     for clearing in range(1, targets + 1):
-        # Numbers below this are spared by the first `clearing` targets; those that were dropped do nothing.
+        # The first `clearing` targets leave out the numbers below this; dropped targets do nothing.
         limit = torch.full_like(limit_R11, 2 ** (targets + 1 - clearing)).maximum(limit_R11)
         some_RTF = (lost_RTF < limit) & hidden_RTF
         enough_R11 = (some_RTF & window_RTF).sum((1, 2), keepdim=True) > least_R11
@@ -148,10 +148,10 @@ def _relaxed(
 
 
 def _settings(config: MaskingConfig, grid: PatchGrid) -> Tensor:
-    """What the draw of each rectangle of each kind needs, [2, Q, P].
+    """Settings for the draw of each rectangle of each kind, [2, Q, P].
 
     P: lowest scale and its range, lowest aspect and its range, largest height and width in patches, and the
-    rectangle's bit, 0 where this kind has fewer targets than the other.
+    rectangle's bit, 0 if this kind has fewer targets than the other.
     """
     regions = (config.block, config.time_frequency)
     most = max(region.targets for region in regions)
@@ -185,13 +185,13 @@ def _cover(extent_RQ: Tensor, most_RQ: Tensor, bit_RQ: Tensor, size: int, draw_R
 def _random_tokens(
     config: MaskingConfig, grid: PatchGrid, rows: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Unstructured masks: single patches, as many as the mask's own draw says."""
+    """Unstructured masks: single patches, their number drawn for each mask."""
     least, most = random_counts(config, grid)
     score_RQ, index_RQ = _scores((rows, grid.tokens), generator).topk(most, sorted=False)
     target_RN = torch.zeros((rows, grid.tokens), dtype=torch.bool, device=generator.device)
     target_RN.scatter_(1, index_RQ, True)
     if spare := most - least:
-        # Each row gives back its lowest ones. Only these are sorted: it takes a third of sorting all.
+        # Each row gives back its lowest scores. Sorting only these takes a third of sorting all.
         place_RX = score_RQ.topk(spare, largest=False, sorted=True).indices
         back_R1 = (_uniform((rows, 1), generator) * (spare + 1)).long().clamp(max=spare)
         kept_RX = torch.arange(spare, device=generator.device) >= back_R1
@@ -204,7 +204,7 @@ def _steps_and_bands(
 ) -> tuple[Tensor, Tensor]:
     """Audio-MAE's masks in both axes (arXiv 2207.06405, section 3; `random_masking_2d` in its code).
 
-    Random time steps and random bands are hidden; what is in neither is visible, all else a target.
+    Random time steps and random bands are hidden; the rest is visible.
     """
 
     def kept(size: int, count: int) -> Tensor:
@@ -226,6 +226,6 @@ def _subsample(
     """
     if budget >= free_RN.shape[1] - fewest_targets:  # all free ones fit
         return first_places(free_RN, budget)
-    # What is not free scores 0: the best are a random subset of the free ones, as far as these go.
+    # Other tokens score 0: the best scores are a random subset of the free tokens, if there are enough.
     score_RK, index_RK = _scores(tuple(free_RN.shape), generator).mul_(free_RN).topk(budget, sorted=False)
     return first_places(torch.zeros_like(free_RN).scatter_(1, index_RK, score_RK > 0), budget)

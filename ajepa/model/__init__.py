@@ -1,4 +1,4 @@
-"""What users hold: an encoder from waveforms to embeddings, and how one is loaded."""
+"""The user's interface: an encoder from waveforms to embeddings, and how to load one."""
 
 from .embedding import Embedding
 from .encoder import AudioEncoder

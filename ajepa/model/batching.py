@@ -21,8 +21,8 @@ class Prepared(NamedTuple):
 
     Attributes:
         patches_BNP: flat patches.
-        positions: their codes, [N, D] or where they differ between clips [B, N, D].
-        valid_BN: False where nothing is attended to; None means all are valid.
+        positions: their codes, [N, D], or [B, N, D] if they differ between clips.
+        valid_BN: False for tokens that are not attended to; None means all are valid.
         grid: of the N tokens.
     """
 
@@ -35,15 +35,15 @@ class Prepared(NamedTuple):
 def cut_into_patches(
     encoder: Encoder, spectrogram_BLC: Tensor, frames_B: Tensor, fill: float
 ) -> tuple[Tensor, Tensor]:
-    """Patches [B, T, F, P] of spectrograms, and how many time patches each clip has [B].
+    """Patches [B, T, F, P] of spectrograms, and the number of time patches of each clip [B].
 
     Args:
-        spectrogram_BLC: normalised; what follows a clip's frames is overwritten with `fill`.
+        spectrogram_BLC: normalised; frames after a clip's end are overwritten with `fill`.
         frames_B: frames of each clip.
-        fill: normalised value of what fills up a clip's last patch, in a batch just as alone.
+        fill: normalised value that pads a clip's last patch.
 
     Raises:
-        ValueError: the number of mel bands is not the encoder's.
+        ValueError: the encoder has another number of mel bands.
     """
     ended_BL = torch.arange(spectrogram_BLC.shape[1], device=frames_B.device) >= frames_B[:, None]
     patches_BNP, grid = encoder.patchify(spectrogram_BLC.masked_fill(ended_BL[..., None], fill), fill)
@@ -55,11 +55,11 @@ def prepare(
 ) -> Prepared:
     """Clips of several lengths as one padded batch.
 
-    Some weights know clips padded to whole steps (`InputConfig.steps`) and attend to that padding: it counts
-    as part of a clip here, valid and with position codes. What follows it in a batch is not valid.
+    Some weights expect clips padded to whole steps (`InputConfig.steps`) and attend to that padding: here it
+    is part of a clip, valid and with position codes. Further padding in a batch is not valid.
 
     Args:
-        patches_BTFP: clips, `fill` after their ends.
+        patches_BTFP: clips, with `fill` after their ends.
         lengths: time patches of each clip.
         most_steps: clips are padded to at most this many time patches.
     """
@@ -67,7 +67,7 @@ def prepare(
     multiple = encoder.config.inputs.steps
     seen = [max(length, min(-(-length // multiple) * multiple, most_steps)) for length in lengths]
     grid = PatchGrid(max(seen), freq)
-    missing = grid.time - patches_BTFP.shape[1]  # below 0 where no clip is as long as the batch
+    missing = grid.time - patches_BTFP.shape[1]  # below 0 if no clip is as long as the batch
     patches_BTFP = nn.functional.pad(patches_BTFP, (0, 0, 0, 0, 0, missing), value=fill)
     positions, valid_BN = encoder.positions(grid, patches_BTFP), None
     if min(seen) < grid.time:

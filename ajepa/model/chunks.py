@@ -1,4 +1,4 @@
-"""How long audio is cut into overlapping chunks for the encoder, and joined again."""
+"""Cutting long audio into overlapping chunks for the encoder, and joining them again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Chunk(NamedTuple):
-    """A stretch of one clip, in time patches."""
+    """A part of one clip, in time patches."""
 
     clip: int
     start: int
@@ -20,7 +20,7 @@ class Chunk(NamedTuple):
 def plan_chunks(lengths: Sequence[int], size: int) -> list[Chunk]:
     """Cut clips of the given lengths in time patches into chunks of `size` that overlap by a quarter.
 
-    A clip's chunks depend on its own length alone; the last one ends with the clip, so that none is short.
+    A clip's chunks depend only on its own length; the last one ends with the clip, so that none is short.
     """
     step = size - size // 4
     chunks = []
@@ -34,7 +34,7 @@ def plan_chunks(lengths: Sequence[int], size: int) -> list[Chunk]:
 def fade(chunk: Chunk, size: int) -> Tensor:
     """Weights of a chunk's time steps, [T]: up, flat, down.
 
-    Where chunks overlap, the mean with these weights joins them without a seam.
+    The mean with these weights joins overlapping chunks without a seam.
     """
     ramp = size // 4 + 1
     place = torch.arange(chunk.length)

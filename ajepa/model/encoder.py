@@ -1,4 +1,4 @@
-"""What users hold: an encoder with its front end, from waveforms of any length to embeddings."""
+"""An encoder with its front end, from waveforms of any length to embeddings."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class AudioEncoder(nn.Module):
     """Front end and encoder in one module.
 
     Attributes:
-        sample_rate: of the waveforms it takes, Hz.
+        sample_rate: of the waveforms, Hz.
         embedding_size: F * D, the width of `frames`.
         pooling: over time, of `clip`: "mean" or "mean+std".
         hop_seconds: time between two time steps of `patches`.
         chunk_patches: time steps that are encoded at once; longer audio is cut into overlapping chunks.
-        source: where the weights came from, None for a module built by hand.
+        source: origin of the weights; None for a module built by hand.
         precision: of the blocks' matrix products; see `set_bf16`.
     """
 
@@ -57,7 +57,7 @@ class AudioEncoder(nn.Module):
 
     @property
     def fill_value(self) -> float:
-        """Normalised value of what fills up a clip's last patch, in a batch just as alone."""
+        """Normalised value that pads a clip's last patch, in a batch and alone."""
         return self.encoder.config.inputs.fill_value(self.features.config, float(self.features.silence))
 
     @property
@@ -66,10 +66,10 @@ class AudioEncoder(nn.Module):
         return self.encoder.patch_embed.weight.device
 
     def set_bf16(self) -> AudioEncoder:
-        """From now on embed with bfloat16 matrix products, on the device where the weights are; returns self.
+        """From now on embed with bfloat16 matrix products, on the device of the weights; returns self.
 
-        Front end, norms and residual stream stay in single precision, and so do the embeddings. For
-        inference alone: the blocks' weights are rounded for good.
+        Front end, norms, residual stream and embeddings stay in single precision. For inference only: the
+        weights of the blocks are rounded permanently.
         """
         store_products_in_bf16(self.encoder.blocks)
         self.precision = "bf16"
@@ -82,15 +82,15 @@ class AudioEncoder(nn.Module):
 
         Args:
             waveform_BS: mono waveforms [B, samples] at `sample_rate`, at least 1 sample, about within ±1.
-            lengths: samples of each clip where shorter ones are padded; what follows is ignored.
+            lengths: samples of each clip if some are padded; the samples after them are ignored.
             layers: also return every block's output.
 
         Raises:
-            ValueError: wrong shape, or a length below 1 or past the end.
+            ValueError: wrong shape, or a length below 1 or beyond the end.
         """
         if waveform_BS.ndim != 2 or 0 in waveform_BS.shape:
             raise ValueError(
-                f"waveform has shape {tuple(waveform_BS.shape)}; expected [clips, samples], neither of them 0"
+                f"waveform has shape {tuple(waveform_BS.shape)}; expected [clips, samples], both at least 1"
             )
         waveform_BS = waveform_BS.to(self.device)
         samples = waveform_BS.shape[1]
@@ -103,14 +103,12 @@ class AudioEncoder(nn.Module):
         return self.encode(spectrogram_BLC, self.features.config.frames(lengths_B), layers=layers)
 
     def _lengths(self, lengths: Sequence[int] | Tensor | None, batch: int, most: int, unit: str) -> Tensor:
-        """Lengths as a tensor [B] on the model's device, each within 1 and `most`."""
+        """Lengths as a tensor [B] on the model's device, each from 1 to `most`."""
         if lengths is None:
             return torch.full((batch,), most, device=self.device)
         lengths_B = torch.as_tensor(lengths, device=self.device)
         if lengths_B.shape != (batch,) or int(lengths_B.min()) < 1 or int(lengths_B.max()) > most:
-            raise ValueError(
-                f"lengths {lengths_B.tolist()} must be {batch} numbers within 1 and {most} {unit}"
-            )
+            raise ValueError(f"lengths {lengths_B.tolist()} must be {batch} numbers from 1 to {most} {unit}")
         return lengths_B
 
     def encode(
@@ -119,12 +117,12 @@ class AudioEncoder(nn.Module):
         """Embed normalised log-mel spectrograms [B, L, C], such as `self.features` makes.
 
         Args:
-            spectrogram_BLC: as `features` gives it.
+            spectrogram_BLC: as `features` returns it.
             frames: valid frames of each clip [B]; None means all.
             layers: also return every block's output.
 
         Raises:
-            ValueError: `frames` are not B numbers of at least 1, or the mel bands are not the encoder's.
+            ValueError: `frames` are not B numbers of at least 1, or the encoder has other mel bands.
         """
         spectrogram_BLC = spectrogram_BLC.to(self.device)
         batch, count, _ = spectrogram_BLC.shape
@@ -154,7 +152,7 @@ class AudioEncoder(nn.Module):
     def _encode_chunks(self, patches_BTFP: Tensor, rows: list[Chunk], kept: int) -> list[Tensor]:
         """Encode chunks as one padded batch: the normed output and `kept` layers, each [R, T, F, D].
 
-        Values past a chunk's own length have no meaning.
+        Values after the end of a chunk have no meaning.
         """
         lengths = [chunk.length for chunk in rows]
         chunk_RTFP = patches_BTFP.new_full(

@@ -1,4 +1,4 @@
-"""Fingerprints of models: what names cached features and records of one set of weights."""
+"""Fingerprints of models, which name cached features and records of one set of weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .encoder import AudioEncoder
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Hash of weights and buffers, by name, of all parts' settings, and of how audio is cut and pooled."""
+    """Hash of weights and buffers by name, the settings of all parts, and how audio is cut and pooled."""
     wrapped = getattr(model, "encoder", None)
-    if isinstance(wrapped, AudioEncoder):  # wrapped or not, an encoder has one fingerprint
+    if isinstance(wrapped, AudioEncoder):  # an encoder has the same fingerprint when it is wrapped
         model = wrapped
     digest = hashlib.sha256()
     for part in model.modules():
         digest.update(f"{getattr(part, 'config', '')} {getattr(part, 'chunk_patches', '')}\n".encode())
-        if getattr(part, "pooling", "mean") != "mean":  # unsaid, so that earlier results keep their names
+        if getattr(part, "pooling", "mean") != "mean":  # left out for "mean": older results keep their names
             digest.update(f"{part.pooling}\n".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

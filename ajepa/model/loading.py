@@ -1,4 +1,4 @@
-"""Encoders from what people have: our files, those of other projects, the Hub, and recipes."""
+"""Encoders from our files, those of other projects, the Hub, and recipes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .encoder import AudioEncoder
 from .precision import Precision, check_precision
 
 DEFAULT = "default"
-FINISHED = (layout.ENCODER, hub.WEIGHTS)  # in a run's folder, in an exported one
+FINISHED = (layout.ENCODER, hub.WEIGHTS)  # in a run's folder, in an exported folder
 
 
 class ModelError(AjepaError, ValueError):
-    """A model source cannot be used; the message names it and says what can."""
+    """A model source cannot be used; the message names it and the remedy."""
 
 
 def bundled() -> Path:
@@ -50,27 +50,26 @@ def load_model(
 
     Args:
         source: an `encoder.safetensors` or a training checkpoint of ours; a run's folder (its finished
-            encoder, else its last checkpoint); an official Audio-MAE `.pth` or Audio-JEPA `.ckpt`; or a
-            recipe's name or YAML file (random weights: the twin that a pre-trained encoder has to beat).
-            `hf://owner/name[@revision]`: what `ajepa export --push` put on the Hugging Face Hub.
-            None or "default": the small encoder that comes with the package (ajepa/weights/README.md is its
-            card; a folder of that name is ./default). What a file is follows from its content.
-        device: where to put it; None leaves it on the CPU.
+            encoder, else its last checkpoint); an official Audio-MAE `.pth` or Audio-JEPA `.ckpt`; a recipe's
+            name or YAML file (random weights: the twin that a pre-trained encoder has to beat); or
+            `hf://owner/name[@revision]`, written by `ajepa export --push`. None or "default": the small
+            encoder that comes with the package (its card is ajepa/weights/README.md; a folder of that name is
+            ./default). Files are recognised by their content.
+        device: None for the CPU.
         weights: which encoder of a run, a training checkpoint or an Audio-JEPA file: for A-JEPA and
-            Audio-JEPA "target" or "context". By default the one that the recipe has evaluated
-            (`objective.evaluated`), else the target encoder.
-        chunk_seconds: longest stretch that is encoded at once; None takes the length of the crops that
-            the encoder was trained on.
+            Audio-JEPA "target" or "context"; by default that of the recipe (`objective.evaluated`), else the
+            target encoder.
+        chunk_seconds: longest part that is encoded at once; None for the length of the training crops.
         seed: of the random weights.
         heads: attention heads of an official encoder, which its file does not say; width / 64 by default.
         sample_rate: of an Audio-JEPA file's front end, Hz, which it does not say; 32,000 by default.
-        precision: of the blocks' matrix products. "bf16" is some 3 times as fast on CPUs that multiply in
+        precision: of the blocks' matrix products. "bf16" is about 3 times as fast on CPUs that multiply in
             bfloat16, and changes embeddings in their third digit (docs/performance.md).
-        pooling: what `Embedding.clip` is, "mean" or "mean+std" over time; None takes what an exported file
-            says, else "mean".
+        pooling: of `Embedding.clip` over time, "mean" or "mean+std"; None for that of an exported file, else
+            "mean".
 
     Raises:
-        ModelError: no such source, a file that is none of these, or an option that does not apply to it.
+        ModelError: no such source, an unknown file, or an option that does not apply to it.
         HubError: the Hub does not have it, or cannot be reached.
     """
     check_precision(precision)
@@ -85,7 +84,7 @@ def load_model(
         if path.is_file() and is_torch_file(path):
             model = _from_official(path, weights, chunk_seconds, heads, sample_rate)
         elif heads or sample_rate:
-            raise ModelError(f"{source}: heads and sample_rate can be chosen for official files alone")
+            raise ModelError(f"{source}: heads and sample_rate apply only to official files; leave them out")
         elif path.exists() and path.suffix not in {".yaml", ".yml"}:
             model = _from_file(path, weights, chunk_seconds)
         else:

@@ -1,4 +1,4 @@
-"""Embedding in bfloat16: the matrix products of the Transformer blocks, and nothing else."""
+"""Embedding in bfloat16, of which only the Transformer blocks' matrix products make use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Precision = Literal["float32", "bf16"]
 
 
 def check_precision(precision: str) -> None:
-    """Raises ValueError unless it is one of `Precision`."""
+    """Raises ValueError for anything but a `Precision`."""
     if precision not in get_args(Precision):
         raise ValueError(f"precision is {precision!r}; give one of {', '.join(get_args(Precision))}")
 
@@ -21,10 +21,10 @@ def check_precision(precision: str) -> None:
 def store_products_in_bf16(blocks: nn.Module) -> None:
     """Keep the weights of the blocks' linear layers in bfloat16, for use within `autocast`.
 
-    Autocast alone would convert the 85 million weights of a ViT-B in every call, which for one clip of a
-    second takes a quarter of the time. Norms, patch embedding and the residual stream stay in single
-    precision, as under autocast. On a CPU, attention is by plain products, which beat the fused kernel there
-    in bfloat16 (`ajepa.training.devices.plain_attention`).
+    Autocast alone would convert the 85 million weights of a ViT-B in every call, a quarter of the time for a
+    clip of 1 s. Norms, patch embedding and the residual stream stay in single precision, as under autocast.
+    On a CPU, attention uses plain products, which are faster in bfloat16 than the fused kernel
+    (`ajepa.training.devices.plain_attention`).
     """
     for module in blocks.modules():
         if isinstance(module, nn.Linear):

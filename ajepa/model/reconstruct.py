@@ -1,4 +1,4 @@
-"""From a waveform to a reconstructed spectrogram: how a masked autoencoder fills in hidden patches."""
+"""From a waveform to a spectrogram whose hidden patches a masked autoencoder has reconstructed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ajepa.recipes import recipe_from_dict
 
 
 class ReconstructError(AjepaError, ValueError):
-    """A source has no decoder that reconstructs; the message says what does."""
+    """A source has no decoder that reconstructs; the message says which sources have one."""
 
 
 @runtime_checkable
@@ -59,14 +59,14 @@ class Reconstructor(nn.Module):
             Normalised log-mel [B, L, C], as the front end gives it.
 
         Raises:
-            ValueError: the mask is not of the clips' grid, or hides a whole clip.
+            ValueError: the mask does not fit the clips' grid, or hides a whole clip.
         """
         encoder = self.objective.encoder
         inputs = encoder.config.inputs
         spectrogram_BLC = self.features(levelled(waveform_BS, inputs))
         frames, patch = spectrogram_BLC.shape[1], encoder.config.patch[0]
         grid = encoder.grid(frames)
-        # As for embeddings: padded to the lengths that the weights know, and the padding is visible.
+        # As for embeddings: padded to the lengths that the weights expect, and the padding is visible.
         filled = -(-grid.time // inputs.steps) * inputs.steps
         fill = inputs.fill_value(self.features.config, float(self.features.silence))
         spectrogram_BLC = nn.functional.pad(spectrogram_BLC, (0, 0, 0, filled * patch - frames), value=fill)

@@ -1,6 +1,6 @@
 """The Transformer block of ViT (arXiv 2010.11929, section 3.1), as every network here uses it.
 
-Weights are called as in timm, whose block this equals (a test compares them). It is defined here
+Weights are named as in timm, whose block gives the same results (a test compares them). It is defined here
 because importing timm imports all of its models and torchvision: 3 s and 190 MB in every process that reads
 audio.
 
@@ -9,18 +9,38 @@ Axes: R rows (clips, clips times masks, or windows), N tokens, D features, H hea
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-LAYER_NORM_EPS = 1e-6  # ViT's
+
+def check_sizes(
+    part: str, width: int, depth: int, heads: int, *, least_depth: int = 1, multiple: int = 4
+) -> None:
+    """Raises ValueError, naming the part, for a size below its bound, or a width that cannot be divided.
+
+    Args:
+        multiple: the width must be a multiple of it and of the heads; 4 for sine-cosine positions.
+    """
+    if width < 1 or heads < 1 or depth < least_depth:
+        raise ValueError(
+            f"{part} width {width}, depth {depth}, heads {heads}: width and heads must be at least 1, depth "
+            f"at least {least_depth}"
+        )
+    if width % math.lcm(heads, multiple):
+        raise ValueError(
+            f"{part} width {width} must be a multiple of {math.lcm(heads, multiple)}, for its {heads} heads"
+        )
 
 
 class LayerNorm(nn.LayerNorm):
     """Layer norm with ViT's epsilon."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(width, eps=LAYER_NORM_EPS)
+        super().__init__(width, eps=1e-6)
 
 
 def attend(
@@ -29,9 +49,9 @@ def attend(
     """Scaled dot-product attention: softmax(scale q k^T + mask) v, on [..., N, E].
 
     Args:
-        mask: what is added to the similarities, or for booleans False where a key is barred; every query
-            needs one key that is not. None for nothing.
-        fused: by torch's fused kernel; else by plain matrix products, which are faster in some places
+        mask: added to the similarities; if boolean, False for keys that a query must not see. Every query
+            needs at least one key. None for no mask.
+        fused: by torch's fused kernel; else by plain matrix products, which are sometimes faster
             (`ajepa.training.devices.plain_attention`).
     """
     if fused:
@@ -61,13 +81,13 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens_RND: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend; `mask`, which goes with [R, H, N, N], as for `attend`."""
+        """[R, N, D] to [R, N, D]; `mask` as for `attend`, broadcast to [R, H, N, N]."""
         query, key, value = self.split(self.qkv(tokens_RND)).unbind(0)
         attended = attend(query, key, value, mask, scale=query.shape[-1] ** -0.5, fused=self.fused)
         return self.proj(attended.transpose(1, 2).flatten(2))
 
     def split(self, qkv_RNE: Tensor) -> Tensor:
-        """Queries, keys and values in one [R, N, 3 D] to [3, R, H, N, E]."""
+        """Joint queries, keys and values [R, N, 3 D] to [3, R, H, N, E]."""
         return qkv_RNE.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
 
@@ -100,7 +120,7 @@ class Block(nn.Module):
     def forward(
         self, tokens_RND: Tensor, mask: Tensor | None = None, scale_2R: Tensor | None = None
     ) -> Tensor:
-        """[R, N, D] to [R, N, D]; `mask` as for `Attention`, `scale_2R` for each row's two branches."""
+        """[R, N, D] to [R, N, D]; `mask` as for `Attention`, `scale_2R` scales each row's two branches."""
         attended = self.attn(self.norm1(tokens_RND), mask)
         if scale_2R is None:
             tokens_RND = tokens_RND + attended
@@ -108,3 +128,10 @@ class Block(nn.Module):
         scale_attended, scale_mlp = scale_2R[:, :, None, None]
         tokens_RND = tokens_RND + scale_attended * attended
         return tokens_RND + scale_mlp * self.mlp(self.norm2(tokens_RND))
+
+
+def run_block(block: nn.Module, again: bool, *arguments: Tensor | None) -> Tensor:
+    """A block's output; with `again` its activations are computed again for the gradient, not stored."""
+    if again and torch.is_grad_enabled():
+        return checkpoint(block, *arguments, use_reentrant=False)
+    return block(*arguments)

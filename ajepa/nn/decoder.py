@@ -16,17 +16,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-from .blocks import LayerNorm, Mlp, attend
+from .blocks import LayerNorm, Mlp, attend, check_sizes, run_block
 from .grid import PatchGrid, fill_grid
 from .positions import PositionTable, TableConfig, positions_of
-from .windows import grid_windows, regroup
+from .windows import check_shift, grid_windows, regroup
 
 POSITION_HIDDEN = 384  # hidden width of the MLP for relative positions
 LEAST_TEMPERATURE = 0.01
-# Added where the shifted windows' tokens come from two edges of the grid: at the least temperature a
-# similarity outweighs it, so that it is not the same as barring them.
+# Added where tokens of a shifted window come from two edges of the grid. At the least temperature a
+# similarity can outweigh it: it is not the same as hiding them.
 SHIFT_PENALTY = -100.0
 
 
@@ -37,7 +36,7 @@ class DecoderConfig:
     Args:
         window: patches of a window along time and frequency.
         shift: how far every second block's windows are shifted along both.
-        table: shape of the position table that came with the weights; None for the sine-cosine code.
+        table: shape of the position table stored with the weights; None for the sine-cosine code.
     """
 
     depth: int = 16
@@ -49,16 +48,8 @@ class DecoderConfig:
     table: TableConfig | None = None
 
     def __post_init__(self) -> None:
-        if min(self.depth, self.width, self.heads) < 1:
-            raise ValueError(
-                f"decoder depth {self.depth}, width {self.width} and heads {self.heads} must be at least 1"
-            )
-        if self.width % self.heads or self.width % 4:
-            raise ValueError(
-                f"decoder width {self.width} must be a multiple of its {self.heads} heads and of 4"
-            )
-        if any(not 0 <= shift < window for shift, window in zip(self.shift, self.window, strict=True)):
-            raise ValueError(f"decoder shift {self.shift} must lie within its window {self.window}")
+        check_sizes("decoder", self.width, self.depth, self.heads)
+        check_shift("decoder", self.shift, self.window)
 
 
 class WindowAttention(nn.Module):
@@ -75,8 +66,8 @@ class WindowAttention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        # The original drops 10 % of this MLP's activations in training. Not done here: a step is a pure
-        # function of its generator, and dropout draws from the global one.
+        # The original drops 10 % of this MLP's activations in training. This one does not: a step is a pure
+        # function of its generator, but dropout draws from the global one.
         self.position_mlp = Mlp(2, POSITION_HIDDEN, heads, act=nn.ReLU)
         self.temperature = nn.Parameter(torch.ones(heads))
 
@@ -86,12 +77,12 @@ class WindowAttention(nn.Module):
         Args:
             tokens_RND: window after window, N = W A cells.
             offsets_AA2: log-spaced relative positions of a window's cells.
-            mask_WAA: added to the similarities; None for nothing.
+            mask_WAA: added to the similarities; None for no mask.
         """
         rows, cells, width = tokens_RND.shape
         area = len(offsets_AA2)
         qkv = self.qkv(tokens_RND).view(rows, cells // area, area, 3, self.heads, -1)
-        # Windows and heads as one axis: every window has its own mask, every head its own bias.
+        # Windows and heads share one axis, since every window has its own mask and every head its own bias.
         query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
         bias_HAA = self.position_mlp(offsets_AA2.to(tokens_RND.dtype)).permute(2, 0, 1)
         bias_WHAA = bias_HAA[None].expand(cells // area, -1, -1, -1)
@@ -157,7 +148,7 @@ class Decoder(nn.Module):
 
         Args:
             visible_RKD: encoded visible tokens, without the class token.
-            index_RK: the token of the grid each of them is.
+            index_RK: their places in the grid.
             valid_RK: False for padding, which is left out.
         """
         tokens = fill_grid(self.embed(visible_RKD), index_RK, valid_RK, self.mask_token, grid)
@@ -169,10 +160,7 @@ class Decoder(nn.Module):
             layout = shift
             offsets_AA2 = relative_offsets(grid, window, tokens.device)
             mask_WAA = shift_penalties(grid, window, shift, tokens.device)
-            if self.checkpoint_activations and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, offsets_AA2, mask_WAA, use_reentrant=False)
-            else:
-                tokens = block(tokens, offsets_AA2, mask_WAA)
+            tokens = run_block(block, self.checkpoint_activations, tokens, offsets_AA2, mask_WAA)
         tokens = regroup(tokens, grid, window, layout, None)
         return self.head(self.norm(tokens))
 
@@ -186,7 +174,7 @@ def _init_linear(module: nn.Module) -> None:
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # made while serving, they may be used in training later
+@torch.inference_mode(False)  # made during inference, they may be used in training later
 def relative_offsets(grid: PatchGrid, window: tuple[int, int], device: torch.device) -> Tensor:
     """Offsets of a window's cells from one another, [A, A, 2]: sign(x) ln(1 + |x|) (Swin V2, equation 4)."""
     sides = [torch.arange(min(size, side)) for size, side in zip(grid, window, strict=True)]
@@ -200,13 +188,13 @@ def relative_offsets(grid: PatchGrid, window: tuple[int, int], device: torch.dev
 def shift_penalties(
     grid: PatchGrid, window: tuple[int, int], shift: tuple[int, int], device: torch.device
 ) -> Tensor | None:
-    """What is added to similarities across the grid's edge, [W, A, A]; None where no window crosses it."""
+    """Added to similarities across the grid's edge, [W, A, A]; None if no window crosses it."""
     windows = grid_windows(grid, window, shift, device)
     if windows.mask_WAA is None:
         return None
     penalty_WAA = torch.zeros(windows.mask_WAA.shape, device=device)
     penalty_WAA.masked_fill_(~windows.mask_WAA, SHIFT_PENALTY)
-    # Cells that only fill up a window are barred outright; each sees itself, so that no row is empty.
+    # Cells that only fill up a window are hidden; each sees itself, so that no row is empty.
     inside = torch.zeros(windows.index_WA.numel(), dtype=torch.bool, device=device)
     inside[windows.slot_N] = True
     filler_W1A = ~inside.view_as(windows.index_WA)[:, None]

@@ -8,11 +8,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ajepa.features import InputConfig
 
-from .blocks import Block, LayerNorm
+from .blocks import Block, LayerNorm, check_sizes, run_block
 from .grid import PatchGrid
 from .positions import PositionTable, TableConfig, positions_of
 
@@ -30,15 +29,14 @@ class EncoderConfig:
     """Size of the encoder and its patches.
 
     Args:
-        size: "ti", "s", "b" or "l"; `width`, `depth` and `heads` override it one by one where given.
-        patch: patch height in frames and width in mel bands, (16, 16) in the paper; any pair whose second
-            member divides `mels`.
-        mels: mel bands of the spectrograms it takes.
+        size: "ti", "s", "b" or "l"; `width`, `depth` and `heads` override single values.
+        patch: frames and mel bands of a patch, (16, 16) in the paper; the second must divide `mels`.
+        mels: mel bands of the spectrograms.
         mlp_ratio: hidden width of the MLPs over the width.
-        cls_token: a class token next to the patches, as in Audio-MAE. The blocks attend to it; embeddings are
-            of the patches alone.
-        table: shape of the position table that came with the weights; None for the sine-cosine code.
-        inputs: what the weights were taught to expect of a clip's level and of the frames past its end.
+        cls_token: a class token next to the patches, as in Audio-MAE. The blocks attend to it; embeddings
+            leave it out.
+        table: shape of the position table stored with the weights; None for the sine-cosine code.
+        inputs: what the weights expect of a clip's level and of the frames after its end.
     """
 
     size: Literal["ti", "s", "b", "l"] = "b"
@@ -53,15 +51,11 @@ class EncoderConfig:
     inputs: InputConfig = field(default_factory=InputConfig)
 
     def __post_init__(self) -> None:
-        width, depth, heads = self.dimensions
-        if min(width, depth, heads) < 1:
-            raise ValueError(f"encoder width {width}, depth {depth}, heads {heads}: all must be at least 1")
-        if width % heads or width % 4:
-            raise ValueError(f"encoder width {width} must be a multiple of its {heads} heads and of 4")
+        check_sizes("encoder", *self.dimensions)
         if min(self.patch) < 1 or self.mels % self.patch[1]:
             raise ValueError(
                 f"encoder patch {tuple(self.patch)} does not fit {self.mels} mel bands: "
-                "its second member must divide them, both must be at least 1"
+                "both numbers must be at least 1, and the second must divide the bands"
             )
         if self.table is not None and self.table.freq != self.mels // self.patch[1]:
             raise ValueError(
@@ -72,19 +66,20 @@ class EncoderConfig:
     @property
     def dimensions(self) -> tuple[int, int, int]:
         """(width, depth, heads) after the overrides."""
-        overrides = (self.width, self.depth, self.heads)
-        chosen = [
-            given if own is None else own for own, given in zip(overrides, SIZES[self.size], strict=True)
-        ]
-        return chosen[0], chosen[1], chosen[2]
+        width, depth, heads = SIZES[self.size]
+        return (
+            width if self.width is None else self.width,
+            depth if self.depth is None else self.depth,
+            heads if self.heads is None else self.heads,
+        )
 
 
 def transformer_blocks(width: int, depth: int, heads: int, mlp_ratio: float) -> nn.ModuleList:
     """`depth` blocks, initialised as I-JEPA does."""
     blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
     blocks.apply(init_linear)
-    # BEiT's and I-JEPA's rule: the n-th block's residual branches start smaller by sqrt(2 n), so that the
-    # variance of the residual stream does not grow with depth.
+    # As in BEiT and I-JEPA, the residual branches of block n start smaller by sqrt(2 n), so that the variance
+    # of the residual stream does not grow with depth.
     for number, block in enumerate(blocks, start=1):
         for name, parameter in block.named_parameters():
             if name in {"attn.proj.weight", "mlp.fc2.weight"}:
@@ -100,31 +95,21 @@ def init_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def run_block(
-    block: nn.Module, tokens: Tensor, mask: Tensor | None, again: bool, scale_2R: Tensor | None = None
-) -> Tensor:
-    """One Transformer block; with `again` its activations are computed again for the gradient, not kept."""
-    arguments = (tokens, mask) if scale_2R is None else (tokens, mask, scale_2R)
-    if again and torch.is_grad_enabled():
-        return checkpoint(block, *arguments, use_reentrant=False)
-    return block(*arguments)
-
-
 def attention_mask(valid_BN: Tensor | None) -> Tensor | None:
-    """Boolean mask [B, 1, 1, N] for SDPA: no query sees an invalid key. None stays None (the faster path)."""
+    """Boolean mask [B, 1, 1, N] that hides invalid keys from all queries. None stays None: it is faster."""
     return None if valid_BN is None else valid_BN[:, None, None, :]
 
 
 @dataclass(frozen=True)
 class RegularisedMasking:
-    """A-JEPA's regularised masking (section 3.3): in every block, a random share of the patches is barred.
+    """A-JEPA's regularised masking (section 3.3): in every block, a random share of the patches is hidden.
 
-    No query sees the key and value of a barred patch, its own included; the patch still attends to the
-    others and gets an output. Each block of each clip draws its own. Training alone; evaluation passes None.
+    No query sees the key and value of a hidden patch, not even its own; the patch still attends to the others
+    and has an output. Every block of every clip has its own draw. For training only.
 
     Args:
-        share: of a clip's patches, rounded down to whole ones: 0.1 in the paper.
-        generator: on the tokens' device; it decides everything.
+        share: share of a clip's patches, rounded down to a whole number; 0.1 in the paper.
+        generator: decides all draws; on the tokens' device.
     """
 
     share: float
@@ -132,19 +117,19 @@ class RegularisedMasking:
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
-            raise ValueError(f"the share of barred patches is {self.share}, must lie in [0, 1)")
+            raise ValueError(f"the share of hidden patches is {self.share}, must be in [0, 1)")
 
     def visible(self, tokens_BND: Tensor, valid_BN: Tensor | None, patches: slice) -> Tensor:
-        """Draw for one block: True where a token may be attended to, [B, N].
+        """Draw for one block: False for hidden tokens and padding, [B, N].
 
         Args:
-            valid_BN: False for padding, which is not drawn from; None means all are valid.
-            patches: the tokens that are patches. A class token is never barred.
+            valid_BN: False for padding, which is never drawn; None means all are valid.
+            patches: the tokens that are patches. A class token is never hidden.
         """
         if valid_BN is None:
             valid_BN = torch.ones(tokens_BND.shape[:2], dtype=torch.bool, device=tokens_BND.device)
         score_BN = torch.rand(valid_BN.shape, generator=self.generator, device=valid_BN.device)
-        # A class token and padding rank behind every patch, so that only patches are barred.
+        # A class token and padding rank after all patches, so that only patches are hidden.
         score_BN[:, : patches.start] = 2.0
         score_BN = score_BN.masked_fill(~valid_BN, 2.0)
         count_B1 = (self.share * valid_BN[:, patches].sum(1, keepdim=True)).long()
@@ -154,10 +139,10 @@ class RegularisedMasking:
 
 @dataclass(frozen=True)
 class DropPath:
-    """Stochastic depth (arXiv 1603.09382): in training, clips leave out branches of blocks at random.
+    """Stochastic depth (arXiv 1603.09382): in training, clips skip branches of blocks at random.
 
-    A branch that stays is scaled so that its mean does not change. The rate grows linearly with depth, from
-    0 in the first block to `rate` in the last.
+    The other branches are scaled so that the mean does not change. The rate grows linearly with depth, from 0
+    in the first block to `rate` in the last.
     """
 
     rate: float
@@ -165,10 +150,10 @@ class DropPath:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
-            raise ValueError(f"the rate of drop path is {self.rate}, must lie in [0, 1)")
+            raise ValueError(f"the rate of drop path is {self.rate}, must be in [0, 1)")
 
     def scales(self, clips: int, depth: int, blocks: int) -> Tensor:
-        """What the two branches of block number `depth` are multiplied by: [2, B]."""
+        """Factors of the two branches of block number `depth`: [2, B]."""
         keep = 1 - self.rate * depth / max(1, blocks - 1)
         drawn_2B = torch.rand(2, clips, generator=self.generator, device=self.generator.device)
         return (drawn_2B < keep).float() / keep
@@ -177,7 +162,7 @@ class DropPath:
 class Encoder(nn.Module):
     """ViT on patches of a log-mel spectrogram (A-JEPA section 3): patchify, embed, add positions, attend.
 
-    Tokens run time-major. A class token is there for weights that know one (Audio-MAE); A-JEPA has none.
+    Tokens are time-major. Only some weights have a class token (Audio-MAE, not A-JEPA).
 
     Attributes:
         checkpoint_activations: compute the blocks' activations again in the backward pass, to save memory.
@@ -197,10 +182,10 @@ class Encoder(nn.Module):
         self.patch_embed = nn.Linear(patch_time * patch_freq, self.width)
         self.blocks = transformer_blocks(self.width, depth, heads, config.mlp_ratio)
         self.norm = LayerNorm(self.width)
-        # As a linear layer on flat patches, Xavier: I-JEPA and MAE start the patch embedding so.
+        # Xavier, as of a linear layer on flat patches: the start of I-JEPA and MAE.
         nn.init.xavier_uniform_(self.patch_embed.weight)
         nn.init.zeros_(self.patch_embed.bias)
-        # Drawn last: an encoder without one starts from the weights that it would have anyway.
+        # Drawn last: all other weights start the same with and without a class token.
         self.cls_token = nn.Parameter(0.02 * torch.randn(self.width)) if config.cls_token else None
         self.position_table = PositionTable(config.table, self.width) if config.table else None
 
@@ -212,7 +197,7 @@ class Encoder(nn.Module):
         """Spectrogram [B, L, C] to flat patches [B, N, P], its end padded to a whole patch.
 
         Raises:
-            ValueError: the number of mel bands is not the encoder's.
+            ValueError: the encoder has another number of mel bands.
         """
         _, frames, mels = spectrogram_BLC.shape
         if mels != self.config.mels:
@@ -252,23 +237,23 @@ class Encoder(nn.Module):
         """Encode some or all patches of a grid.
 
         Args:
-            patches_BNP: flat patches, N of them a clip, in any order.
+            patches_BNP: flat patches, N a clip, in any order.
             positions: their position codes, [N, D] or [B, N, D].
             valid_BN: False for padding, which no token attends to; None means all are valid.
             keep_layers: how many of the last blocks' outputs to return, 0 for none, -1 for all.
-            keep_cls: leave the class token in the outputs, before the patches: N + 1 tokens.
-            regularised: bars some patches from being attended to, others in each block; for fine-tuning.
-            drop_path: leaves out branches of blocks, others for each clip; for fine-tuning.
+            keep_cls: keep the class token in the outputs, before the patches: N + 1 tokens.
+            regularised: hides patches from attention, drawn for each block; for fine-tuning.
+            drop_path: skips branches of blocks, drawn for each clip; for fine-tuning.
 
         Returns:
             The last block's output, normed, [B, N, D]; and the kept block outputs, un-normed, first to last.
         """
-        dtype = self.patch_embed.weight.dtype  # of the weights: a half-precision copy takes any features
+        dtype = self.patch_embed.weight.dtype  # a half-precision copy accepts any features
         tokens_BND = self.patch_embed(patches_BNP.to(dtype)) + positions.to(dtype)
         drop = 0
         if self.cls_token is not None:
             drop = 0 if keep_cls else 1
-            # The shape, not len(): that would fix the number of clips in an exported graph.
+            # len() instead of the shape would fix the number of clips in an exported graph.
             cls_B1D = self.cls_token.expand(tokens_BND.shape[0], 1, -1).to(tokens_BND.dtype)
             tokens_BND = torch.cat([cls_B1D, tokens_BND], 1)
             if valid_BN is not None:
@@ -281,7 +266,7 @@ class Encoder(nn.Module):
             if regularised is not None:
                 mask = attention_mask(regularised.visible(tokens_BND, valid_BN, patches))
             scale_2B = drop_path.scales(len(tokens_BND), depth, len(self.blocks)) if drop_path else None
-            tokens_BND = run_block(block, tokens_BND, mask, self.checkpoint_activations, scale_2B)
+            tokens_BND = run_block(block, self.checkpoint_activations, tokens_BND, mask, scale_2B)
             if depth >= first_kept:
                 layers.append(tokens_BND[:, drop:])
         return self.norm(tokens_BND[:, drop:]), layers

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class PatchGrid(NamedTuple):
-    """Numbers of patches along time and frequency; tokens run time-major: token = t * freq + f."""
+    """Numbers of patches along time and frequency; tokens are time-major: token = t * freq + f."""
 
     time: int
     freq: int
@@ -33,10 +33,9 @@ def _sincos_1d(positions: int, width: int) -> Tensor:
 def sincos_positions(grid: PatchGrid, width: int, device: torch.device | None = None) -> Tensor:
     """Fixed 2-D sine-cosine positions, [N, width] float32: half of the features for each axis.
 
-    Made once for each grid and device; not to be written to.
-
-    The same (t, f) has the same position in every grid, so that clips of any length share one code
-    (A-JEPA section 3, "fixed sinusoidal positional encoding"; the form is that of MAE, appendix A).
+    Made once for each grid and device: do not write to it. The same (t, f) has the same position in every
+    grid, so that clips of any length share one code (A-JEPA section 3, "fixed sinusoidal positional
+    encoding"; the form is that of MAE, appendix A).
 
     Raises:
         ValueError: `width` is not a multiple of 4 (two axes, a sine and a cosine each).
@@ -58,7 +57,7 @@ def sincos_positions(grid: PatchGrid, width: int, device: torch.device | None = 
 def fill_grid(
     tokens_RKD: Tensor, index_RK: Tensor, valid_RK: Tensor, mask_token: Tensor, grid: PatchGrid
 ) -> Tensor:
-    """Tokens at their places of the grid, the mask token at all others: [R, N, D].
+    """Tokens at their places in the grid, the mask token at all others: [R, N, D].
 
     Args:
         index_RK: the place of each token.

@@ -1,4 +1,4 @@
-"""Position tables that come with weights, and how they serve clips of another length."""
+"""Position tables that are stored with weights, and their use for clips of other lengths."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class TableConfig:
     Args:
         time: time patches.
         freq: frequency patches.
-        transposed: the entries run frequency by frequency, while tokens run time step by time step. Token n
-            takes entry n all the same: this is how Audio-MAE was trained, whose code makes the table on a
-            grid of (8, 64) for tokens on one of (64, 8).
+        transposed: entries run frequency by frequency, but tokens time step by time step, and token n still
+            takes entry n. Audio-MAE was trained this way: its code makes the table for a grid of (8, 64), and
+            its tokens are on one of (64, 8).
     """
 
     time: int
@@ -28,15 +28,15 @@ class TableConfig:
 
     def __post_init__(self) -> None:
         if min(self.time, self.freq) < 1:
-            raise ValueError(f"a position table of {self.time} x {self.freq} patches holds nothing")
+            raise ValueError(f"a position table of {self.time} x {self.freq} patches is empty")
 
 
 class PositionTable(nn.Module):
-    """Fixed position codes as they were stored, [N, D]; not trained.
+    """Stored position codes, [N, D]; not trained.
 
-    A shorter clip takes the table cut along its time axis, a longer one the table stretched along it
-    (bicubic). For a transposed table the cut moves the entries that follow, as it does in Audio-MAE's
-    fine-tuning code: the code of a token then depends on the clip's length.
+    For a shorter clip the table is cut along its time axis, for a longer one stretched along it (bicubic).
+    Cutting a transposed table moves the entries that follow, as in Audio-MAE's fine-tuning code: a token's
+    code then depends on the clip's length.
     """
 
     table: Tensor
@@ -50,12 +50,12 @@ class PositionTable(nn.Module):
         """Position codes [N, D] of a grid's tokens.
 
         Raises:
-            ValueError: the grid's frequency patches are not the table's.
+            ValueError: grid and table differ in their frequency patches.
         """
         stored = self.config
         if grid.freq != stored.freq:
             raise ValueError(
-                f"the stored positions are of {stored.freq} frequency patches, the grid has {grid.freq}"
+                f"the stored positions have {stored.freq} frequency patches, the grid has {grid.freq}"
             )
         if grid.time == stored.time:
             return self.table
@@ -79,5 +79,5 @@ def _axes(time: int, stored: TableConfig) -> tuple[int, int]:
 
 
 def positions_of(grid: PatchGrid, stored: PositionTable | None, width: int, device: torch.device) -> Tensor:
-    """Position codes [N, D] of a grid: those that came with the weights, else the sine-cosine code."""
+    """Position codes [N, D] of a grid: those stored with the weights, else the sine-cosine code."""
     return sincos_positions(grid, width, device) if stored is None else stored(grid)

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .blocks import LayerNorm
-from .encoder import attention_mask, init_linear, run_block, transformer_blocks
+from .blocks import LayerNorm, check_sizes, run_block
+from .encoder import attention_mask, init_linear, transformer_blocks
 from .grid import PatchGrid, fill_grid
 from .positions import PositionTable, TableConfig, positions_of
-from .windows import grid_windows, regroup
+from .windows import check_shift, grid_windows, regroup
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class PredictorConfig:
 
     Args:
         kind: "local" attends within windows of the whole grid, shifted in every second block; "global" over
-            the whole grid; "targets", I-JEPA's, over context and target tokens alone.
+            the whole grid; "targets", as in I-JEPA, over context and target tokens only.
         window: patches of a local window along time and frequency.
         shift: how far every second block's windows are shifted along both, by half a window as in Swin
-            (Audio-MAE's code shifts along time alone, (2, 0); the A-JEPA paper does not say).
-        table: shape of the position table that came with the weights; None for the sine-cosine code.
+            (Audio-MAE's code shifts only along time, (2, 0); the A-JEPA paper does not say).
+        table: shape of the position table stored with the weights; None for the sine-cosine code.
     """
 
     kind: Literal["local", "global", "targets"] = "local"
@@ -38,20 +38,13 @@ class PredictorConfig:
     table: TableConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.depth < 0 or self.width < 1:
-            raise ValueError(f"predictor depth {self.depth}, width {self.width}: at least 0 and 1 are needed")
-        if self.heads < 1 or self.width % self.heads:
-            raise ValueError(f"predictor width {self.width} is not a multiple of its {self.heads} heads")
-        if self.table is None and self.width % 4:
-            raise ValueError(
-                f"predictor width {self.width} must be a multiple of 4, which its positions need"
-            )
-        if any(not 0 <= shift < window for shift, window in zip(self.shift, self.window, strict=True)):
-            raise ValueError(f"predictor shift {self.shift} must lie within its window {self.window}")
+        multiple = 4 if self.table is None else 1
+        check_sizes("predictor", self.width, self.depth, self.heads, least_depth=0, multiple=multiple)
+        check_shift("predictor", self.shift, self.window)
 
 
 class Predictor(nn.Module):
-    """From context tokens to predicted features, everywhere on the grid or at the targets alone.
+    """From context tokens to predicted features, everywhere on the grid or only at the targets.
 
     Attributes:
         checkpoint_activations: compute the blocks' activations again in the backward pass, to save memory.
@@ -88,10 +81,10 @@ class Predictor(nn.Module):
 
         Args:
             context_RKD: encoded context tokens, R = clips times masks.
-            index_RK: the token of the grid each of them is.
+            index_RK: their places in the grid.
             valid_RK: False for padding, which is left out.
             grid: the whole grid.
-            targets: for kind "targets" the tokens to predict and which of them are real, each [R, Q].
+            targets: for kind "targets" the places to predict and which of them are no padding, each [R, Q].
 
         Returns:
             Predictions in the encoder's width: [R, N, D] at every token of the grid, context included; for
@@ -116,7 +109,7 @@ class Predictor(nn.Module):
         tokens = tokens + self.positions(grid, tokens.device)
         if self.config.kind == "global":
             for block in self.blocks:
-                tokens = run_block(block, tokens, None, self.checkpoint_activations)
+                tokens = run_block(block, self.checkpoint_activations, tokens)
             return tokens
         window, layout = self.config.window, None
         masks: dict[tuple[int, int], Tensor | None] = {}
@@ -129,7 +122,7 @@ class Predictor(nn.Module):
                 mask_WAA = windows.mask_WAA
                 masks[shift] = None if mask_WAA is None else mask_WAA.repeat(rows, 1, 1)[:, None]
             local = tokens.reshape(-1, windows.cells, width)
-            local = run_block(block, local, masks[shift], self.checkpoint_activations)
+            local = run_block(block, self.checkpoint_activations, local, masks[shift])
             tokens = local.view(rows, -1, width)
         return regroup(tokens, grid, window, layout, None)
 
@@ -142,11 +135,11 @@ class Predictor(nn.Module):
         target_RQ: Tensor,
         target_valid_RQ: Tensor,
     ) -> Tensor:
-        """Context and target tokens alone through the blocks, as in I-JEPA: [R, Q, width]."""
+        """Only context and target tokens through the blocks, as in I-JEPA: [R, Q, width]."""
         positions = self.positions(grid, context.device)
         queries = self.mask_token + positions[target_RQ]
         tokens = torch.cat([context + positions[index_RK], queries], dim=1)
         mask = attention_mask(torch.cat([valid_RK, target_valid_RQ], dim=1))
         for block in self.blocks:
-            tokens = run_block(block, tokens, mask, self.checkpoint_activations)
+            tokens = run_block(block, self.checkpoint_activations, tokens, mask)
         return tokens[:, index_RK.shape[1] :]

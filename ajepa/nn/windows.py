@@ -11,17 +11,23 @@ from torch import Tensor
 from .grid import PatchGrid
 
 
+def check_shift(part: str, shift: tuple[int, int], window: tuple[int, int]) -> None:
+    """Raises ValueError, naming the part, unless the shift is within the window along both axes."""
+    if any(not 0 <= moved < size for moved, size in zip(shift, window, strict=True)):
+        raise ValueError(f"{part} shift {shift} must be within its window {window}")
+
+
 class Windows:
     """A partition of a grid into windows of A cells, as indices.
 
-    Shifting rolls the grid cyclically, as Swin does: the windows that the edge cuts share one window, and
+    Shifting rolls the grid cyclically, as in Swin: parts of windows that the edge cuts share one window, and
     a mask keeps their tokens apart. Sizes that are no multiple of the window are padded at the end.
 
     Attributes:
-        index_WA: token of each cell of each of the W windows; 0 where a cell is outside the grid.
+        index_WA: token of each cell of each of the W windows; 0 for cells outside the grid.
         slot_N: place of each token among the W * A cells.
         mask_WAA: True where a query (first A) may see a key: both in the grid and on the same side of its
-            edge. A cell outside sees itself, so that no row is empty. None where all see all.
+            edge. A cell outside sees itself, so that no row is empty. None if all see all.
     """
 
     def __init__(
@@ -51,7 +57,7 @@ class Windows:
 def _axis_windows(size: int, window: int, shift: int) -> tuple[Tensor, Tensor]:
     """Cells of each window along one axis (-1 outside) and their side of the edge: each [windows, cells]."""
     window = min(window, size)
-    shift = shift if window < size else 0  # one window spans the axis: shifting it would only cut it
+    shift = shift if window < size else 0  # shifting a window that spans the axis would only cut it
     padded = -(-size // window) * window
     rolled = torch.arange(padded) + shift
     cells = (rolled % padded).view(-1, window)
@@ -59,7 +65,7 @@ def _axis_windows(size: int, window: int, shift: int) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # indices made while serving may be used in training later
+@torch.inference_mode(False)  # made during inference, they may be used in training later
 def grid_windows(
     grid: PatchGrid, window: tuple[int, int], shift: tuple[int, int], device: torch.device
 ) -> Windows:
@@ -68,12 +74,12 @@ def grid_windows(
 
 
 class Move(NamedTuple):
-    """How tokens go from one layout of a grid to another, and their gradients back.
+    """How tokens move from one layout of a grid to another, and their gradients back.
 
     Attributes:
-        forth: for each cell of the new layout the cell of the old one; the first token's for a cell outside.
+        forth: for each cell of the new layout the cell of the old one; for cells outside the first token's.
         back: for each cell of the old layout the cell of the new one.
-        inside: where the old layout's cells are in the grid, 1.0 or 0.0; None where all are.
+        inside: 1.0 for cells of the old layout in the grid, else 0.0; None if all are in it.
     """
 
     forth: Tensor
@@ -105,7 +111,7 @@ def _move(
 
 
 class _Regroup(torch.autograd.Function):
-    """A gather along dimension 1 whose gradient is a gather too, where torch's own adds row by row."""
+    """A gather along dimension 1 whose gradient is a gather too; torch's own adds row by row."""
 
     @staticmethod
     def forward(context: Any, tokens: Tensor, move: Move) -> Tensor:

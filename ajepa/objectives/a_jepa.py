@@ -24,7 +24,7 @@ from .moving_average import follow, parameter_gap
 from .regularisers import variance_covariance
 from .targets import ERRORS, LossKind, TargetNorm, average_layers, batch_normed, layer_normed
 
-# What A-JEPA and Audio-JEPA add to a run's log; `momentum` has no curve, it is the recipe's.
+# Logged by A-JEPA and Audio-JEPA; `momentum` needs no curve, since the recipe fixes it.
 METRICS: Mapping[str, str] = MappingProxyType(
     {
         "prediction_error": "prediction error",
@@ -46,30 +46,28 @@ class AJEPAConfig:
 
     Args:
         system: the objective's name in a recipe.
-        momentum: the target encoder's EMA coefficient at the first and the last step. The paper gives
-            none; 0.996 to 1.0 are I-JEPA's. Its time constant 1 / (1 - m) must fit the number of steps.
-        target_layers: targets are the mean of the outputs of this many last blocks (data2vec); 1 is the
-            paper's: the encoder's output.
+        momentum: the target encoder's EMA coefficient at the first and the last step. The paper states none;
+            0.996 to 1.0 are I-JEPA's. The time constant 1 / (1 - m) must fit the number of steps.
+        target_layers: targets are the mean of the outputs of this many last blocks (data2vec); 1, the
+            encoder's output, in the paper.
         target_norm: "layer" standardises each patch over its features (the paper's "patch-normalized");
-            "instance" each feature over the clip's patches (data2vec); "batch" is "layer", then the mean
-            over the clips taken off at each place of the grid and each feature scaled to unit variance.
+            "instance" each feature over the clip's patches (data2vec); "batch" is "layer", then subtracts the
+            mean over the clips at each place of the grid and scales each feature to unit variance.
         loss: "l2" (the paper's mean squared error), "smooth-l1" (I-JEPA's code), or "cosine",
             2 - 2 cos (Audio-JEPA).
         mean: the loss is the mean over all target "tokens" of a step, or the mean over "masks" of the mean
-            over each mask's tokens. A time-frequency mask has fewer targets than a block mask: pooled, it
+            over each mask's tokens. A time-frequency mask has fewer targets than a block mask: over tokens it
             weighs less than its share of the masks. The paper averages "the L2 distance between the output
-            features" (section 3.2) and does not say over what first; I-JEPA's code pools masks of one size.
-        variance_weight, covariance_weight: of VICReg's two terms on the context encoder's output, against
-            a collapse of its dimensions; 0 in the paper. Where micro-batches share a step, each computes
-            its own terms.
-        reconstruction_weight: of a second error: one linear layer on the predictor's output predicts the
-            normalised patch of the spectrogram itself, as in Audio-MAE, at the same places. It keeps
-            features that are hard to predict, which a short run would drop (docs/LOG.md); 0 in the
-            paper.
+            features" (section 3.2) without saying how; I-JEPA's code pools masks of one size.
+        variance_weight, covariance_weight: of VICReg's two terms on the context encoder's output, against a
+            collapse of its dimensions; 0 in the paper. Each micro-batch computes its own terms.
+        reconstruction_weight: of a second error: a linear layer on the predictor's output predicts the
+            normalised patch of the spectrogram, as in Audio-MAE, at the same places. It keeps features that
+            are hard to predict, which a short run would lose (docs/LOG.md); 0 in the paper.
         evaluated: the encoder that is probed and exported first: the "target" encoder, as in Audio-JEPA and
             I-JEPA, or the "context" encoder, which the paper fine-tunes (sections 1 and 3.2).
-        corruption: what is done to the clips that the context encoder gets, while the target encoder and the
-            reconstruction get them as they are; nothing in the paper.
+        corruption: of the clips for the context encoder; the target encoder and the reconstruction get clean
+            clips. None in the paper.
     """
 
     title: ClassVar[str] = "A-JEPA"
@@ -97,13 +95,13 @@ class AJEPAConfig:
         if self.target_layers < 1:
             raise ValueError(f"objective.target_layers is {self.target_layers}, must be at least 1")
         if not all(0 <= momentum <= 1 for momentum in self.momentum):
-            raise ValueError(f"objective.momentum is {self.momentum}, both must lie in 0..1")
+            raise ValueError(f"objective.momentum is {self.momentum}, both must be in 0..1")
         for name in ("variance_weight", "covariance_weight", "reconstruction_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"objective.{name} is {getattr(self, name)}, must be at least 0")
 
     def check_encoder(self, encoder: EncoderConfig) -> None:
-        """Raises ValueError if the encoder has fewer blocks than the targets are taken from."""
+        """Raises ValueError if the encoder has fewer blocks than `target_layers`."""
         depth = encoder.dimensions[1]
         if self.target_layers > depth:
             raise ValueError(
@@ -119,7 +117,7 @@ class AJEPAConfig:
 
     @property
     def couples_clips(self) -> bool:
-        """Whether a clip's loss depends on the other clips of its micro-batch, by statistics over them."""
+        """Whether the loss has statistics over a micro-batch, or clips are each other's noise."""
         statistics = self.target_norm == "batch" or self.variance_weight > 0 or self.covariance_weight > 0
         return statistics or self.corruption.mixes_clips
 
@@ -131,8 +129,8 @@ class AJEPAConfig:
 class AJEPA(Objective):
     """The objective: a context encoder, its moving average as target encoder, and a predictor.
 
-    Call `after_step(step)` once the optimiser has stepped. `encoder` is trained by gradient,
-    `target_encoder` is what evaluation uses by default.
+    Call `after_step(step)` after the optimiser's step. `encoder` is trained by gradient; evaluation uses
+    `target_encoder` by default.
 
     Attributes:
         to_patch: from the predictor's output to a patch; None without `reconstruction_weight`.
@@ -165,7 +163,7 @@ class AJEPA(Objective):
 
         Args:
             spectrogram_BLC: normalised log-mel [B, L, C], whole patches.
-            step: training step, which sets the curriculum's place.
+            step: training step, which determines the state of the curriculum.
             generator: source of the masks of the whole batch, on the spectrogram's device.
             share: which clips of the whole batch these are.
         """
@@ -177,19 +175,19 @@ class AJEPA(Objective):
 
         features_BND, output_BND = self.features(patches_BNP, grid)
         target_BND = batch_normed(features_BND) if self.config.target_norm == "batch" else features_BND
-        if self.to_patch is not None:  # behind the features, so that both are taken at the same places
+        if self.to_patch is not None:  # after the features, so that both are taken at the same places
             target_BND = torch.cat([target_BND, layer_normed(patches_BNP)], -1)
         corrupted_BLC = self.corruption(spectrogram_BLC, generator, share)
         context_RKD = self.encode_context(self.encoder.patchify(corrupted_BLC)[0], masks, grid)
-        prediction_RXD, target_RXT, weight_RX = self._predict(context_RKD, masks, target_BND, grid)
-        target_RXD = target_RXT[..., : self.encoder.width]
+        prediction_RXD, target_RXE, weight_RX = self._predict(context_RKD, masks, target_BND, grid)
+        target_RXD = target_RXE[..., : self.encoder.width]
         error_RX = ERRORS[self.config.loss](prediction_RXD.float(), target_RXD) * weight_RX
         value = self._mean(error_RX, weight_RX, *in_step)
         value = value + self._regulariser(context_RKD, masks) * (share.clips / share.total)
         metrics = {}
         if self.to_patch is not None:
             patch_RXP = self.to_patch(prediction_RXD).float()
-            missed_RX = (patch_RXP - target_RXT[..., self.encoder.width :]).square().mean(-1) * weight_RX
+            missed_RX = (patch_RXP - target_RXE[..., self.encoder.width :]).square().mean(-1) * weight_RX
             value = value + self.config.reconstruction_weight * self._mean(missed_RX, weight_RX, *in_step)
             metrics["reconstruction_error"] = missed_RX.detach().sum() / weight_RX.sum()
         with torch.no_grad():
@@ -211,9 +209,9 @@ class AJEPA(Objective):
     def _predict(
         self, context_RKD: Tensor, masks: Masks, target_BND: Tensor, grid: PatchGrid
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Predictions [R, X, D], targets [R, X, T] and which of them count [R, X]; X places of the grid.
+        """Predictions [R, X, D], targets [R, X, D + P] and their weights [R, X], at X places of the grid.
 
-        T is D, or more where the same places have further targets.
+        The targets' P values of a patch are there only with `reconstruction_weight`.
         """
         rows, count = len(context_RKD), masks.target_BMN.shape[1]
         index_RK, valid_RK = masks.context_BMK.flatten(0, 1), masks.valid_BMK.flatten(0, 1)
@@ -239,8 +237,8 @@ class AJEPA(Objective):
     def features(self, patches_BNP: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
         """The target encoder on the whole spectrogram: targets and output, each [B, N, D] float32.
 
-        Normalised before the target places are gathered, as in I-JEPA's code. All masks of a clip share
-        this one pass.
+        Targets are normalised before their places are gathered, as in I-JEPA's code. All masks of a clip
+        share this pass.
         """
         encoder = self.target_encoder
         last = self.config.target_layers
@@ -250,7 +248,7 @@ class AJEPA(Objective):
         return average_layers(layers or [output], self.config.target_norm), layer_normed(output)
 
     def encode_context(self, patches_BNP: Tensor, masks: Masks, grid: PatchGrid) -> Tensor:
-        """Context tokens [R, K, D], R = clips times masks: no other patch reaches the encoder."""
+        """Context tokens [R, K, D], R = clips times masks; the encoder sees no other patch."""
         index_RK, valid_RK = masks.context_BMK.flatten(0, 1), masks.valid_BMK.flatten(0, 1)
         patches_RKP = gather_tokens(patches_BNP, masks.context_BMK.flatten(1)).view(*index_RK.shape, -1)
         positions_RKD = self.encoder.positions(grid, patches_BNP)[index_RK]
@@ -267,7 +265,7 @@ class AJEPA(Objective):
         return {"momentum": momentum}
 
     def gauges(self) -> dict[str, float]:
-        """How far the two encoders are apart."""
+        """The distance of the two encoders."""
         return {"ema_gap": parameter_gap(self.encoder, self.target_encoder)}
 
 

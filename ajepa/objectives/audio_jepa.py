@@ -13,6 +13,7 @@ from ajepa.nn.predictor import PredictorConfig
 from ajepa.schedules import cosine
 
 from .a_jepa import AJEPA, ENCODERS, METRICS, AJEPAConfig
+from .base import ClipByClip
 
 
 def _masking() -> MaskingConfig:
@@ -25,7 +26,7 @@ def _predictor() -> PredictorConfig:
 
 
 @dataclass(frozen=True)
-class AudioJEPAConfig:
+class AudioJEPAConfig(ClipByClip):
     """Audio-JEPA's own choices (its section 3 and public configuration).
 
     Args:
@@ -43,14 +44,6 @@ class AudioJEPAConfig:
     predictor: PredictorConfig = field(default_factory=_predictor)
     momentum: tuple[float, float] = (0.996, 1.0)
 
-    @property
-    def couples_clips(self) -> bool:
-        """No statistics over the clips of a micro-batch are in the loss."""
-        return False
-
-    def check_encoder(self, encoder: EncoderConfig) -> None:
-        """Every encoder can be trained."""
-
     def build(
         self, encoder: EncoderConfig, total_steps: int, front_end: LogMelConfig | None = None
     ) -> AudioJEPA:
@@ -58,11 +51,11 @@ class AudioJEPAConfig:
         return AudioJEPA(self, encoder, total_steps)
 
     def as_a_jepa(self) -> AJEPAConfig:
-        """The same in A-JEPA's terms.
+        """The same as a configuration of A-JEPA.
 
         Targets are the target encoder's output, each token standardised over its features; the loss is
-        2 - 2 cos. Audio-JEPA divides by the unbiased deviation, A-JEPA by the biased one: the cosine is
-        blind to it.
+        2 - 2 cos. Audio-JEPA divides by the unbiased deviation, A-JEPA by the biased one, which does not
+        change the cosine.
         """
         return AJEPAConfig(
             masking=self.masking,

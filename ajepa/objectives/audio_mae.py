@@ -17,7 +17,7 @@ from ajepa.nn.decoder import Decoder, DecoderConfig
 from ajepa.nn.encoder import Encoder, EncoderConfig, gather_tokens
 from ajepa.nn.grid import PatchGrid
 
-from .base import Loss, Objective, Share
+from .base import ClipByClip, Loss, Objective, Share
 from .targets import layer_normed
 
 
@@ -27,13 +27,13 @@ def _masking() -> MaskingConfig:
 
 
 @dataclass(frozen=True)
-class AudioMAEConfig:
+class AudioMAEConfig(ClipByClip):
     """Audio-MAE's own choices.
 
     Args:
         system: the objective's name in a recipe.
         masking: "random", or "time+frequency" for whole time steps and bands (its 2-D masking).
-        norm_pixels: predict each patch less its mean, over its standard deviation.
+        norm_pixels: predict each patch minus its mean, divided by its standard deviation.
     """
 
     title: ClassVar[str] = "Audio-MAE"
@@ -61,21 +61,13 @@ class AudioMAEConfig:
             visible = (1 - masking.hidden_time) * (1 - masking.hidden_freq)
         else:
             raise ValueError(
-                f"objective.masking.kind is {masking.kind!r}; Audio-MAE knows 'random' and 'time+frequency'"
+                f"objective.masking.kind is {masking.kind!r}; Audio-MAE takes 'random' or 'time+frequency'"
             )
         if masking.context_share < visible - 1e-2:
             raise ValueError(
                 f"objective.masking.context_share is {masking.context_share}, but {visible:.2f} of the "
                 "patches can be visible: the rest would be neither seen nor predicted; raise it"
             )
-
-    @property
-    def couples_clips(self) -> bool:
-        """No statistics over the clips of a micro-batch are in the loss."""
-        return False
-
-    def check_encoder(self, encoder: EncoderConfig) -> None:
-        """Every encoder can be trained."""
 
     def build(
         self, encoder: EncoderConfig, total_steps: int, front_end: LogMelConfig | None = None
@@ -139,7 +131,7 @@ class AudioMAE(Objective):
     ) -> Tensor:
         """Visible tokens, normed, class token first: [R, 1 + K, D], R = clips times masks.
 
-        Where it is known that no context is padded, attention without a mask is faster.
+        If no context is padded, attention without a mask (`padded=False`) is faster.
         """
         index_RK, valid_RK = masks.context_BMK.flatten(0, 1), masks.valid_BMK.flatten(0, 1)
         patches_RKP = gather_tokens(patches_BNP, masks.context_BMK.flatten(1)).view(*index_RK.shape, -1)
@@ -147,7 +139,7 @@ class AudioMAE(Objective):
         return self.encoder(patches_RKP, positions_RKD, valid_RK if padded else None, keep_cls=True)[0]
 
     def decode(self, latent_RKD: Tensor, masks: Masks, grid: PatchGrid) -> Tensor:
-        """Predicted patches [R, N, P] from the encoded ones; the class token has no part in it."""
+        """Predicted patches [R, N, P] from the encoded ones, without the class token."""
         visible_RKD = latent_RKD[:, self.class_tokens :]
         return self.decoder(visible_RKD, masks.context_BMK.flatten(0, 1), masks.valid_BMK.flatten(0, 1), grid)
 
@@ -164,18 +156,18 @@ class AudioMAE(Objective):
     def reconstruct(self, spectrogram_BLC: Tensor, hidden_BN: Tensor) -> Tensor:
         """The spectrogram with its hidden patches predicted and the others as they are.
 
-        With `norm_pixels` the network predicts a patch's shape and not its level: the hidden patch's true
-        mean and deviation are put back, as in MAE's figures.
+        With `norm_pixels` the network predicts a patch's shape but not its level: the true mean and deviation
+        of the hidden patch are added, as in MAE's figures.
 
         Args:
             spectrogram_BLC: normalised log-mel [B, L, C].
-            hidden_BN: True for patches to hide, time-major, at least one visible in each clip.
+            hidden_BN: True for patches to hide, time-major; each clip keeps at least one visible.
 
         Returns:
             [B, L, C], normalised as the input.
 
         Raises:
-            ValueError: `hidden_BN` is not of the spectrogram's grid, or hides a whole clip.
+            ValueError: `hidden_BN` does not fit the spectrogram's grid, or hides a whole clip.
         """
         frames = spectrogram_BLC.shape[1]
         patches_BNP, grid = self.encoder.patchify(spectrogram_BLC)

@@ -1,7 +1,7 @@
-"""What the rest of the package asks of an objective: nothing else of it is known outside this folder.
+"""The interface of objectives: the rest of the package knows nothing else about them.
 
-A system is two classes in one file: its configuration, which is a part of a recipe, and the module that the
-configuration builds. `systems` lists them; another package adds its own by an entry point.
+A system is two classes in one file: its configuration, a part of a recipe, and the module that the
+configuration builds. `systems` lists them; other packages add theirs by an entry point.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ajepa.nn.encoder import Encoder, EncoderConfig
 
 
 class Share(NamedTuple):
-    """Which of the `total` clips of a step a call sees: `clips` of them, from `first` on.
+    """The clips of a call: `clips` of a step's `total`, from number `first` on.
 
-    Several processes and several micro-batches share one step. Every call draws the masks of the whole
-    batch and takes its own, so that a step does not depend on how it is shared.
+    Several processes and micro-batches share one step. Every call draws the masks of the whole batch and
+    takes its own, so that a step does not depend on how it is shared.
     """
 
     first: int
@@ -34,11 +34,11 @@ class Loss(NamedTuple):
     """What a call returns.
 
     Attributes:
-        value: the scalar to differentiate. Summed over the calls that share a step it is the step's loss.
-        metrics: detached scalars of this call's clips to log, tensors that nothing waits for. One called
-            `target_std` is watched: a run whose value halves is reported to collapse.
-        features: detached features [B, N, D] of the encoder that evaluation will use, for the gauges; of
-            some patches alone where it saw no others.
+        value: the scalar to differentiate. The sum over all calls of a step is the step's loss.
+        metrics: detached scalars of this call's clips, to log. One called `target_std` is watched: if it
+            halves, a collapse is reported.
+        features: detached features [B, N, D] of the encoder used in evaluation, for the gauges; only of the
+            patches that the encoder saw.
     """
 
     value: Tensor
@@ -47,11 +47,11 @@ class Loss(NamedTuple):
 
 
 class ObjectiveConfig(Protocol):
-    """A frozen dataclass: the `objective` part of a recipe, and what can be said before anything is built.
+    """A frozen dataclass: the `objective` part of a recipe, and what is known before anything is built.
 
     Attributes:
         system: the key `objective.system` of a recipe: a field whose type is one Literal.
-        masking: how patches are hidden, which `ajepa masks` draws; None where none are.
+        masking: how patches are hidden, which `ajepa masks` draws; None if none are.
         title: the system's name in model cards and messages.
         metrics: titles of the metrics that this objective adds to a run's log, for `ajepa curves`.
         advice: what to try when representations collapse.
@@ -91,16 +91,28 @@ class ObjectiveConfig(Protocol):
 
         Args:
             total_steps: steps over which schedules run; they stay at their end after that.
-            front_end: what makes the spectrograms; None means the usual one.
+            front_end: the settings of the spectrograms; None for the default ones.
         """
         ...
+
+
+class ClipByClip:
+    """The part of a configuration whose loss treats every clip separately and takes any encoder."""
+
+    @property
+    def couples_clips(self) -> bool:
+        """No statistics over the clips of a micro-batch are in the loss."""
+        return False
+
+    def check_encoder(self, encoder: EncoderConfig) -> None:
+        """Every encoder can be trained."""
 
 
 class Objective(nn.Module):
     """From a spectrogram to a loss.
 
-    A step is a pure function of (weights, batch, step, generator): no global random state. This is a class
-    and no Protocol because the loop also needs what every module has: parameters, a state, devices.
+    A step is a pure function of (weights, batch, step, generator), without global random state. This is a
+    class and not a Protocol because the loop also needs what every module has: parameters, state, devices.
 
     Attributes:
         encoder: the encoder that is trained by gradient.
@@ -122,15 +134,14 @@ class Objective(nn.Module):
         """
 
     def networks(self) -> list[nn.Module]:
-        """The parts that have `blocks`, each compiled and, under FSDP, gathered one at a time.
+        """The parts that have `blocks`, which are compiled and, under FSDP, gathered one at a time.
 
-        A part may have the attribute `checkpoint_activations`; it is set where activations are not to be
-        kept.
+        A part may have the attribute `checkpoint_activations`: if set, activations are not stored.
         """
         return [module for module in self.children() if hasattr(module, "blocks")]
 
     def after_step(self, step: int) -> dict[str, float]:
-        """What follows the optimiser's step (such as a moving average); returns scalars to log."""
+        """Called after the optimiser's step (such as for a moving average); returns scalars to log."""
         return {}
 
     def gauges(self) -> dict[str, float]:

@@ -1,12 +1,11 @@
 """Corrupted views for the context encoder: denoising in latent space.
 
-The context encoder gets a clip with noise, a room, a band limit, another level; the target encoder and the
-reconstruction get the clean clip. What the predictor has to say is then what does not depend on the
-recording (M2D-X, arXiv 2404.06095, section 3.2; WavJEPA-Nat, arXiv 2509.23238). A-JEPA's own recipes leave
-this off.
+The context encoder gets a clip with noise, a room, a band limit, or another level; the target encoder and the
+reconstruction get the clean clip. The predictor must then predict what does not depend on the recording
+(M2D-X, arXiv 2404.06095, section 3.2; WavJEPA-Nat, arXiv 2509.23238). A-JEPA's own recipes leave this off.
 
 Everything acts on the log-mel spectrogram, where a sum of sounds is a sum of powers and a linear filter adds
-to the log: no waveform is touched, and a step costs next to nothing more.
+to the log: no waveform is changed, and a step takes hardly any longer.
 """
 
 from __future__ import annotations
@@ -23,28 +22,29 @@ from ajepa.features.logmel import ENERGY_FLOOR
 from .base import Share
 
 NATS_PER_DB = torch.log(torch.tensor(10.0)).item() / 10
-LARGEST_GAIN_DB = 40.0  # of a noise that is almost silent
+LARGEST_GAIN_DB = 40.0  # of an almost silent noise
 BAND_SLOPE_DB = 6.0  # of a band limit, for each mel band beyond it
 BAND_DEPTH_DB = 60.0
-ROOM_FRAMES = 100  # of a room's decay that are kept: 1 s at the usual hop of 10 ms
+ROOM_FRAMES = 100  # length of a room's decay: 1 s at the usual hop of 10 ms
+DRAWS = 14  # random numbers of a clip; one is spare, but another count would change the draws of earlier runs
 
 
 @dataclass(frozen=True)
 class CorruptionConfig:
-    """What happens to the clips that the context encoder gets. Every range is drawn from uniformly.
+    """Corruptions of the context encoder's clips. Draws from a range are uniform.
 
     Args:
-        share: of the clips that are corrupted at all; 0 leaves this off.
-        noise: share of these that get noise.
+        share: share of the clips that are corrupted; 0 leaves this off.
+        noise: share of these with noise.
         snr_db: ratio of the clip's power to the noise's, over the whole crop.
-        synthetic: share of the noises that are stationary with a random slope over frequency; the others are
-            another clip of the micro-batch.
+        synthetic: share of stationary noises, with a random slope over frequency; the others are another clip
+            of the micro-batch.
         room: share with reverberation: an exponential decay of each band's power.
         decay_seconds: time in which a room's sound falls by 60 dB.
-        reverberant_db: power of the reverberation against the direct sound.
+        reverberant_db: power of the reverberation relative to the direct sound.
         band: share with a band limit: the bands above a place in the upper two thirds of the mel scale, and
             in half of the cases those of its lowest twelfth, fall by 6 dB a band down to -60 dB.
-        level_db: the clip's level changes by up to this much either way.
+        level_db: the clip's level changes by up to this much in both directions.
     """
 
     share: float = 0.0
@@ -81,7 +81,7 @@ class Corruption:
 
     def __init__(self, config: CorruptionConfig, front_end: LogMelConfig) -> None:
         self.config = config
-        self.nats = 2 * front_end.std  # in a unit of the normalised spectrogram
+        self.nats = 2 * front_end.std  # in one unit of the normalised spectrogram
         floor = torch.log(torch.tensor(ENERGY_FLOOR)).item()
         self.floor = (floor - front_end.mean) / self.nats
         self.hop_seconds = front_end.hop_seconds
@@ -91,7 +91,7 @@ class Corruption:
 
         Args:
             spectrogram_BLC: normalised log-mel [B, L, C] of a share's clips.
-            generator: source of all draws, on the spectrogram's device. Those of the whole batch are drawn,
+            generator: source of all draws, on the spectrogram's device; they are drawn for the whole batch,
                 whatever the share.
             share: which clips of the batch these are.
 
@@ -102,7 +102,7 @@ class Corruption:
         if config.share == 0:
             return spectrogram_BLC
         mine = slice(share.first, share.first + share.clips)
-        draws_BX = torch.rand(share.total, 14, generator=generator, device=spectrogram_BLC.device)[mine]
+        draws_BX = torch.rand(share.total, DRAWS, generator=generator, device=spectrogram_BLC.device)[mine]
         columns = iter(draws_BX[:, :, None, None].unbind(1))  # each [B, 1, 1]
 
         def chosen(share: float) -> Tensor:
@@ -133,9 +133,9 @@ class Corruption:
         return torch.where(corrupted, view_BLC, spectrogram_BLC)
 
     def _neighbours(self, nats_BLC: Tensor, generator: torch.Generator) -> Tensor:
-        """For each clip another one of the micro-batch (itself, where it is alone)."""
+        """For each clip another one of the micro-batch (itself in a micro-batch of one)."""
         clips = len(nats_BLC)
-        # The same number for every share of the step; never a multiple of the clips, which would be the clip.
+        # The same number for every share of the step; the order never maps a clip to itself.
         draw = torch.randint(2**30, (), generator=generator, device=nats_BLC.device)
         order = torch.arange(clips, device=nats_BLC.device) + 1 + draw % max(1, clips - 1)
         return nats_BLC[order % clips]
@@ -145,8 +145,8 @@ class Corruption:
     ) -> Tensor:
         """Gaussian noise [B, L, C] whose power falls or rises by `slope` nats over the mel scale.
 
-        One field is drawn for a step, and each clip begins at another place of it: as many draws as a field
-        for each clip would take minutes on a batch of hundreds.
+        One field is drawn for a step, and each clip starts at another place in it: a field for each clip
+        would take minutes for a batch of hundreds.
         """
         _, frames, mels = shape
         field_LC = torch.rand(frames, mels, generator=generator, device=slope.device)
@@ -156,7 +156,7 @@ class Corruption:
         return nats_LC[place_BL] + slope * torch.linspace(0.0, 1.0, mels, device=slope.device)
 
     def _in_a_room(self, nats_BLC: Tensor, seconds: Tensor, ratio: Tensor) -> Tensor:
-        """With an exponential decay of every band's power behind the direct sound."""
+        """With an exponential decay of every band's power after the direct sound."""
         frames = min(ROOM_FRAMES, nats_BLC.shape[1])
         peak = nats_BLC.amax((1, 2), keepdim=True)
         power_BCL = (nats_BLC - peak).exp().transpose(1, 2)
@@ -164,7 +164,7 @@ class Corruption:
         decay_B1K = (rate * torch.arange(frames, device=nats_BLC.device)).exp()
         kernel_B1K = ratio.exp() * decay_B1K / decay_B1K.sum(2, keepdim=True)
         kernel_B1K = torch.cat([kernel_B1K[..., :1] + 1.0, kernel_B1K[..., 1:]], 2).flip(2)
-        # One kernel for each clip: its bands are the batch of a convolution with the clips as groups.
+        # One kernel for each clip: its bands are the batch of a convolution whose groups are the clips.
         padded_CBL = functional.pad(power_BCL.transpose(0, 1), (frames - 1, 0))
         reverberant_CBL = functional.conv1d(padded_CBL, kernel_B1K, groups=len(nats_BLC))
         return reverberant_CBL.permute(1, 2, 0).clamp_min(1e-30).log() + peak

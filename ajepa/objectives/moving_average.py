@@ -13,7 +13,7 @@ def follow(average: nn.Module, model: nn.Module, momentum: float) -> None:
     """Move the average: theta' <- m theta' + (1 - m) theta, parameters only.
 
     Raises:
-        RuntimeError: the two modules' parameters have different names.
+        RuntimeError: the parameters of the two modules differ in their names.
     """
     targets, sources = (dict(module.named_parameters()) for module in (average, model))
     if targets.keys() != sources.keys():
@@ -27,19 +27,19 @@ def follow(average: nn.Module, model: nn.Module, momentum: float) -> None:
 
 @torch.no_grad()
 def parameter_gap(one: nn.Module, other: nn.Module) -> float:
-    """Distance of two models' parameters over the length of the first's: 0 for equal ones."""
+    """Distance of two models' parameters relative to the norm of the first's; 0 for equal ones."""
     ours, theirs = ([_whole(p) for p in module.parameters()] for module in (one, other))
     difference = torch.stack(torch._foreach_norm(torch._foreach_sub(ours, theirs)))
     return float(difference.norm() / torch.stack(torch._foreach_norm(ours)).norm().clamp_min(1e-12))
 
 
 def _local_part(parameter: Tensor) -> Tensor:
-    """This process's part of a parameter that FSDP shares out; else the parameter itself."""
+    """This process's part of a parameter that FSDP shards; else the parameter itself."""
     shared: Any = parameter
     return shared.to_local() if hasattr(shared, "to_local") else parameter
 
 
 def _whole(parameter: Tensor) -> Tensor:
-    """A parameter that FSDP shares out, gathered from all processes; else the parameter itself."""
+    """A parameter that FSDP shards, gathered from all processes; else the parameter itself."""
     shared: Any = parameter
     return shared.full_tensor() if hasattr(shared, "full_tensor") else parameter

@@ -1,4 +1,4 @@
-"""Terms that keep the spread of features, which prediction alone would let shrink."""
+"""Terms that keep the features spread out, which prediction alone would let shrink."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def variance_covariance(features_RKD: Tensor, valid_RK: Tensor) -> tuple[Tensor,
         valid_RK: False for padding, which is left out.
 
     Returns:
-        The mean over features of how far each standard deviation falls short of 1, and the sum of squared
-        covariances between different features over D. Both are 0 for white features.
+        The mean over features of how far each standard deviation is below 1, and the sum of squared
+        covariances between different features divided by D. Both are 0 for white features.
     """
     with torch.autocast(features_RKD.device.type, enabled=False):
         weight_N1 = valid_RK.flatten()[:, None].float()

@@ -1,4 +1,4 @@
-"""The systems by name: ours, and those that other installed packages add.
+"""The systems by name: ours, and those of other installed packages.
 
 Another package adds an objective by an entry point of the group `ajepa.objectives`, whose name is the
 system's and whose value is the configuration class:
@@ -29,7 +29,7 @@ OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
 
 
 class ObjectiveError(AjepaError, ValueError):
-    """No objective has this name, or a package's entry point does not lead to one."""
+    """No objective has this name, or a package's entry point cannot be imported."""
 
 
 def objective_names() -> list[str]:
@@ -41,7 +41,7 @@ def objective_config(system: str) -> type[ObjectiveConfig]:
     """The configuration class of a system.
 
     Raises:
-        ObjectiveError: no installed package has it, or the one that does cannot be imported.
+        ObjectiveError: no installed package has it, or its package cannot be imported.
     """
     if system in OBJECTIVES:
         return OBJECTIVES[system]

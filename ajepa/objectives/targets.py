@@ -28,9 +28,9 @@ def instance_normed(features_BND: Tensor) -> Tensor:
 
 
 def batch_normed(features_BND: Tensor) -> Tensor:
-    """Less each place's mean over the clips of all processes, then unit variance of each feature.
+    """Minus each place's mean over the clips of all processes, then unit variance of each feature.
 
-    Every predictor knows what is the same in all clips at a place of the grid; the rest is the clip's.
+    Any predictor can learn what all clips share at a place of the grid; the rest belongs to the clip.
     """
     clips = sum_over_ranks(torch.ones((), device=features_BND.device)) * len(features_BND)
     centred_BND = features_BND - sum_over_ranks(features_BND.sum(0)) / clips
@@ -39,7 +39,7 @@ def batch_normed(features_BND: Tensor) -> Tensor:
 
 
 def average_layers(layers: list[Tensor], norm: TargetNorm) -> Tensor:
-    """Mean of several layers' outputs [B, N, D], each normalised before and the mean after.
+    """Mean of several layers' outputs [B, N, D]; the layers are normalised, and so is the mean.
 
     Deeper blocks have larger outputs: without the first normalisation the last would dominate
     (data2vec, Baevski et al., 2022, section 3.3).

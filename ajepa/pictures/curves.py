@@ -1,14 +1,14 @@
-"""Curves of pre-training runs from their metrics.jsonl: as in TensorBoard, in one picture."""
+"""Curves of pre-training runs from their metrics.jsonl, in one picture."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ajepa.errors import AjepaError
 
@@ -22,21 +22,20 @@ LOOP_PANELS = {
     "probe": "kNN probe",
     "clips_per_s": "clips/s",
 }
-# Single steps of few clips are mostly noise: each point is the mean of its neighbourhood.
-POINTS = 200
+POINTS = 200  # of a curve, each the mean of its neighbourhood: steps of few clips are mostly noise
 
 
 class CurvesError(AjepaError, ValueError):
-    """A run has no curves that can be drawn; the message says why."""
+    """A run has no curves to draw; the message says why."""
 
 
 def panels() -> dict[str, str]:
-    """Metric and title; a picture has a panel for each that a run logged."""
+    """Metrics and their titles; a picture has a panel for each that a run logged."""
     from ajepa.objectives.systems import ObjectiveError, objective_config, objective_names
 
     titles = {"loss": "loss"}
     for system in objective_names():
-        with suppress(ObjectiveError):  # a package that is broken here is no reason to draw nothing
+        with suppress(ObjectiveError):  # a broken package must not stop the others' curves
             titles |= objective_config(system).metrics
     return titles | LOOP_PANELS
 
@@ -44,8 +43,8 @@ def panels() -> dict[str, str]:
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Return what a run logged, in the order of its steps.
 
-    A run that was killed and resumed has logged some steps twice: the later line counts. A line that the kill
-    cut off is skipped. Raises CurvesError if there is no metrics.jsonl or nothing in it.
+    A run that was killed and resumed has logged some steps twice: the later line counts. An incomplete line
+    is skipped. Raises CurvesError if there is no metrics.jsonl or it is empty.
     """
     path = run / "metrics.jsonl" if run.is_dir() else run
     if not path.is_file():
@@ -65,20 +64,15 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 def curve(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[list[float], list[float]]:
     """Return steps and values of one metric, averaged over neighbours to at most ``POINTS`` points."""
-    points = [
-        (row["step"], row[metric])
-        for row in rows
-        if isinstance(row.get(metric), (int, float)) and math.isfinite(row[metric])
-    ]
-    count = min(POINTS, len(points))
-    ends = [len(points) * number // count for number in range(count + 1)] if points else []
-    groups = [points[first:last] for first, last in pairwise(ends)]
-    means = [[sum(column) / len(group) for column in zip(*group, strict=True)] for group in groups]
+    found = [(row["step"], row[metric]) for row in rows if isinstance(row.get(metric), (int, float))]
+    points = np.array([point for point in found if np.isfinite(point[1])]).reshape(-1, 2)
+    groups = np.array_split(points, max(1, min(POINTS, len(points)))) if len(points) else []
+    means = [group.mean(0).tolist() for group in groups]
     return [step for step, _ in means], [value for _, value in means]
 
 
 def draw_curves(runs: Mapping[str, Path], out: Path) -> list[str]:
-    """Draw the curves of runs, named by the keys, into one picture; returns the metrics in it.
+    """Draw the curves of named runs into one picture; returns the metrics in it.
 
     Raises CurvesError if a run has none.
     """

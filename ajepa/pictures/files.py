@@ -1,4 +1,4 @@
-"""Pictures in files: the place is checked before the work; a picture is written whole or not at all."""
+"""Picture files: their place is checked before the work, and they are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ajepa.files import check_place, in_place_of
 
 
 class PictureError(AjepaError, ValueError):
-    """A picture cannot be stored as asked for; the message says how it can."""
+    """A picture cannot be written as requested; the message says what to do."""
 
 
 def check_picture(out: Path) -> None:
     """Check that a picture can be written to `out`, the option --out.
 
     Raises:
-        PictureError: matplotlib writes no files with this suffix.
-        PlaceError: nothing can be written there.
+        PictureError: matplotlib has no format with this suffix.
+        PlaceError: the place is not writable.
     """
     from matplotlib.backend_bases import FigureCanvasBase
 

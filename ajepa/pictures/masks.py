@@ -1,4 +1,4 @@
-"""What a masking configuration does on a grid: fractions as numbers, masks as a picture."""
+"""The masks of a configuration on a grid, as a picture and as fractions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from ajepa.nn.grid import PatchGrid
 
 from .files import save
 
-# Progress in 1/1000: the fractions depend on step / total alone.
-TOTAL = 1000
+TOTAL = 1000  # steps of a notional run: masks depend only on step / total
 QUANTILES = {"min": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "max": 1.0}
 COLOURS = {
     "context": "#2a9d4a",
@@ -29,7 +28,7 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class MaskCase:
-    """Masks to draw: one configuration at one place of the curriculum, 0 to 1."""
+    """Masks to draw: one configuration at one place of its curriculum, 0 to 1."""
 
     title: str
     config: MaskingConfig
@@ -37,7 +36,7 @@ class MaskCase:
 
 
 def cases_of(config: MaskingConfig) -> list[MaskCase]:
-    """The configuration at five places of its curriculum, or once where it has none."""
+    """The configuration at five places of its curriculum, or once if it has none."""
     if config.kind not in ("curriculum", "inverse"):
         return [MaskCase(config.kind, config)]
     places = (0.0, 0.1, 0.25, 0.5, 1.0)
@@ -59,7 +58,7 @@ def sample_case(case: MaskCase, grid: PatchGrid, clips: int, seed: int) -> tuple
     step = round(case.progress * TOTAL)
 
     def draw(config: MaskingConfig) -> Masks:
-        # Both draws start from the same state; the budget is the last thing that a mask depends on.
+        # Both draws start from the same state; the budget is applied last.
         generator = torch.Generator().manual_seed(seed)
         return sample_masks(config, grid, clips, step, TOTAL, generator)
 
@@ -78,8 +77,8 @@ def mask_fractions(
 ) -> dict[str, dict[str, float]]:
     """Mean and quantiles over masks of four fractions.
 
-    "visible": tokens that a context could take, of the grid; "context": those that it takes, of the grid;
-    "targets": tokens to predict, of the grid; "budget used": context tokens, of the budget.
+    Of the grid: "visible", tokens that a context could take; "context", those that it takes; "targets",
+    tokens to predict. Of the budget: "budget used", the context's tokens.
     """
     masks, visible_BMN = sample_case(case, grid, clips, seed)
     taken = masks.valid_BMK.flatten(0, 1).sum(1)
@@ -110,7 +109,7 @@ def fraction_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
 def draw_masks(
     cases: Sequence[MaskCase], grid: PatchGrid, out: Path, *, clips: int = 4, seed: int = 0
 ) -> None:
-    """Draw masks of some clips, a column for each case; time runs to the right, frequency upwards."""
+    """Draw the masks of clips, with a column for each case; time runs to the right, frequency upwards."""
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -122,7 +121,7 @@ def draw_masks(
     axes = figure.subplots(clips, len(cases), squeeze=False)
     for column, case in enumerate(cases):
         masks, visible_BMN = sample_case(case, grid, clips, seed)
-        # Indices into COLOURS; the first mask of each clip stands for the others.
+        # Indices into COLOURS; only the first mask of each clip is drawn.
         picture_BN = torch.full((clips, grid.tokens), 3)
         picture_BN[visible_BMN[:, 0]] = 1
         picture_BN[_cells(masks)[:, 0]] = 0

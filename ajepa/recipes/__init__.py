@@ -1,4 +1,4 @@
-"""Recipes: everything that decides a pre-training run. Each packaged recipe is a YAML file of this folder."""
+"""Recipes: all settings of a pre-training run. Each packaged recipe is a YAML file in this folder."""
 
 from .recipe import (
     Recipe,

@@ -1,4 +1,4 @@
-"""What an error about a recipe's key says: the key, and the nearest one that exists."""
+"""Errors about a recipe's key, with the nearest existing one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ajepa.suggest import did_you_mean
 
-# jsonargparse names a key that does not exist in one of these ways; of a file it splits the key in two.
+# jsonargparse reports an unknown key in one of these ways; for a file it splits the key in two.
 _UNKNOWN = (
     re.compile(r"unrecognized arguments: (?:--)?(?P<key>[^\s=]+)"),
     re.compile(r"Group '(?P<group>.+)' does not accept option '(?P<key>.+)'"),
@@ -26,7 +26,7 @@ def leaves(values: dict[str, Any], above: str = "") -> Iterator[str]:
 
 
 def explained(message: str, known: Sequence[str]) -> str:
-    """jsonargparse's message in one line; of a key that does not exist with the nearest of the known ones."""
+    """jsonargparse's message in one line; for an unknown key with the nearest known one."""
     for pattern in _UNKNOWN:
         if found := pattern.search(message):
             parts = found.groupdict()

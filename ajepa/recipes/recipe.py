@@ -1,7 +1,7 @@
-"""A recipe: everything that decides a pre-training run, as a tree of frozen dataclasses.
+"""A recipe: all settings of a pre-training run, as a tree of frozen dataclasses.
 
-Recipes are YAML files filled into these classes by jsonargparse: an unknown or mistyped key is an error
-that names it. The same keys are options of the command line (`--optim.lr 1e-3` or `optim.lr=1e-3`).
+jsonargparse fills YAML files into these classes: an unknown key or a wrong value is an error that names it.
+The same keys are options of the command line (`--optim.lr 1e-3` or `optim.lr=1e-3`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .parts import DataConfig, OptimConfig, RunConfig
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole pre-training run; `objective.system` says which objective it holds."""
+    """A whole pre-training run; `objective.system` names its objective."""
 
     name: str = "unnamed"
     front_end: LogMelConfig = field(default_factory=LogMelConfig)
@@ -48,14 +48,14 @@ class Recipe:
 
     @property
     def crop_grid(self) -> PatchGrid:
-        """The patches of a crop, which is lengthened until its frames fill the last of them."""
+        """The patches of a crop, which is extended until its frames fill the last patch."""
         samples = round(self.data.crop_seconds * self.front_end.sample_rate)
         time, freq = self.encoder.patch
         return PatchGrid(-(-self.front_end.frames(samples) // time), self.encoder.mels // freq)
 
     @property
     def crop_samples(self) -> int:
-        """Samples of a crop that fills its patches: no step sees padding."""
+        """Samples of a crop that fills its patches, so that training has no padding."""
         frames = self.crop_grid.time * self.encoder.patch[0]
         return (frames - 1) * self.front_end.hop + self.front_end.window
 
@@ -83,7 +83,7 @@ def recipe_path(recipe: str) -> Path:
     path = Path(recipe)
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
-            raise RecipeError(f"{path}: no such recipe file")
+            raise RecipeError(f"{path}: no such recipe file; check the path")
         return path
     packaged = Path(str(resources.files("ajepa.recipes").joinpath(f"{recipe}.yaml")))
     if not packaged.is_file():
@@ -162,7 +162,7 @@ def _parser(system: str) -> Any:
 
     parser = ArgumentParser(prog="ajepa pretrain RECIPE", exit_on_error=False)
     parser.add_argument("--recipe", action="config")
-    # The parser knows one system's keys: a wrong one is named alone, and not in the words of all.
+    # The parser knows only one system's keys, so that an error does not list those of all systems.
     parser.add_class_arguments(Recipe, skip={"objective"})
     try:
         config: Any = objective_config(system)

@@ -1,7 +1,7 @@
 """Checkpoints of the official Audio-MAE and Audio-JEPA, in this project's modules.
 
-Sizes are read from the file; what the files do not say (heads, front end) is a published constant here or an
-argument. Every tensor of the file is accounted for: a missing or an unexpected one is an error that names it.
+Sizes are read from the file; what it does not say (heads, front end) is a published constant or an argument.
+Every tensor of the file is used: a missing or unexpected one is an error that names it.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ def read_official(
     heads: int | None = None,
     sample_rate: int | None = None,
 ) -> Official:
-    """Read an official checkpoint; which one it is follows from its content.
+    """Read an official checkpoint, recognised by its content.
 
     Args:
         heads: attention heads of the encoder, which the file does not say; width / 64 by default.
         sample_rate: of Audio-JEPA's front end, Hz; 32,000 by default, as published.
 
     Raises:
-        UnpickleError: damaged, or with pickled objects that are not read.
-        OfficialError: not a known file, a tensor missing or too many, or an argument that does not apply.
+        UnpickleError: the file is damaged or has pickled objects that are not read.
+        OfficialError: an unknown file, a missing or unexpected tensor, or an argument that does not apply.
     """
     path = Path(path)
     content = load_torch(path)
     keys = sorted(map(str, content)) if isinstance(content, dict) else [type(content).__name__]
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         if sample_rate is not None:
-            raise OfficialError(f"{path}: only `heads` can be chosen for Audio-MAE")
+            raise OfficialError(f"{path}: only `heads` can be chosen for Audio-MAE; leave out sample_rate")
         return read_audio_mae(path, content, heads)
     if isinstance(content, dict) and any(
         str(key).startswith("target_encoder.") for key in (content.get("state_dict") or ())
     ):
         return read_audio_jepa(path, content, heads, sample_rate)
     raise OfficialError(
-        f"{path}: neither Audio-MAE's ('model' with its tensors) nor Audio-JEPA's ('state_dict' with "
+        f"{path}: neither a file of Audio-MAE ('model' with tensors) nor of Audio-JEPA ('state_dict' with "
         f"target_encoder.*): it holds {', '.join(keys[:12])}"
     )

@@ -1,4 +1,4 @@
-"""The tensors of a foreign file, each of them accounted for."""
+"""The tensors of another project's file, all of them used."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ajepa.nn.encoder import EncoderConfig
+
 from .contents import OfficialError
 
 HEAD_WIDTH = 64  # features of an attention head in every published encoder
-MOST_BLOCKS = 1000  # a number beyond any network's is damage, and not to be counted up to
+MOST_BLOCKS = 1000  # a larger number is damage and must not start a loop
 VIT_PARTS = {name: name for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")}
 
 
@@ -21,12 +23,12 @@ class TensorAccount:
     """The tensors of a file, taken one by one under their new names; those missing or left over are named.
 
     Attributes:
-        left: not taken so far, by the file's names.
-        taken: by this project's names.
+        left: tensors not taken yet, by the file's names.
+        taken: tensors taken, by this project's names.
     """
 
     def __init__(self, path: Path, tensors: dict[str, Any]) -> None:
-        # torch.compile puts its own word into the names of what it has wrapped.
+        # torch.compile inserts `_orig_mod` into the names of wrapped modules.
         self.left = {str(name).replace("._orig_mod.", "."): tensor for name, tensor in tensors.items()}
         self.path = path
         strangers = [name for name, tensor in self.left.items() if not isinstance(tensor, Tensor)]
@@ -48,8 +50,34 @@ class TensorAccount:
         self.take(f"{theirs}.weight", f"{ours}.weight")
         self.take(f"{theirs}.bias", f"{ours}.bias")
 
+    def encoder(
+        self, theirs: str, ours: str, norm: str, parts: dict[str, str], heads: int | None, **settings: Any
+    ) -> EncoderConfig:
+        """Take patch embedding, blocks and last norm of a ViT; returns its configuration.
+
+        Args:
+            theirs, ours: what the tensors' names start with.
+            norm: the file's name of the last norm.
+            parts: names of the blocks' parts.
+            heads, settings: of the configuration; the file does not say them.
+        """
+        width, _, *patch = self.shape(f"{theirs}patch_embed.proj.weight", 4)
+        hidden = self.shape(f"{theirs}blocks.0.mlp.fc1.weight", 2)[0]
+        self.take(f"{theirs}patch_embed.proj.weight", f"{ours}patch_embed.weight", lambda w: w.flatten(1))
+        self.take(f"{theirs}patch_embed.proj.bias", f"{ours}patch_embed.bias")
+        depth = self.blocks(f"{theirs}blocks", f"{ours}blocks", parts)
+        self.affine(f"{theirs}{norm}", f"{ours}norm")
+        return EncoderConfig(
+            width=width,
+            depth=depth,
+            heads=_attention_heads(self.path, width, heads),
+            patch=(patch[0], patch[1]),
+            mlp_ratio=mlp_ratio(hidden, width),
+            **settings,
+        )
+
     def blocks(self, theirs: str, ours: str, parts: dict[str, str]) -> int:
-        """Take all blocks of a network, by the names of their parts; returns how many there are."""
+        """Take all blocks of a network by the names of their parts; returns their number."""
         names = [name.removeprefix(f"{theirs}.") for name in self.left if name.startswith(f"{theirs}.")]
         numbers = {int(number) for number in (name.split(".")[0] for name in names) if number.isdecimal()}
         depth = 1 + max(numbers, default=0)
@@ -66,12 +94,12 @@ class TensorAccount:
         """The shape of a tensor from which a size is read.
 
         Raises:
-            OfficialError: it is missing, or of another number of dimensions.
+            OfficialError: it is missing or has another number of dimensions.
         """
         tensor = self.left.get(name)
         if tensor is None:
             raise OfficialError(
-                f"{self.path}: tensors missing: {name}; a size is read from it, so no others were compared"
+                f"{self.path}: tensors missing: {name}; it gives a size, so no other tensors were compared"
             )
         if tensor.ndim != dimensions:
             raise OfficialError(
@@ -96,24 +124,20 @@ class TensorAccount:
 def fast_axis(codes_ND: Tensor) -> int | None:
     """Length of a sine-cosine table's inner axis, or None for a table that does not show it.
 
-    MAE's code, which both projects took over, lets the first half of the features code the inner axis alone:
-    it repeats with that axis's length.
+    In MAE's code, which both projects use, the first half of the features encodes only the inner axis: it
+    repeats with that axis's length.
     """
     inner = codes_ND[:, : codes_ND.shape[1] // 2]
     period = next((n for n in range(1, len(inner)) if torch.equal(inner[n], inner[0])), None)
     return period if period and len(inner) % period == 0 else None
 
 
-def attention_heads(path: Path, width: int, heads: int | None) -> int:
-    """Heads of an encoder of `width`, which no file says: as given, else width / 64.
-
-    Raises:
-        OfficialError: they do not divide the width.
-    """
+def _attention_heads(path: Path, width: int, heads: int | None) -> int:
+    """Heads of an encoder of `width`: as given, else width / 64. Raises OfficialError if they do not fit."""
     if heads is None and width % HEAD_WIDTH:
         raise OfficialError(
-            f"{path}: the file does not say how many heads its attention has, and {width} is not a multiple "
-            f"of the usual {HEAD_WIDTH} features a head; give heads=..."
+            f"{path}: the file does not say its number of heads, and its width {width} is not a multiple of "
+            f"the usual {HEAD_WIDTH} features a head; give heads=..."
         )
     heads = heads or width // HEAD_WIDTH
     if heads < 1 or width % heads:
@@ -122,6 +146,6 @@ def attention_heads(path: Path, width: int, heads: int | None) -> int:
 
 
 def mlp_ratio(hidden: int, width: int) -> float:
-    """The ratio from which a module that rounds down makes `hidden` again."""
+    """The ratio from which a module that rounds down gets `hidden` again."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)

@@ -9,21 +9,20 @@ import torch
 from torch import Tensor
 
 from ajepa.features import InputConfig, LogMelConfig
-from ajepa.nn.encoder import EncoderConfig
 from ajepa.nn.positions import TableConfig
 from ajepa.nn.predictor import PredictorConfig
 from ajepa.objectives.audio_jepa import AudioJEPAConfig
 
-from .account import VIT_PARTS, TensorAccount, attention_heads, fast_axis, mlp_ratio
+from .account import VIT_PARTS, TensorAccount, fast_axis, mlp_ratio
 from .contents import Official, OfficialError
 
-# 10 s at 32 kHz; the hop is the clip over its frames, the window 2.5 hops. No normalisation of the log
-# energies, but each clip's waveform at full scale; the frames that a whole window lacks at its end are zeros.
+# 10 s at 32 kHz; the hop is the clip's length over its frames, the window 2.5 hops. Log energies are not
+# normalised, but each waveform has full scale; frames without a whole window at the end are zeros.
 SECONDS, SAMPLE_RATE = 10.0, 32_000
 INPUTS = InputConfig(level="peak", fill="zero")
 PREDICTOR_HEADS = 12  # of 32 features each, as published
 
-# flash-attn's names; its packed projection holds q, k and v one after the other, as timm's does.
+# flash-attn's names; its packed projection holds q, k and v in the order of timm's.
 FLASH_PARTS = VIT_PARTS | {"attn.Wqkv": "attn.qkv", "attn.out_proj": "attn.proj"}
 del FLASH_PARTS["attn.qkv"], FLASH_PARTS["attn.proj"]
 
@@ -37,51 +36,46 @@ def read_audio_jepa(
     """The content of an Audio-JEPA file.
 
     Raises:
-        OfficialError: a tensor is missing or too many, or a size does not fit.
+        OfficialError: a tensor is missing or unexpected, or a size does not fit.
     """
     tensors = TensorAccount(path, content["state_dict"])
-    width, _, *patch = tensors.shape("target_encoder.patch_embed.proj.weight", 4)
+    patch_time, patch_freq = tensors.shape("target_encoder.patch_embed.proj.weight", 4)[2:]
     tensors.shape("target_encoder.pos_embed", 3)
     table = _audio_jepa_table(path, tensors.left["target_encoder.pos_embed"][0])
-    hidden = tensors.shape("target_encoder.blocks.0.mlp.fc1.weight", 2)[0]
     predictor_width = tensors.shape("predictor.predictor_embed.weight", 2)[0]
     predictor_hidden = tensors.shape("predictor.predictor_blocks.0.mlp.fc1.weight", 2)[0]
     for name in ("encoder", "target_encoder"):
-        tensors.take(f"{name}.patch_embed.proj.weight", f"{name}.patch_embed.weight", lambda w: w.flatten(1))
-        tensors.take(f"{name}.patch_embed.proj.bias", f"{name}.patch_embed.bias")
         tensors.take(f"{name}.pos_embed", f"{name}.position_table.table", lambda codes: codes[0])
-        depth = tensors.blocks(f"{name}.blocks", f"{name}.blocks", FLASH_PARTS)
-        tensors.affine(f"{name}.norm", f"{name}.norm")
+        encoder = tensors.encoder(
+            f"{name}.",
+            f"{name}.",
+            "norm",
+            FLASH_PARTS,
+            heads,
+            mels=table.freq * patch_freq,
+            table=table,
+            inputs=INPUTS,
+        )
     tensors.take("predictor.mask_token", "predictor.mask_token", torch.flatten)
     tensors.take("predictor.predictor_pos_embed", "predictor.position_table.table", lambda codes: codes[0])
     tensors.affine("predictor.predictor_embed", "predictor.embed")
     predictor_depth = tensors.blocks("predictor.predictor_blocks", "predictor.blocks", FLASH_PARTS)
     tensors.affine("predictor.predictor_norm", "predictor.norm")
     tensors.affine("predictor.predictor_proj", "predictor.head")
-    hop = SECONDS / (table.time * patch[0])
+    hop = SECONDS / (table.time * patch_time)
     front_end = LogMelConfig(
         sample_rate=sample_rate or SAMPLE_RATE,
-        mels=table.freq * patch[1],
+        mels=encoder.mels,
         hop_seconds=hop,
         window_seconds=2.5 * hop,
         mean=0.0,
-        std=0.5,  # what LogMel divides by is 2 std: nothing changes
-    )
-    encoder = EncoderConfig(
-        width=width,
-        depth=depth,
-        heads=attention_heads(path, width, heads),
-        patch=(patch[0], patch[1]),
-        mels=front_end.mels,
-        mlp_ratio=mlp_ratio(hidden, width),
-        table=table,
-        inputs=INPUTS,
+        std=0.5,  # LogMel divides by 2 std: no change
     )
     predictor = PredictorConfig(
         kind="targets",
         depth=predictor_depth,
         width=predictor_width,
-        # Of no account to embeddings: a predictor of another width is read all the same.
+        # Embeddings do not depend on it, so a predictor of another width is read too.
         heads=PREDICTOR_HEADS if predictor_width % PREDICTOR_HEADS == 0 else 1,
         mlp_ratio=mlp_ratio(predictor_hidden, predictor_width),
         table=table,

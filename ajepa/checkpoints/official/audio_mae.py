@@ -10,14 +10,13 @@ from torch import Tensor
 
 from ajepa.features import InputConfig, LogMelConfig
 from ajepa.nn.decoder import DecoderConfig
-from ajepa.nn.encoder import EncoderConfig
 from ajepa.nn.positions import TableConfig
 from ajepa.objectives.audio_mae import AudioMAEConfig
 
-from .account import VIT_PARTS, TensorAccount, attention_heads, fast_axis, mlp_ratio
+from .account import VIT_PARTS, TensorAccount, fast_axis, mlp_ratio
 from .contents import Official, OfficialError
 
-# It pads to 1024, 512 or 128 frames, all multiples of 8 time patches, before it normalises.
+# Before the normalisation clips are padded to 1024, 512 or 128 frames, all multiples of 8 time patches.
 INPUTS = InputConfig(fill="zero", steps=8)
 SWIN_PARTS = VIT_PARTS | {
     "attn.meta_mlp.fc1": "attn.position_mlp.fc1",
@@ -29,50 +28,45 @@ def read_audio_mae(path: Path, content: dict[str, Any], heads: int | None) -> Of
     """The content of an Audio-MAE file; with `head` or `fc_norm` it is a fine-tuned one.
 
     Raises:
-        OfficialError: a tensor is missing or too many, or a size does not fit.
+        OfficialError: a tensor is missing or unexpected, or a size does not fit.
     """
     tensors = TensorAccount(path, content["model"])
-    width, _, *patch = tensors.shape("patch_embed.proj.weight", 4)
+    patch_time, patch_freq = tensors.shape("patch_embed.proj.weight", 4)[2:]
     tensors.shape("pos_embed", 3)
     positions = tensors.left["pos_embed"]
-    table = _audio_mae_table(path, positions[0, 1:], patch)
-    front_end = LogMelConfig(mels=table.freq * patch[1])
-    tensors.take("patch_embed.proj.weight", "encoder.patch_embed.weight", lambda w: w.flatten(1))
-    tensors.take("patch_embed.proj.bias", "encoder.patch_embed.bias")
+    table = _audio_mae_table(path, positions[0, 1:], patch_freq)
+    front_end = LogMelConfig(mels=table.freq * patch_freq)
     tensors.take("cls_token", "encoder.cls_token", lambda token: (token + positions[:, :1]).flatten())
     tensors.take("pos_embed", "encoder.position_table.table", lambda codes: codes[0, 1:])
-    hidden = tensors.shape("blocks.0.mlp.fc1.weight", 2)[0]
-    depth = tensors.blocks("blocks", "encoder.blocks", VIT_PARTS)
     tuned = any(name in tensors.left for name in ("head.weight", "fc_norm.weight"))
-    tensors.affine("fc_norm" if tuned else "norm", "encoder.norm")
+    encoder = tensors.encoder(
+        "",
+        "encoder.",
+        "fc_norm" if tuned else "norm",
+        VIT_PARTS,
+        heads,
+        mels=front_end.mels,
+        cls_token=True,
+        table=table,
+        inputs=INPUTS,
+    )
     config = None
     if tuned:
         tensors.affine("head", "head")
     else:
         config = AudioMAEConfig(decoder=_audio_mae_decoder(tensors, table))
-    encoder = EncoderConfig(
-        width=width,
-        depth=depth,
-        heads=attention_heads(path, width, heads),
-        patch=(patch[0], patch[1]),
-        mels=front_end.mels,
-        mlp_ratio=mlp_ratio(hidden, width),
-        cls_token=True,
-        table=table,
-        inputs=INPUTS,
-    )
-    seconds = table.time * patch[0] * front_end.hop_seconds
+    seconds = table.time * patch_time * front_end.hop_seconds
     system = "Audio-MAE, fine-tuned" if tuned else "Audio-MAE"
     step = int(content.get("epoch", -1))
     return Official(path, system, front_end, encoder, seconds, config, step, tensors.finish())
 
 
-def _audio_mae_table(path: Path, codes_ND: Tensor, patch: list[int]) -> TableConfig:
-    """The grid of a table that runs band by band; 128 mel bands where the table does not show it."""
+def _audio_mae_table(path: Path, codes_ND: Tensor, patch_freq: int) -> TableConfig:
+    """The grid of a table that runs band by band; 128 mel bands if the table does not show it."""
     tokens = len(codes_ND)
-    time = fast_axis(codes_ND) or tokens // (LogMelConfig().mels // patch[1])
+    time = fast_axis(codes_ND) or tokens // (LogMelConfig().mels // patch_freq)
     if time < 1 or tokens % time:
-        raise OfficialError(f"{path}: pos_embed has {tokens} patches, which is no grid of {time} time steps")
+        raise OfficialError(f"{path}: pos_embed has {tokens} patches, not a grid of {time} time steps")
     return TableConfig(time, tokens // time, transposed=True)
 
 
@@ -82,7 +76,7 @@ def _audio_mae_decoder(tensors: TensorAccount, table: TableConfig) -> DecoderCon
     hidden = tensors.shape("decoder_blocks.0.mlp.fc1.weight", 2)[0]
     tensors.affine("decoder_embed", "decoder.embed")
     tensors.take("mask_token", "decoder.mask_token", torch.flatten)
-    # The decoder drops the class token before its blocks: its position code is never used.
+    # The decoder drops the class token before its blocks, so its position code is never used.
     tensors.take("decoder_pos_embed", "decoder.position_table.table", lambda codes: codes[0, 1:])
     depth = tensors.blocks("decoder_blocks", "decoder.blocks", SWIN_PARTS)
     for number in range(depth):

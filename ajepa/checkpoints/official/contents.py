@@ -1,4 +1,4 @@
-"""What an official file holds, and how it becomes modules."""
+"""The contents of an official file, and how they become modules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class OfficialError(AjepaError, ValueError):
-    """A file is not one of the known projects', or not whole; the message lists what is wrong."""
+    """A file belongs to no known project or is incomplete; the message lists what is wrong."""
 
 
 class Classifier(nn.Module):
@@ -45,13 +45,13 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class Official:
-    """What an official file holds.
+    """The contents of an official file.
 
     Attributes:
         system: "Audio-MAE", "Audio-MAE, fine-tuned" or "Audio-JEPA".
-        front_end, encoder, seconds: what an `AudioEncoder` for these weights is made of.
-        objective_config: None for a fine-tuned file, which has lost the rest of its objective.
-        step: epochs (Audio-MAE) or steps (Audio-JEPA) that the file says it was trained for; -1 if silent.
+        front_end, encoder, seconds: the settings of an `AudioEncoder` for these weights.
+        objective_config: None for a fine-tuned file, which lacks the rest of its objective.
+        step: epochs (Audio-MAE) or steps (Audio-JEPA) of training, by the file; -1 if it does not say.
         tensors: by the names of this project's modules, such as `encoder.blocks.0.norm1.weight`.
     """
 
@@ -66,7 +66,7 @@ class Official:
 
     @property
     def encoders(self) -> Mapping[str, str]:
-        """Its encoders by name, as an objective's; the first one embeds."""
+        """The attributes of its encoders by name; the first is used in evaluation."""
         return self.objective_config.encoders if self.objective_config else {"encoder": "encoder"}
 
     def part(self, prefix: str) -> dict[str, Tensor]:
@@ -78,10 +78,10 @@ class Official:
         """The whole system, in evaluation mode.
 
         Raises:
-            OfficialError: the file is fine-tuned, or a tensor has another shape than the sizes ask for.
+            OfficialError: the file is fine-tuned, or the shape of a tensor does not fit the sizes.
         """
         if self.objective_config is None:
-            raise OfficialError(f"{self.path}: a fine-tuned file has no decoder; take the pre-trained one")
+            raise OfficialError(f"{self.path}: a fine-tuned file has no decoder; use the pre-trained one")
         objective = self.objective_config.build(self.encoder, 1, self.front_end)
         return fill_module(objective, self.tensors, self.path)
 
@@ -93,12 +93,12 @@ class Official:
         """
         head = self.tensors.get("head.weight")
         if head is None:
-            raise OfficialError(f"{self.path}: {self.system} has no classifier; take a fine-tuned file")
+            raise OfficialError(f"{self.path}: {self.system} has no classifier; use a fine-tuned file")
         return fill_module(Classifier(self.encoder, len(head)), self.tensors, self.path)
 
 
 def fill_module(module: Module, tensors: dict[str, Tensor], path: Path) -> Module:
-    """Copy tensors into a module, all and no others.
+    """Load tensors, all that the module needs and no others, in evaluation mode.
 
     Raises:
         OfficialError: a name or a shape does not fit.
