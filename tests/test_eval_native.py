@@ -98,11 +98,13 @@ def test_layers_and_pooling(tiny: Named, lengths: Task, tmp_path: Path) -> None:
     assert list(found.representations("best", "best")) == [
         f"{layer} {pool} mean" for layer in ("1", "2", "last") for pool in ("concat", "mean")
     ]
-    with pytest.raises(ValueError, match="time is 'max'; choose mean, mean\\+std or best"):
-        found.representations("last", "concat", "max")
-    for layer, pool in (("3", "concat"), ("0", "concat"), ("last", "max")):
+    with pytest.raises(ProtocolError, match="time is 'max'; choose mean, mean\\+std or best"):
+        Probing("linear", time="max")
+    with pytest.raises(ProtocolError, match="pool is 'max'; choose"):
+        Probing("linear", pool="max")
+    for layer in ("3", "0"):
         with pytest.raises(ValueError, match="choose"):
-            found.representations(layer, pool)
+            found.representations(layer, "concat")
     baseline = embed_task(open_model("logmel"), lengths, all_layers=True, cache=tmp_path)
     assert list(baseline.representations("3", "concat")) == list(baseline.representations("last", "concat"))
 

@@ -41,7 +41,7 @@ from ajepa.errors import AjepaError
 from ajepa.eval.protocols import PROTOCOLS, Protocol, TaskEntry
 from ajepa.model.precision import Precision
 
-from .pretraining import Pretraining, PretrainingError, Run
+from .pretraining import Pretraining, Run
 
 
 class ComparisonError(AjepaError, ValueError):
@@ -93,10 +93,6 @@ class Comparison:
             given = getattr(self, name)
             if isinstance(given, dict) and (wrong := [key for key in given if not isinstance(key, str)]):
                 raise ComparisonError(f"{name}: a name is text; put {wrong[0]} in quotes")
-        try:
-            self.pretrained_entries()
-        except PretrainingError as error:
-            raise ComparisonError(str(error)) from error
         if self.precision not in get_args(Precision):
             raise ComparisonError(f"precision must be {' or '.join(get_args(Precision))}")
         if self.baseline in self.models and self.baseline in self.protocols:
@@ -104,6 +100,7 @@ class Comparison:
         if self.baseline is not None and self.baseline not in {*self.models, *self.protocols}:
             raise ComparisonError(f"baseline {self.baseline} is not a model or a protocol; name one")
         try:
+            self.pretrained_entries()
             for entry in self.task_entries():
                 for how in self.protocol_entries().values():
                     how.check(entry)
@@ -111,7 +108,7 @@ class Comparison:
             raise ComparisonError(str(error)) from error
 
     def pretrained_entries(self) -> list[Pretraining]:
-        """The models to pre-train for the comparison. Raises PretrainingError for a malformed entry."""
+        """The models to pre-train for the comparison. Raises ValueError for a malformed entry."""
         return [
             Pretraining.read(name, given, self.pretrain)
             for name, given in self.models.items()

@@ -11,12 +11,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ajepa.errors import AjepaError
 from ajepa.eval.protocols import Conditions
@@ -26,114 +27,103 @@ from .cells import Cell, Shelf, run_cells, run_each
 Group = list[Cell]
 POLL_SECONDS = 1.0
 # Parameters that submitit knows on any cluster; all others are passed to SLURM.
-SHARED_PARAMETERS = {
-    "name",
-    "timeout_min",
-    "mem_gb",
-    "nodes",
-    "cpus_per_task",
-    "gpus_per_node",
-    "tasks_per_node",
-}
+SHARED = {"name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node"}
 
 
 class EngineError(AjepaError, RuntimeError):
     """An engine cannot be used here; the message says what is missing."""
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """Runs groups of cells.
 
     Attributes:
         split: whether it needs small groups, to run several at a time.
+        jobs: how many groups run or wait at a time; None for no limit.
     """
 
-    split: bool
+    split = True
+
+    def __init__(self, jobs: int | None) -> None:
+        self.jobs = jobs
+        self._running: list[tuple[Any, Group]] = []
 
     def has_room(self) -> bool:
         """Whether another group may be started now."""
+        return self.jobs is None or len(self._running) < self.jobs
 
+    @abstractmethod
     def start(self, group: Group, conditions: Conditions) -> None:
         """Start a group."""
 
+    @abstractmethod
     def ended(self) -> list[tuple[Group, str]]:
         """Wait until some groups end, in whole or in part. Returns each with how it ended, "" for success.
 
         Empty if none is running.
         """
 
+    @abstractmethod
     def stop(self) -> None:
         """Stop the running groups."""
 
+    def _take(self, done: Callable[[Any], bool]) -> list[tuple[Any, Group]]:
+        """Take out the running groups that are done."""
+        over = [entry for entry in self._running if done(entry[0])]
+        self._running = [entry for entry in self._running if entry not in over]
+        return over
 
-class ThisProcess:
+
+class ThisProcess(Engine):
     """Runs one group after another in this process; each call of `ended` runs one cell."""
 
     split = False
 
     def __init__(self) -> None:
-        self._left = 0
-        self._running: Iterator[Cell] = iter(())
-
-    def has_room(self) -> bool:
-        """Whether no group is active: one runs at a time."""
-        return not self._left
+        super().__init__(jobs=1)
 
     def start(self, group: Group, conditions: Conditions) -> None:
-        """Take the group."""
-        self._left, self._running = len(group), run_each(group, conditions)
+        self._running.append((run_each(group, conditions), list(group)))
 
     def ended(self) -> list[tuple[Group, str]]:
-        """Run the next cell and return it as a group."""
-        if not self._left:
+        if not self._running:
             return []
-        self._left -= 1
-        return [([next(self._running)], "")]
+        ((cells, left),) = self._running
+        cell = next(cells)
+        left.remove(cell)
+        self._take(lambda _: not left)
+        return [([cell], "")]
 
     def stop(self) -> None:
         """Do nothing: no work runs in the background."""
 
 
-class Processes:
+class Processes(Engine):
     """Several processes at a time, one per group. Their output goes to a log in `work/`.
 
     Args:
         jobs: number of processes.
     """
 
-    split = True
-
-    def __init__(self, jobs: int) -> None:
-        self.jobs = jobs
-        self._running: list[tuple[BaseProcess, Group, Path]] = []
-
-    def has_room(self) -> bool:
-        """Whether fewer than `jobs` are running."""
-        return len(self._running) < self.jobs
-
     def start(self, group: Group, conditions: Conditions) -> None:
         """Start a fresh interpreter: a forked one would inherit threads in an unknown state."""
         log = Shelf(conditions.folder).log(group[0])
         process = multiprocessing.get_context("spawn").Process(target=_work, args=(group, conditions, log))
         process.start()
-        self._running.append((process, group, log))
+        self._running.append(((process, log), group))
 
     def ended(self) -> list[tuple[Group, str]]:
-        """Wait until some groups end."""
-        sentinels = [process.sentinel for process, _, _ in self._running]
-        over = set(wait(sentinels)) if sentinels else set()
-        done = [entry for entry in self._running if entry[0].sentinel in over]
-        self._running = [entry for entry in self._running if entry[0].sentinel not in over]
-        return [(group, _ending(process, log)) for process, group, log in done]
+        over = set(wait([process.sentinel for (process, _), _ in self._running])) if self._running else set()
+        return [(group, _ending(*own)) for own, group in self._take(lambda own: own[0].sentinel in over)]
 
     def stop(self) -> None:
         """Stop the processes and their child processes."""
-        for process, _, _ in self._running:
+        for (process, _), _ in self._running:
             try:
                 os.killpg(process.pid or 0, signal.SIGTERM)
             except ProcessLookupError:  # it has no process group yet
                 process.terminate()
-        for process, _, _ in self._running:
+        for (process, _), _ in self._running:
             process.join()
         self._running = []
 
@@ -165,7 +155,7 @@ def _end_with_parent() -> None:
         os.killpg(0, signal.SIGTERM)
 
 
-class Submitit:
+class Submitit(Engine):
     """Jobs of a cluster, through submitit; without SLURM, processes on this machine.
 
     Args:
@@ -179,8 +169,6 @@ class Submitit:
         EngineError: submitit is not installed, or does not take the parameters.
     """
 
-    split = True
-
     def __init__(
         self,
         folder: Path,
@@ -193,35 +181,28 @@ class Submitit:
         except ImportError as error:
             raise EngineError(f"needs submitit: pip install 'ajepa[cluster]' ({error})") from error
         self._executor = submitit.AutoExecutor(folder, cluster=cluster)
-        given = {_parameter(key): value for key, value in {"name": "ajepa", **(parameters or {})}.items()}
+        given = {
+            key if key in SHARED or key.startswith("slurm_") else f"slurm_{key}": value
+            for key, value in {"name": "ajepa", **(parameters or {})}.items()
+        }
         try:
             self._executor.update_parameters(**given)
         except (NameError, TypeError, ValueError, AssertionError) as error:
             raise EngineError(f"submitit does not take the parameters {given}: {error}") from error
         on_slurm = self._executor.cluster == "slurm"
-        self.jobs = jobs or (None if on_slurm else 1)
-        self._running: list[tuple[Any, Group]] = []
-
-    def has_room(self) -> bool:
-        """Whether fewer than `jobs` are running or queued."""
-        return self.jobs is None or len(self._running) < self.jobs
+        super().__init__(jobs or (None if on_slurm else 1))
 
     def start(self, group: Group, conditions: Conditions) -> None:
-        """Submit a job."""
         self._running.append((self._executor.submit(Resumable(), group, conditions), group))
 
     def ended(self) -> list[tuple[Group, str]]:
-        """Wait until some jobs end."""
         while self._running:
-            done = [entry for entry in self._running if entry[0].done()]
-            if done:
-                self._running = [entry for entry in self._running if entry not in done]
+            if done := self._take(lambda job: job.done()):
                 return [(group, self._ending(job)) for job, group in done]
             time.sleep(POLL_SECONDS)
         return []
 
     def stop(self) -> None:
-        """Cancel the jobs."""
         for job, _ in self._running:
             job.cancel()
         self._running = []
@@ -231,10 +212,6 @@ class Submitit:
         if job.exception() is None:
             return ""
         return f"job {job.job_id} ended in state {job.state}; see its output in {job.paths.stderr}"
-
-
-def _parameter(key: str) -> str:
-    return key if key in SHARED_PARAMETERS or key.startswith("slurm_") else f"slurm_{key}"
 
 
 class Resumable:

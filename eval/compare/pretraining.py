@@ -32,7 +32,7 @@ from ajepa.errors import AjepaError
 from ajepa.eval.digest import digest
 from ajepa.eval.progress import say
 from ajepa.eval.results.errors import EvaluationError
-from ajepa.eval.results.record import PretrainingRun, Record
+from ajepa.eval.results.record import PretrainingRun
 from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import deviation, interval, mean
 from ajepa.eval.robustness.curve import robustness
@@ -40,6 +40,7 @@ from ajepa.eval.toolkits.commands import run_module
 from ajepa.recipes import RecipeError, load_recipe
 
 KEYS = {"recipe", "set", "seeds", "weights", "encoder"}
+OF_A_RUN = ("weights", "by_seed", "chosen")  # the fields of a record that differ between the runs of a model
 
 
 class Run(NamedTuple):
@@ -129,7 +130,8 @@ class Pretraining:
         found = []
         for seed in self.seeds:
             settings = [
-                f"{key}={_as_option(value)}" for key, value in (self.set | {"run.seed": seed}).items()
+                f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+                for key, value in (self.set | {"run.seed": seed}).items()
             ]
             recipe = load_recipe(self.recipe, settings)
             content = json.dumps(recipe.as_dict(), sort_keys=True)
@@ -144,10 +146,6 @@ class Pretraining:
             options = [self.recipe, *settings, f"run.out={folder}", *["--untrained"] * self.random]
             found.append(Run(self.name, seed, folder, options, str(source), self.random))
         return found
-
-
-def _as_option(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int | None = None) -> dict[str, str]:
@@ -167,28 +165,22 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int | None = None) -
     failed: dict[Path, str] = {}
 
     def pretrain(run: Run) -> None:
+        folder, log = run.folder, run.folder.with_suffix(".log")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        say(f"pre-training {folder.name}; its output: {log}")
+        command = ["pretrain", *run.options]
         try:
-            _pretrain(run, threads)
+            with FileLock(folder.with_suffix(".lock")):
+                seconds = run_module("ajepa.cli", command, Path.cwd(), log, threads=threads, append=True)
         except EvaluationError as error:
-            failed[run.folder] = str(error)
-            say(f"{run.folder.name} failed: {error}")
+            failed[folder] = str(error)
+            say(f"{folder.name} failed: {error}")
+        else:
+            say(f"{folder.name}: done in {seconds:.0f} s")
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(pretrain, wanted.values()))
     return {run.name: failed[run.folder] for run in runs if run.folder in failed and not run.done}
-
-
-def _pretrain(run: Run, threads: int | None) -> None:
-    """Start or continue one run. Raises EvaluationError if it fails."""
-    folder = run.folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    log = folder.with_suffix(".log")
-    say(f"pre-training {folder.name}; its output: {log}")
-    with FileLock(folder.with_suffix(".lock")):
-        seconds = run_module(
-            "ajepa.cli", ["pretrain", *run.options], Path.cwd(), log, threads=threads, append=True
-        )
-    say(f"{folder.name}: done in {seconds:.0f} s")
 
 
 def spent(folder: Path) -> dict[str, Any]:
@@ -215,19 +207,14 @@ def joined(results: Sequence[Result], runs: Mapping[str, Run]) -> list[Result]:
     Args:
         runs: by the name of a result's model.
     """
-    groups: dict[tuple[str, ...], list[Result]] = defaultdict(list)
+    groups: dict[object, list[Result]] = defaultdict(list)
     for place, result in enumerate(results):
-        record = result.record
-        if record.model in runs:
-            key: tuple[str, ...] = (runs[record.model].model, record.task, record.protocol, record.layer)
-        else:
-            key = (str(place),)  # a group by itself
+        record, run = result.record, runs.get(result.record.model)
+        key = (run.model, record.task, record.protocol, record.layer) if run else place
         groups[key].append(result)
     return [
-        _join(members, [runs[member.record.model] for member in members])
-        if members[0].record.model in runs
-        else members[0]
-        for members in groups.values()
+        members[0] if isinstance(key, int) else _join(members, [runs[one.record.model] for one in members])
+        for key, members in groups.items()
     ]
 
 
@@ -264,7 +251,7 @@ def _join(members: Sequence[Result], runs: Sequence[Run]) -> Result:
                 score=record.score,
                 run=run.folder.name,
                 **spent(run.folder),  # for random weights: the run that they started
-                **_own(record) if several else {},
+                **{name: getattr(record, name) for name in OF_A_RUN if several},
             )
             for run, record in zip(runs, records, strict=True)
         ),
@@ -280,8 +267,3 @@ def _join(members: Sequence[Result], runs: Sequence[Run]) -> Result:
             interval_method=f"{method}, and over {len(records)} pre-trainings" if record.interval else method,
         )
     return Result(record, draws_S, corrupted_XS)
-
-
-def _own(record: Record) -> dict[str, Any]:
-    """The fields that differ between the runs of a model."""
-    return {"weights": record.weights, "by_seed": record.by_seed, "chosen": record.chosen}

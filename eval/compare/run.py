@@ -143,29 +143,25 @@ def _run(
             if not (over := engine.ended()):
                 break
             for group, ending in over:
-                found = [_failed(cell, shelf, ending) for cell in group if not shelf.finished(cell)]
+                failed, untried = [], []
                 for cell in group:
                     if shelf.finished(cell):
                         say(f"{cell}: {_scores(shelf.read(cell))}")
                         ended()
-                untried = [cell for cell in group if not shelf.finished(cell) and not shelf.failure(cell)]
+                    elif reason := shelf.failure(cell):
+                        reason = ending if reason == KILLED and ending else reason
+                        failed.append(Failure.of(cell, reason))
+                    else:
+                        untried.append(cell)
                 if len(untried) == len(group):  # it ended before its first cell: trying again is of no use
-                    found = [Failure.of(cell, ending or "it was not started") for cell in group]
+                    failed = [Failure.of(cell, ending or "it was not started") for cell in group]
                 elif untried:  # the process was killed at the cell before them
                     waiting.append(untried)
-                failed = [failure for failure in found if failure]
                 failures += failed
                 _say_failed(failed)
     finally:
         engine.stop()  # after Ctrl-C; otherwise nothing is left
     return failures
-
-
-def _failed(cell: Cell, shelf: Shelf, ending: str) -> Failure | None:
-    reason = shelf.failure(cell)
-    if reason == KILLED and ending:
-        reason = ending
-    return Failure.of(cell, reason) if reason else None
 
 
 def _scores(results: Sequence[Result]) -> str:
@@ -191,12 +187,9 @@ def _compared(results: Sequence[Result], comparison: Comparison) -> list[Result]
     if comparison.baseline is None:
         return list(results)
     by, fixed = ("model", "protocol") if comparison.baseline in comparison.models else ("protocol", "model")
-    together: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, result in enumerate(results):
-        together[result.record.task, getattr(result.record, fixed)].append(place)
-    compared = list(results)
-    for places in together.values():
-        members = compare_with([results[place] for place in places], comparison.baseline, by)
-        for place, member in zip(places, members, strict=True):
-            compared[place] = member
-    return compared
+    keys = [(result.record.task, getattr(result.record, fixed)) for result in results]
+    compared = {}
+    for key in set(keys):
+        members = [result for result, its in zip(results, keys, strict=True) if its == key]
+        compared[key] = iter(compare_with(members, comparison.baseline, by))
+    return [next(compared[key]) for key in keys]

@@ -131,21 +131,20 @@ def open_source(name: str, source: str, device: str | None = None, precision: Pr
         BaselineError: a folder of transformers cannot be used.
     """
     if source.startswith(OF_S3PRL):
-        return Named(name, source, S3prlUpstream(source), precision)
-    if make := MODELS.get(source):
-        return Named(name, source, make().eval().to(device or "cpu"), precision)
-    path = Path(source)
-    if is_transformers(path):
+        module: nn.Module = S3prlUpstream(source)
+    elif make := MODELS.get(source):
+        module = make().to(device or "cpu")
+    elif is_transformers(Path(source)):
         try:
             from .transformers_audio import TransformersModel
         except ImportError as error:
             raise BaselineError(
                 f"{source}: this is a transformers model; pip install 'ajepa[baselines]' ({error})"
             ) from error
-        module = TransformersModel(path).eval().to(device or "cpu")
-        return Named(name, source, module, precision)
-    encoder = load_model(source, device=device, precision=precision)
-    return Named(name, source, EncoderModel(encoder).eval(), precision)
+        module = TransformersModel(source).to(device or "cpu")
+    else:
+        module = EncoderModel(load_model(source, device=device, precision=precision))
+    return Named(name, source, module.eval(), precision)
 
 
 def default_name(source: str) -> str:

@@ -76,11 +76,11 @@ class Embedded(NamedTuple):
             time: "mean", "mean+std" or "best" (both). A baseline's own statistics are always kept.
 
         Raises:
-            ValueError: there is no such layer or pooling.
+            ValueError: there is no such layer.
         """
         _, layers, statistics, freq, _ = self.values.shape
-        pools = _choices("pool", pool, POOLS)[: None if freq > 1 else 1]
-        times = _choices("time", time, TIMES)[: None if statistics > 1 else 1]
+        pools = (POOLS if pool == "best" else (pool,))[: None if freq > 1 else 1]
+        times = (TIMES if time == "best" else (time,))[: None if statistics > 1 else 1]
         chosen: dict[str, int | slice] = {}
         if layer == "weighted":
             chosen["weighted"] = slice(None)
@@ -106,12 +106,6 @@ class Embedded(NamedTuple):
             return chosen.flatten(-3) if pool == "concat" else chosen.mean(-2).flatten(-2)
 
         return features
-
-
-def _choices(name: str, value: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    if value not in (*known, "best"):
-        raise ValueError(f"{name} is {value!r}; choose {', '.join(known)} or best")
-    return known if value == "best" else (value,)
 
 
 def embed_task(

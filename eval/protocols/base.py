@@ -146,7 +146,7 @@ class Protocol(ABC):
         """Raises ProtocolError for a setting with another value than these."""
         for name, known in choices.items():
             if (value := getattr(self, name)) not in known:
-                raise ProtocolError(f"{name} is {value!r}; choose {' or '.join(known)}")
+                raise ProtocolError(f"{name} is {value!r}; choose {', '.join(known[:-1])} or {known[-1]}")
 
     @property
     def embeds(self) -> int:

@@ -186,31 +186,28 @@ class Record:
         found = content.get("format", 1)
         if found not in range(1, FORMAT + 1):
             raise RecordError(f"format is {found!r}; this version reads up to {FORMAT}: update ajepa")
-        given = _made(cls, converted(content) if found == 1 else content)
-        if given["baseline"] is not None:
-            given["baseline"] = Difference(**_made(Difference, given["baseline"]))
-        if given["noise_area"] is not None:
-            given["noise_area"] = NoiseArea(**_made(NoiseArea, given["noise_area"]))
-        given["corrupted"] = tuple(Corrupted(**_made(Corrupted, one)) for one in given["corrupted"])
-        given["pretraining"] = tuple(
-            PretrainingRun(**_made(PretrainingRun, run)) for run in given["pretraining"]
-        )
-        return cls(**given)
+        given = dict(converted(content) if found == 1 else content)
+        given.pop("format", None)
+        for name, kind in (("baseline", Difference), ("noise_area", NoiseArea)):
+            if given.get(name) is not None:
+                given[name] = _made(kind, given[name])
+        for name, part in (("corrupted", Corrupted), ("pretraining", PretrainingRun)):
+            given[name] = [_made(part, one) for one in given.get(name, ())]
+        return _made(cls, given)
 
 
-def _made(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The complete arguments of a dataclass from JSON, with lists as tuples. Raises RecordError."""
-    known = {one.name: one for one in fields(kind)}
-    if surplus := sorted(set(content) - set(known) - {"format"}):
-        raise RecordError(f"{', '.join(surplus)}: not known; a {kind.__name__} has {', '.join(known)}")
-    if missing := [name for name, one in known.items() if name not in content and _default(one) is MISSING]:
+def _made(kind: type[Any], content: Mapping[str, Any]) -> Any:
+    """A dataclass from JSON, with lists as tuples. Raises RecordError."""
+    known = fields(kind)
+    if surplus := sorted(set(content) - {one.name for one in known}):
+        names = ", ".join(one.name for one in known)
+        raise RecordError(f"{', '.join(surplus)}: not known; a {kind.__name__} has {names}")
+    needed = [one.name for one in known if one.default is MISSING and one.default_factory is MISSING]
+    if missing := [name for name in needed if name not in content]:
         raise RecordError(f"it lacks {', '.join(missing)}")
-    made = {name: content.get(name, _default(one)) for name, one in known.items()}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in made.items()}
-
-
-def _default(one: Any) -> Any:
-    return one.default if one.default_factory is MISSING else one.default_factory()
+    return kind(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    )
 
 
 def write_records(path: Path, records: Sequence[Record], *, single: bool = False) -> None:

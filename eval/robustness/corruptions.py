@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import soundfile
 import torch
 from torch import Tensor
@@ -55,18 +55,13 @@ class Corruption:
     noises: tuple[Path, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
-        form = FORMS[self.kind]
-        return form.format(f"{self.value:+g}" if self.kind == "level" else f"{self.value:g}")
+        return KINDS[self.kind].form.format(format(self.value, "+g" if self.kind == "level" else "g"))
 
     @property
     def key(self) -> tuple[object, ...]:
         """Everything that its results depend on besides the clip: for noises their names, sizes and dates."""
-        states = [path.stat() for path in self.noises]
-        files = [
-            (path.name, state.st_size, state.st_mtime_ns)
-            for path, state in zip(self.noises, states, strict=True)
-        ]
-        return (str(self), *files)
+        states = ((path.name, path.stat()) for path in self.noises)
+        return (str(self), *((name, state.st_size, state.st_mtime_ns) for name, state in states))
 
     def __call__(self, waveform_S: Tensor, sample_rate: int, clip: str) -> Tensor:
         """The clip as the corruption would record it, with the same length.
@@ -78,7 +73,7 @@ class Corruption:
         """
         seed = hashlib.sha256(f"{self.kind} {clip}".encode()).digest()[:7]
         generator = torch.Generator().manual_seed(int.from_bytes(seed, "big"))
-        return KINDS[self.kind](self, waveform_S, sample_rate, generator)
+        return KINDS[self.kind].apply(self, waveform_S, sample_rate, generator)
 
 
 def parse(text: str, noises: Sequence[Path] = ()) -> list[Corruption]:
@@ -96,23 +91,15 @@ def parse(text: str, noises: Sequence[Path] = ()) -> list[Corruption]:
         levels = [f"noise:{value:g}dB" for value in NOISE_DB]
         others = ["reverb:0.6s", "telephone", "codec:8kbps", "level:-20dB", "level:+20dB"]
         return [one for name in (*levels, *others) for one in parse(name, noises)]
-    for kind, form in FORMS.items():
-        if matched := re.fullmatch(form.replace("+", r"\+").format(r"([+-]?[0-9.]+)"), text):
-            try:
-                value = float(matched[1]) if matched.groups() else 0.0
-            except ValueError:
-                break
-            _check(kind, value, text)
-            return [Corruption(kind, value, tuple(noises) if kind == "noise" else ())]
+    for name, kind in KINDS.items():
+        if matched := re.fullmatch(kind.form.format(r"([+-]?(?:\d+\.?\d*|\.\d+))"), text):
+            value = float(matched[1]) if matched.groups() else 0.0
+            if not kind.low <= value <= kind.high:
+                unit = kind.form.rpartition("}")[2]
+                raise CorruptionError(f"{text}: give {kind.low:g} to {kind.high:g} {unit}")
+            return [Corruption(name, value, tuple(noises) if name == "noise" else ())]
     examples = "noise:10dB, reverb:0.6s, telephone, codec:8kbps, level:-20dB or standard"
     raise CorruptionError(f"no corruption is called {text!r}; give {examples}")
-
-
-def _check(kind: str, value: float, text: str) -> None:
-    low, high = RANGES[kind]
-    if not low <= value <= high:
-        unit = FORMS[kind].rpartition("}")[2]
-        raise CorruptionError(f"{text}: give {low:g} to {high:g} {unit}")
 
 
 def find_noises(folder: str | Path) -> tuple[Path, ...]:
@@ -183,44 +170,30 @@ def _reverb(corruption: Corruption, waveform_S: Tensor, rate: int, generator: to
 
 def _telephone(corruption: Corruption, waveform_S: Tensor, rate: int, generator: torch.Generator) -> Tensor:
     """Limit the band to 300 to 3,400 Hz at 8 kHz, with the 8 bits of G.711's mu-law."""
-    narrow_S = _resampled(waveform_S, rate, 8_000)
+    narrow_S = resample(waveform_S, rate, 8_000)
     for _ in range(2):
         narrow_S = functional.highpass_biquad(narrow_S, 8_000, TELEPHONE_HZ[0])
         narrow_S = functional.lowpass_biquad(narrow_S, 8_000, TELEPHONE_HZ[1])
     coded_S = functional.mu_law_encoding(narrow_S.clamp(-1.0, 1.0), 256)
-    return _fitted(_resampled(functional.mu_law_decoding(coded_S, 256), 8_000, rate), len(waveform_S))
+    return _fitted(resample(functional.mu_law_decoding(coded_S, 256), 8_000, rate), len(waveform_S))
 
 
 def _codec(corruption: Corruption, waveform_S: Tensor, rate: int, generator: torch.Generator) -> Tensor:
     """Encode with Opus and decode. Samples above full scale are limited to it, as in a file."""
     coded_rate = min((one for one in OPUS_RATES if one >= rate), default=OPUS_RATES[-1])
-    coded_S = _resampled(waveform_S, rate, coded_rate).clamp(-1.0, 1.0).numpy()
+    coded_S = resample(waveform_S, rate, coded_rate).clamp(-1.0, 1.0).numpy()
     low, high = OPUS_KBITS
+    level = 1 - (corruption.value - low) / (high - low)
     memory = io.BytesIO()
-    with soundfile.SoundFile(
-        memory,
-        "w",
-        coded_rate,
-        1,
-        subtype="OPUS",
-        format="OGG",
-        compression_level=1 - (corruption.value - low) / (high - low),
-    ) as file:
-        file.write(coded_S)
+    soundfile.write(memory, coded_S, coded_rate, "OPUS", format="OGG", compression_level=level)
     memory.seek(0)
-    decoded_S, _ = soundfile.read(memory, dtype="float32")
-    return _fitted(
-        _resampled(torch.from_numpy(np.ascontiguousarray(decoded_S)), coded_rate, rate), len(waveform_S)
-    )
+    decoded_S = torch.from_numpy(soundfile.read(memory, dtype="float32")[0])
+    return _fitted(resample(decoded_S, coded_rate, rate), len(waveform_S))
 
 
 def _level(corruption: Corruption, waveform_S: Tensor, rate: int, generator: torch.Generator) -> Tensor:
     """Make the clip louder or softer, in floating point: nothing is clipped."""
     return waveform_S * 10 ** (corruption.value / 20)
-
-
-def _resampled(waveform_S: Tensor, source: int, target: int) -> Tensor:
-    return waveform_S if source == target else resample(waveform_S, source, target)
 
 
 def _fitted(waveform_S: Tensor, samples: int) -> Tensor:
@@ -232,25 +205,19 @@ def _rms(waveform_S: Tensor) -> float:
     return float(waveform_S.double().square().mean().sqrt())
 
 
-# How each kind is written, the values that it takes, and the function that applies it.
-FORMS = {
-    "noise": "noise:{}dB",
-    "reverb": "reverb:{}s",
-    "telephone": "telephone",
-    "codec": "codec:{}kbps",
-    "level": "level:{}dB",
-}
-RANGES = {
-    "noise": (-30.0, 60.0),
-    "reverb": (0.05, 10.0),
-    "telephone": (0.0, 0.0),
-    "codec": OPUS_KBITS,
-    "level": (-60.0, 60.0),
-}
-KINDS: dict[str, Callable[[Corruption, Tensor, int, torch.Generator], Tensor]] = {
-    "noise": _noise,
-    "reverb": _reverb,
-    "telephone": _telephone,
-    "codec": _codec,
-    "level": _level,
+class Kind(NamedTuple):
+    """How a kind is written, the values that it takes, and the function that applies it."""
+
+    form: str
+    low: float
+    high: float
+    apply: Callable[[Corruption, Tensor, int, torch.Generator], Tensor]
+
+
+KINDS = {
+    "noise": Kind("noise:{}dB", -30.0, 60.0, _noise),
+    "reverb": Kind("reverb:{}s", 0.05, 10.0, _reverb),
+    "telephone": Kind("telephone", 0.0, 0.0, _telephone),
+    "codec": Kind("codec:{}kbps", *OPUS_KBITS, _codec),
+    "level": Kind("level:{}dB", -60.0, 60.0, _level),
 }

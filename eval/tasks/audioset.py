@@ -259,14 +259,12 @@ def _restrict(
     official = {ytid for labels_of in rows.values() for ytid in labels_of}
     chosen: set[str] = set()
     for path in map(Path, lists):
-        stems = _listed_names(path)
-        ids = [_id_of(stem, official) for stem in stems]
-        if strange := [stem for stem, ytid in zip(stems, ids, strict=True) if ytid is None]:
+        ids = {stem: _id_of(stem, official) for stem in _listed_names(path)}
+        if strange := [stem for stem, ytid in ids.items() if not ytid]:
             raise TaskError(
-                f"{path}: {len(strange):,} of {len(stems):,} names are not clips of this task: "
-                f"{listed(strange)}"
+                f"{path}: {len(strange):,} of {len(ids):,} names are not in this task: {listed(strange)}"
             )
-        chosen.update(ytid for ytid in ids if ytid)
+        chosen.update(ytid for ytid in ids.values() if ytid)
     if (missing := sorted(chosen - files.keys())) and not skip_missing:
         raise TaskError(
             f"{len(missing):,} of {len(chosen):,} clips of {listed(lists)} have no audio: {listed(missing)}; "

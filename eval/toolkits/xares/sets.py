@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import random
-import shutil
 import sys
 import tarfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ from ajepa import audio
 from ajepa.data.tables import read_table
 from ajepa.errors import AjepaError
 from ajepa.eval.tasks import Clip, open_task
+from ajepa.files import folder_in_place_of
 
 READY = ".audio_tar_ready"
 SAMPLE_RATE = 16_000  # of audio that has to be converted
@@ -163,28 +162,17 @@ def _write(clips: list[tuple[Clip, dict[str, Any]]], made: _Set, folder: Path, f
             raise XaresSetError(f"{folder}: exists but is not a folder of X-ARES tars; choose another --out")
         if not force:
             raise XaresSetError(f"{folder}: exists; pass --force to replace it and X-ARES's results in it")
-    by_split = defaultdict(list)
-    for clip, about in clips:
-        by_split[clip.split].append((clip, about))
-    partial = folder.resolve().with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        with tqdm(total=len(clips), unit="clip", disable=None) as bar:
-            for split, start in made.tars.items():
-                members = sorted(by_split[split], key=lambda member: member[0].path)
-                random.Random(0).shuffle(members)
-                for number, first in enumerate(range(0, len(members), CLIPS_A_TAR)):
-                    with tarfile.open(partial / f"{start}{number:07d}.tar", "w") as tar:
-                        for clip, about in members[first : first + CLIPS_A_TAR]:
-                            _add_clip(tar, clip, about)
-                            bar.update()
+    with folder_in_place_of(folder) as partial, tqdm(total=len(clips), unit="clip", disable=None) as bar:
+        for split, start in made.tars.items():
+            members = [member for member in clips if member[0].split == split]
+            members.sort(key=lambda member: member[0].path)
+            random.Random(0).shuffle(members)
+            for number, first in enumerate(range(0, len(members), CLIPS_A_TAR)):
+                with tarfile.open(partial / f"{start}{number:07d}.tar", "w") as tar:
+                    for clip, about in members[first : first + CLIPS_A_TAR]:
+                        _add_clip(tar, clip, about)
+                        bar.update()
         (partial / READY).touch()
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -192,7 +180,7 @@ def _add_clip(tar: tarfile.TarFile, clip: Clip, about: dict[str, Any]) -> None:
     """Two members: the audio, unchanged if X-ARES can read it, and the clip's metadata."""
     # The clip's name, the same in all splits, without dots: what follows the first dot is a file type.
     name = "-".join([*clip.path.parts[-3:-1], clip.path.stem]).replace(".", "_")
-    suffix, data = clip.path.suffix.lower(), b""
+    suffix = clip.path.suffix.lower()
     if suffix in AS_IT_IS:
         data = clip.path.read_bytes()
     else:
