@@ -98,11 +98,7 @@ class Bench:
     def times(self, call: Callable[[], Any], repeats: int = 9) -> dict[str, float]:
         """Times of a call in seconds, after two warm-up calls."""
         seconds = [seconds_of(call, self.device) for _ in range(repeats + 2)][2:]
-        return {
-            "median_s": statistics.median(seconds),
-            "low_s": min(seconds),
-            "high_s": max(seconds),
-        }
+        return {"median_s": statistics.median(seconds), "low_s": min(seconds), "high_s": max(seconds)}
 
 
 def products(bench: Bench) -> dict[str, Any]:
@@ -161,18 +157,18 @@ def agreement(bench: Bench) -> dict[str, Any]:
 
     def encode(device: torch.device, half: bool) -> Tensor:
         encoder.to(device)
-        patches_BNP, grid = encoder.patchify(spectrogram_BLM.to(device))
+        patches_BNP, grid = encoder.patchify(spectrogram_BLC.to(device))
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
             output_BND, _ = encoder(patches_BNP, encoder.positions(grid, patches_BNP))
         return output_BND.float().cpu()
 
     cpu = torch.device("cpu")
-    spectrogram_BLM = LogMel()(clips)
-    there_BLM = LogMel().to(bench.device)(clips.to(bench.device)).cpu()
+    spectrogram_BLC = LogMel()(clips)
+    there_BLC = LogMel().to(bench.device)(clips.to(bench.device)).cpu()
     reference, there = encode(cpu, False), encode(bench.device, False)
     half = encode(bench.device, True)
     return {
-        "log_mel_device_against_cpu": difference(there_BLM, spectrogram_BLM),
+        "log_mel_device_against_cpu": difference(there_BLC, spectrogram_BLC),
         "encoder_device_against_cpu": difference(there, reference),
         "encoder_bfloat16_against_float32": difference(half, there),
         "float32_products": torch.get_float32_matmul_precision(),

@@ -18,7 +18,7 @@ Kind = TypeVar("Kind")
 class Registry(Generic[Kind]):
     """A literal dictionary, and after it what installed packages add under an entry point's group.
 
-    Another package is imported when its name is asked for; it cannot replace a name of ours.
+    Another package is imported when its name is used; it cannot replace a name of ours.
 
     Args:
         group: of the entry points, such as "ajepa.tasks".
@@ -33,7 +33,7 @@ class Registry(Generic[Kind]):
         return list(dict.fromkeys([*self.known, *(one.name for one in entry_points(group=self.group))]))
 
     def get(self, name: str) -> Kind | None:
-        """What has this name; None where nothing has."""
+        """The entry with this name, or None."""
         if name in self.known:
             return self.known[name]
         return next((one.load() for one in entry_points(group=self.group, name=name)), None)

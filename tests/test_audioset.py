@@ -159,7 +159,7 @@ def test_id_lists(tmp_path: Path) -> None:
     skipping = open_task("audioset_20k", root, id_list=tmp_path / "gone.txt", skip_missing=True)
     assert {clip.group for clip in skipping.clips if clip.split != "test"} == expected
     (tmp_path / "odd.txt").write_text(next(iter(ROWS["unbalanced_train"])))
-    with pytest.raises(TaskError, match="1 of 1 names are not clips of this task"):
+    with pytest.raises(TaskError, match="1 of 1 names are not in this task"):
         open_task("audioset_20k", root, id_list=tmp_path / "odd.txt")
     (tmp_path / "odd.json").write_text("[]")
     with pytest.raises(TaskError, match=r'expected \{"data"'):

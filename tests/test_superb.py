@@ -16,8 +16,9 @@ from ajepa.eval.models.open import S3prlUpstream, open_model
 from ajepa.eval.protocols import ProtocolError, TaskEntry
 from ajepa.eval.protocols import s3prl as superb
 from ajepa.eval.protocols.s3prl import S3prl
-from ajepa.eval.results.answers import Answers
+from ajepa.eval.results.answers import scored
 from ajepa.eval.results.errors import EvaluationError
+from ajepa.eval.results.scores import summary
 from ajepa.eval.toolkits.commands import run_module
 from ajepa.model.fingerprint import fingerprint
 
@@ -87,37 +88,44 @@ def test_groups_of_clips(task: str, clip: str, group: str) -> None:
 def test_scores_of_answers() -> None:
     clips = [f"{number:03}" for number in reversed(range(200))]
     truth = ["a" if number % 2 else "b" for number in range(200)]
-    perfect = Answers(clips, ["test"] * 200, [""] * 200, truth, [truth])
-    summary, draws_S = perfect.summary()
-    assert summary["score"] == 1
-    assert summary["interval"] == (1, 1)
-    assert summary["spread"] is None
+    perfect = {
+        "clips": clips,
+        "splits": ["test"] * 200,
+        "groups": [""] * 200,
+        "truth": truth,
+        "answers": truth,
+    }
+    fields, draws_S = summary([scored(perfect)])
+    assert fields["score"] == 1
+    assert fields["interval"] == (1, 1)
+    assert fields["spread"] is None
     assert (draws_S == 1).all()
 
     wrong = ["a"] * 200  # right in half of the cases; the other seed in all
-    summary, draws_S = replace(perfect, answers=[truth, wrong]).summary()
-    assert summary["by_seed"] == (1, 0.5)
-    assert summary["score"] == 0.75
-    assert summary["spread"] == pytest.approx(0.5 / 2**0.5)
-    low, high = summary["interval"]
+    fields, draws_S = summary([scored(perfect), scored(perfect | {"answers": wrong})])
+    assert fields["by_seed"] == (1, 0.5)
+    assert fields["score"] == 0.75
+    assert fields["spread"] == pytest.approx(0.5 / 2**0.5)
+    low, high = fields["interval"]
     assert low < 0.75 < high
     # A half of a proportion of 200 clips: its interval is half as wide as the binomial one.
     assert high - low == pytest.approx(1.96 * (0.25 / 200) ** 0.5, rel=0.15)
-    assert summary["folds"] == {"test": 0.75}
+    assert fields["folds"] == {"test": 0.75}
 
     half = ["a"] * 100 + truth[100:]
-    two_speakers = replace(perfect, groups=["one"] * 100 + ["other"] * 100, answers=[half])
-    low, high = two_speakers.summary()[0]["interval"]
+    two_speakers = perfect | {"groups": ["one"] * 100 + ["other"] * 100, "answers": half}
+    low, high = summary([scored(two_speakers)])[0]["interval"]
     assert (low, high) == (0.5, 1), "two groups, one of them half right"
 
-    folds = replace(perfect, splits=["2"] * 50 + ["10"] * 150, answers=[truth[:50] + ["b"] * 150])
-    assert list(folds.summary()[0]["folds"].items()) == [("2", 1), ("10", 0.5)]
-    assert folds.summary()[0]["score"] == 0.75, "the mean over folds, not over clips"
+    folds = perfect | {"splits": ["2"] * 50 + ["10"] * 150, "answers": truth[:50] + ["b"] * 150}
+    fields, _ = summary([scored(folds)])
+    assert list(fields["folds"].items()) == [("2", 1), ("10", 0.5)]
+    assert fields["score"] == 0.75, "the mean over folds, not over clips"
 
 
 def test_labels_outside_the_truth_are_wrong_answers() -> None:
-    answers = Answers(["x", "y"], ["test"] * 2, ["", ""], ["up", "down"], [["up", "left"]])
-    (split,) = answers.scored(0)
+    run = {"clips": ["x", "y"], "splits": ["test"] * 2, "groups": ["", ""], "truth": ["up", "down"]}
+    (split,) = scored(run | {"answers": ["up", "left"]})
     assert split.score == 0.5
 
 

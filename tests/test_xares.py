@@ -288,7 +288,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         Xares("xares", frequency="max")
     (tmp_path / "esc50").mkdir()
     (tmp_path / "esc50" / "a.tar").write_bytes(b"<html>" * 200)
-    with pytest.raises(EvaluationError, match=r"a\.tar: damaged, or no tar"):
+    with pytest.raises(EvaluationError, match=r"a\.tar: damaged, or not a tar; make"):
         xares_runs._clips(tmp_path / "esc50" / "a.tar")
 
 

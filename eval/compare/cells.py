@@ -12,9 +12,10 @@ import io
 import os
 import re
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from ajepa.files import write
 
 from .config import Comparison
 
+KNOWN = (ValueError, RuntimeError, OSError)  # errors whose message alone is enough
 KILLED = "its process ended before the cell was finished"
 
 
@@ -172,21 +174,17 @@ def plan(
     benches = {
         name: Bench(name, source, replace(conditions, device=None)) for name, source in sources.items()
     }
-    wrong = {name: lost.get(name) or _unusable(bench) for name, bench in benches.items()}
+    wrong = {
+        name: lost.get(name) or _tried(attrgetter("fingerprint"), bench)[1] for name, bench in benches.items()
+    }
     for entry in comparison.task_entries():
         clips, unusable = "", ""
         if any(how.reads == "data" for how in comparison.protocol_entries().values()):
-            try:
-                clips = _open(entry, found.complete)
-            except (ValueError, OSError) as error:
-                unusable = str(error)
+            clips, unusable = _tried(_open, entry, found.complete)
         for protocol, how in comparison.protocol_entries().items():
-            own: Sequence[object] = ()
-            reason = unusable if how.reads == "data" else ""
-            try:
-                own = () if reason else how.depends_on(entry, clips)
-            except (ValueError, RuntimeError, OSError) as error:
-                reason = str(error)
+            own, reason = (), unusable if how.reads == "data" else ""
+            if not reason:
+                own, reason = _tried(how.depends_on, entry, clips)
             for name, bench in benches.items():
                 if why := wrong[name] or reason or how.refusal(bench, entry):
                     found.failures.append(Failure(name, entry.name, protocol, " ".join(why.split())))
@@ -208,12 +206,12 @@ def _open(entry: TaskEntry, complete: dict[str, str]) -> str:
     return task.fingerprint(dates=True) + digest([repr((task.name, task.notes, groups))], 64)
 
 
-def _unusable(bench: Bench) -> str:
-    """Why a model cannot be opened; empty if it can."""
+def _tried(call: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
+    """What a call returns, and why it failed; empty if it did not."""
     try:
-        return "" if bench.fingerprint else "it has no weights"
-    except (ValueError, RuntimeError, OSError) as error:
-        return str(error)
+        return call(*arguments), ""
+    except KNOWN as error:
+        return None, str(error)
 
 
 def run_cells(cells: Sequence[Cell], conditions: Conditions) -> None:
@@ -254,8 +252,7 @@ def _run(cell: Cell, bench: Bench, shelf: Shelf) -> None:
     try:
         shelf.write(cell, cell.how.run(bench, cell.entry, shelf.toolkit(cell)))
     except Exception as error:  # of any kind: the other cells must still run
-        known = isinstance(error, (ValueError, RuntimeError, OSError))
-        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, KNOWN) else f"{type(error).__name__}: {error}"
         shelf.fail(cell, reason, traceback.format_exc())
     else:
         shelf.forget(cell)

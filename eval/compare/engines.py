@@ -99,11 +99,7 @@ class ThisProcess(Engine):
 
 
 class Processes(Engine):
-    """Several processes at a time, one per group. Their output goes to a log in `work/`.
-
-    Args:
-        jobs: number of processes.
-    """
+    """Up to `jobs` processes at a time, one per group. Their output goes to a log in `work/`."""
 
     def start(self, group: Group, conditions: Conditions) -> None:
         """Start a fresh interpreter: a forked one would inherit threads in an unknown state."""

@@ -46,7 +46,6 @@ def compare(
     """Run the unfinished cells, and write `records.json`, `table.md` and `table.csv` into `out`.
 
     Args:
-        comparison: models, tasks and protocols.
         out: folder of the results; the same for several machines, on a file system with locks.
         cache: folder of the embeddings.
         engine: where cells run; None is this process.
@@ -125,10 +124,7 @@ def _records(
 
 
 def _run(
-    cells: Sequence[Cell],
-    conditions: Conditions,
-    engine: Engine,
-    ended: Callable[[], None] = lambda: None,
+    cells: Sequence[Cell], conditions: Conditions, engine: Engine, ended: Callable[[], None] = lambda: None
 ) -> list[Failure]:
     """Run the unfinished cells; reports each cell that ends, and calls `ended` after one that is finished."""
     shelf, failures = Shelf(conditions.folder), []

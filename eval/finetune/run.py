@@ -82,11 +82,7 @@ def finetune_model(
         seconds=seconds,
         clips_per_s=len(seeds) * config.epochs * trained / seconds,  # trained on, with evaluation's time
         weights=weights,  # the weights before fine-tuning
-        details={
-            "pool": "mean",
-            "precision": "bf16" if bf16 else "float32",
-            "config": asdict(config),
-        },
+        details={"pool": "mean", "precision": "bf16" if bf16 else "float32", "config": asdict(config)},
         **fields,
         **about_task(task),
         **provenance(encoder.device),

@@ -10,11 +10,7 @@ from ajepa.eval.tasks import Task
 
 
 class Targets:
-    """The classes of each clip.
-
-    Args:
-        task: single-label or multilabel.
-    """
+    """The classes of each clip of a task, single-label or multilabel."""
 
     def __init__(self, task: Task) -> None:
         self.clips, self.classes = len(task.clips), len(task.classes)

@@ -42,17 +42,17 @@ def load_model(model_file_path: str = "") -> LogMelStatistics:
 @torch.no_grad()
 def get_scene_embeddings(audio: Tensor, model: LogMelStatistics) -> Tensor:
     """Mean and standard deviation over time: [n_sounds, samples] to [n_sounds, 2 * mels]."""
-    frames_BLM = model.features(audio)
-    return torch.cat([frames_BLM.mean(1), frames_BLM.std(1, correction=0)], dim=1)
+    frames_BLC = model.features(audio)
+    return torch.cat([frames_BLC.mean(1), frames_BLC.std(1, correction=0)], dim=1)
 
 
 @torch.no_grad()
 def get_timestamp_embeddings(audio: Tensor, model: LogMelStatistics) -> tuple[Tensor, Tensor]:
     """Log-mel frames averaged over 50 ms: [n_sounds, n_timestamps, mels], and their times in milliseconds."""
-    frames_BLM = model.features(audio)
-    stamps = timestamps_ms(audio.shape[1], model.sample_rate).to(frames_BLM.device)
+    frames_BLC = model.features(audio)
+    stamps = timestamps_ms(audio.shape[1], model.sample_rate).to(frames_BLC.device)
     config = model.features.config
-    centres = 1000 * (torch.arange(frames_BLM.shape[1], device=stamps.device) * config.hop_seconds)
+    centres = 1000 * (torch.arange(frames_BLC.shape[1], device=stamps.device) * config.hop_seconds)
     centres = centres + 500 * config.window_seconds
     first = torch.searchsorted(centres, stamps - TIMESTAMP_MS / 2)
     count = torch.searchsorted(centres, stamps + TIMESTAMP_MS / 2, right=True) - first
@@ -61,7 +61,7 @@ def get_timestamp_embeddings(audio: Tensor, model: LogMelStatistics) -> tuple[Te
     first = torch.where(count > 0, first, torch.searchsorted(midpoints, stamps))
     count = count.clamp_min(1)
     place = torch.arange(int(count.max()), device=stamps.device)
-    frames = (first[:, None] + place).clamp_max(frames_BLM.shape[1] - 1)
+    frames = (first[:, None] + place).clamp_max(frames_BLC.shape[1] - 1)
     weight = (place < count[:, None]) / count[:, None]
-    embeddings = (frames_BLM[:, frames] * weight[..., None]).sum(2)
+    embeddings = (frames_BLC[:, frames] * weight[..., None]).sum(2)
     return embeddings, stamps.expand(len(audio), -1)

@@ -24,10 +24,7 @@ from ajepa.named_source import name_of, named_source
 
 from .baselines import BaselineError, HearNaive, LogMelBaseline
 
-BASELINES: dict[str, Callable[[], nn.Module]] = {
-    "hear-naive": HearNaive,
-    "logmel": LogMelBaseline,
-}
+BASELINES: dict[str, Callable[[], nn.Module]] = {"hear-naive": HearNaive, "logmel": LogMelBaseline}
 MODELS = Registry("ajepa.models", BASELINES)
 OF_S3PRL = "s3prl:"
 

@@ -116,13 +116,10 @@ def embed_task(
     cache: str | Path = DEFAULT_CACHE,
     corruption: Corruption | None = None,
 ) -> Embedded:
-    """The embeddings of the task's clips, read from the cache or computed and added to it.
+    """The embeddings of the task's clips in their order, read from the cache or computed and added to it.
 
     Args:
-        model: the model.
-        task: the task; the clips keep its order.
         all_layers: embed all layers, not only the last.
-        cache: folder of the cache.
         corruption: applied to each clip first; then only `task.test_clips` are embedded.
 
     Raises:

@@ -68,7 +68,6 @@ def learn_mixes(
     """Learn the weights of the layers on training clips, separately for each penalty.
 
     Args:
-        features_NLD: features of the training clips.
         target: class numbers [N], or 0 and 1 [N, C] for several labels.
         penalties: values of c in the formula above.
         classes: C; a class may have no clip here.

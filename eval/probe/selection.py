@@ -81,8 +81,6 @@ def run_probe(
     Args:
         representations: by name, functions that return the features of the task's clips, [N, D], or
             [N, L, D] for a learned sum of layers. Each is called when needed: one is in memory at a time.
-        task: the clips' labels and splits.
-        probe: the probe.
         corrupted: by a corruption's name, the same representations of the corrupted `task.test_clips`. The
             probe that is trained, and chosen, on clean clips scores these too.
     """

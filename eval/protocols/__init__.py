@@ -1,4 +1,4 @@
-"""Protocols: every way of scoring a model on a task, behind one interface."""
+"""Protocols: the ways of scoring a model on a task, with one interface."""
 
 from __future__ import annotations
 
@@ -11,16 +11,7 @@ from .probing import Probing
 from .s3prl import S3prl
 from .xares import Xares
 
-__all__ = [
-    "OURS",
-    "PROTOCOLS",
-    "Bench",
-    "Conditions",
-    "Protocol",
-    "ProtocolError",
-    "Seeded",
-    "TaskEntry",
-]
+__all__ = ["OURS", "PROTOCOLS", "Bench", "Conditions", "Protocol", "ProtocolError", "Seeded", "TaskEntry"]
 
 OURS: dict[str, type[Protocol]] = {
     "linear": Probing,

@@ -1,8 +1,8 @@
-"""What a protocol is: one way of scoring a model on a task.
+"""The interface of protocols, which are ways of scoring a model on a task.
 
-A protocol is a frozen dataclass of its settings. It says what of a task it reads, which models it takes, on
-what its score depends, so that a finished cell is known again, and how it is run. Another package adds one as
-an entry point of the group `ajepa.protocols`.
+A protocol is a frozen dataclass of its settings. It defines which of a task's folders it reads, which models
+it takes, what its score depends on (so that finished cells are recognised), and how it runs. Another package
+adds one as an entry point of the group `ajepa.protocols`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import torch
 
 from ajepa.errors import AjepaError
 from ajepa.eval.models.open import ClipModel, Named, open_source
-from ajepa.eval.results.answers import Answers
+from ajepa.eval.results.answers import scored
 from ajepa.eval.results.errors import EvaluationError
 from ajepa.eval.results.provenance import provenance
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
+from ajepa.eval.results.scores import summary
 from ajepa.eval.tasks import MULTILABEL, Task, open_task
 from ajepa.eval.toolkits.commands import versions
 from ajepa.model.fingerprint import fingerprint
@@ -31,7 +32,7 @@ from ajepa.model.precision import Precision
 
 
 class ProtocolError(AjepaError, ValueError):
-    """A protocol's settings cannot work, or its task lacks what it needs; the message says what to give."""
+    """Settings of a protocol are wrong, or its task lacks something; the message says what to give."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ class TaskEntry:
 
     Attributes:
         name: its name in tables.
-        task: the name that `open_task` knows.
-        folders: where its data are: `data` is the data set's folder, or a table; `hear`, `s3prl` and `xares`
-            are the folders that `ajepa data hear-task`, `ajepa data s3prl` and `ajepa data xares` made of it.
-        options: those of the task.
-        finetune: `recipe` and `set` of fine-tuning on this task.
+        task: its name for `open_task`.
+        folders: where its data are. `data` is the data set's folder, or a table. `hear`, `s3prl` and `xares`
+            are folders made from it by `ajepa data hear-task`, `ajepa data s3prl` and `ajepa data xares`.
+        options: options of the task.
+        finetune: `recipe` and `set` for fine-tuning on this task.
     """
 
     name: str
@@ -55,15 +56,15 @@ class TaskEntry:
 
     @property
     def multilabel(self) -> bool:
-        """Whether its clips have several labels, as far as that is known before it is opened."""
+        """Whether its clips have several labels, judged without opening it."""
         return self.task in MULTILABEL or bool(self.options.get("multilabel"))
 
     def folder(self, kind: str) -> Path:
-        """One of its folders as an absolute path: toolkits run in folders of their own."""
+        """One of its folders as an absolute path, because toolkits run in other folders."""
         return Path(self.folders[kind]).resolve()
 
     def open(self) -> Task:
-        """Its clips; raises as `open_task` does."""
+        """The task itself; raises the errors of `open_task`."""
         return open_task(self.task, self.folders["data"], **self.options)
 
 
@@ -72,11 +73,11 @@ class Conditions:
     """What all cells of a comparison share.
 
     Attributes:
-        folder: of the results.
+        folder: folder of the results.
         cache: folder of the embeddings.
-        precision: of the models.
-        device: where models are put; None is the CPU, and for toolkits a GPU where there is one.
-        threads: of each process; None leaves them as they are.
+        precision: precision of the models.
+        device: where models run. None is the CPU; for toolkits it is a GPU if there is one.
+        threads: threads of each process; None leaves the number as it is.
     """
 
     folder: Path
@@ -87,12 +88,12 @@ class Conditions:
 
     @property
     def toolkit_device(self) -> str:
-        """Where a toolkit in another process computes."""
+        """Where toolkits run, in their own processes."""
         return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Bench:
-    """A model and the tasks that it is tried on, opened when they are first needed."""
+    """A model and its tasks, each opened when it is first needed."""
 
     def __init__(self, name: str, source: str, conditions: Conditions) -> None:
         self.name, self.source, self.conditions = name, source, conditions
@@ -100,18 +101,18 @@ class Bench:
         self._tasks: dict[str, Task] = {}
 
     def model(self, precision: Precision = "float32") -> Named:
-        """The model, opened once; raises as `open_source` does."""
+        """The model, opened once; raises the errors of `open_source`."""
         if precision not in self._models:
             self._models[precision] = open_source(self.name, self.source, self.conditions.device, precision)
         return self._models[precision]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Fingerprint of the weights, before they are rounded to another precision."""
+        """Fingerprint of the weights in full precision."""
         return fingerprint(self.model().module)
 
     def task(self, entry: TaskEntry) -> Task:
-        """The task of an entry, opened once; raises as `open_task` does."""
+        """The task of an entry, opened once; raises the errors of `open_task`."""
         if entry.name not in self._tasks:
             self._tasks[entry.name] = entry.open()
         return self._tasks[entry.name]
@@ -119,14 +120,14 @@ class Bench:
 
 @dataclass(frozen=True)
 class Protocol(ABC):
-    """One way of scoring; the fields are its settings, as a comparison's file or `--set` has them.
+    """One way of scoring. The fields are its settings, as in a comparison's file or after `--set`.
 
-    Numbers that are given as text are converted. Raises ProtocolError for a value of another kind.
+    Numbers given as text are converted. Raises ProtocolError for a value of the wrong type.
 
     Attributes:
-        protocol: its kind, the name in the registry.
+        protocol: its kind, which is its name in the registry.
         reads: which of a task's folders it needs.
-        example: such a folder, for messages.
+        example: such a folder, for error messages.
         takes: the kinds of models that it can score.
     """
 
@@ -150,16 +151,16 @@ class Protocol(ABC):
 
     @property
     def embeds(self) -> int:
-        """How much of the cached embeddings it needs: 0 nothing, 1 the last layer, 2 all."""
+        """Which cached embeddings it needs: 0 for none, 1 for the last layer, 2 for all layers."""
         return 0
 
     @property
     def repeats(self) -> Sequence[int]:
-        """The seeds, each of which is a training that may be finished already; part of a cell's name."""
+        """The seeds. Each is a training, which may already be finished; they are part of a cell's name."""
         return ()
 
     def check(self, entry: TaskEntry) -> None:
-        """Raises ProtocolError where the entry lacks what the protocol needs; looks at no file."""
+        """Raises ProtocolError if the entry lacks something that the protocol needs; opens no file."""
         if self.reads not in entry.folders:
             what = "data" if self.reads == "data" else "folder"
             raise ProtocolError(
@@ -167,7 +168,7 @@ class Protocol(ABC):
             )
 
     def refusal(self, bench: Bench, entry: TaskEntry) -> str:
-        """Why it cannot score a model on a task; empty where it can."""
+        """Why it cannot score a model on a task; empty if it can."""
         if isinstance(bench.model().module, self.takes):
             return ""
         return (
@@ -176,13 +177,13 @@ class Protocol(ABC):
         )
 
     def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
-        """All that the score depends on besides the weights, seeds, precision and version of the package.
+        """What the score depends on, apart from the weights, seeds, precision and version of this package.
 
         Args:
-            task: fingerprint of the task's clips; empty where the protocol does not read them.
+            task: fingerprint of the task's clips; empty if the protocol does not read them.
 
         Raises:
-            ProtocolError, EvaluationError: the toolkit or the data are not there.
+            ProtocolError, EvaluationError: the toolkit or the data are missing.
         """
         return (task, *asdict(self).values())
 
@@ -191,8 +192,8 @@ class Protocol(ABC):
         """Score the model on the task.
 
         Args:
-            folder: of this cell alone, for a toolkit's files. It is not made yet, or has what a process that
-                was stopped left there. Cells that differ only in their seeds share it, one at a time.
+            folder: for a toolkit's files. It may not exist yet, or hold the files of an interrupted process.
+                Cells that differ only in their seeds share it, one at a time.
         """
 
 
@@ -201,9 +202,9 @@ def _converted(name: str, value: Any, default: Any) -> Any:
     try:
         made = kind(value)
         if (kind is not str and isinstance(value, bool)) or (kind is int and made != float(value)):
-            raise ValueError("another kind")
+            raise ValueError("wrong type")
         if kind is float and not math.isfinite(made):
-            raise ValueError("no number to calculate with")
+            raise ValueError("not finite")
     except (TypeError, ValueError) as error:
         raise ProtocolError(f"{name} is {value!r}; expected a value such as {default}") from error
     return made
@@ -214,7 +215,7 @@ class Seeded(Protocol):
     """A protocol that trains once for each seed.
 
     Attributes:
-        seeds: whose scores are averaged; one number or several.
+        seeds: one number or several; the score is the mean over them.
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -238,7 +239,7 @@ class Seeded(Protocol):
         return self.seeds
 
     def settings(self) -> dict[str, Any]:
-        """What is the same for all seeds."""
+        """The settings that all seeds share."""
         given = asdict(self)
         del given["protocol"], given["seeds"]
         return given
@@ -249,7 +250,7 @@ class Seeded(Protocol):
         """The result of a toolkit's heads.
 
         Args:
-            runs: for each seed, the `seconds` it took and the columns of `Answers`, with this seed's answers.
+            runs: for each seed, the columns of `answers.scored` and the `seconds` that it took.
             packages: those of the toolkit, whose versions are recorded.
             work: number of clips that a seed processes, for the rate.
             own: the other fields of the record.
@@ -263,8 +264,7 @@ class Seeded(Protocol):
                 f"{bench.name}, {self.protocol}: seeds were tested on different clips; remove the folder of "
                 "the toolkit's files and run again"
             )
-        columns = [first[column] for column in ("clips", "splits", "groups", "truth")]
-        fields, draws_S = Answers(*columns, [run["answers"] for run in runs]).summary()
+        fields, draws_S = summary([scored(run) for run in runs], ", of the toolkit's answers")
         seconds = sum(run["seconds"] for run in runs)
         about = provenance(torch.device(bench.conditions.toolkit_device))
         about["versions"] |= versions(*packages)

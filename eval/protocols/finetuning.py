@@ -20,8 +20,8 @@ class Finetuning(Seeded):
     """Fine-tuning of all weights.
 
     Attributes:
-        recipe: its name; None takes the task's.
-        set: settings over the recipe's and over those of the task's entry.
+        recipe: name of the recipe; None is the task's own.
+        set: settings that override the recipe's and those of the task's entry.
     """
 
     recipe: str | None = None
@@ -35,7 +35,7 @@ class Finetuning(Seeded):
             raise ProtocolError(f"set is {self.set!r}; give settings such as {{epochs: 20}}")
 
     def config(self, entry: TaskEntry, multilabel: bool) -> FinetuneConfig:
-        """The settings for a task. Raises FinetuneConfigError for those that are unknown."""
+        """The settings for a task. Raises FinetuneConfigError for unknown ones."""
         settings = {**entry.finetune.get("set", {}), **self.set}
         texts = [f"{key}={value}" for key, value in settings.items()]
         return config_for(entry.task, self._recipe(entry), texts, multilabel=multilabel)
@@ -44,7 +44,7 @@ class Finetuning(Seeded):
         return recipe_name(entry.task, self.recipe or entry.finetune.get("recipe"))
 
     def check(self, entry: TaskEntry) -> None:
-        """Its data and settings."""
+        """Checks the data and the settings."""
         super().check(entry)
         own = entry.finetune
         if not isinstance(own, dict) or not isinstance(own.get("set", {}), dict):
@@ -61,7 +61,7 @@ class Finetuning(Seeded):
 
     def run(self, bench: Bench, entry: TaskEntry, folder: Path) -> list[Result]:
         """Train for each seed and test split."""
-        # Lightning, which comes with it, takes seconds to import: processes for probes do without.
+        # Imports Lightning, which takes seconds; processes that only probe do not need it.
         from ajepa.eval.finetune.run import finetune_model
 
         task = bench.task(entry)
@@ -71,7 +71,7 @@ class Finetuning(Seeded):
             say(f"{bench.name}, seed {seed}, {split}: {values}")
 
         result = finetune_model(
-            bench.model(),  # bf16 is that of training, not of the weights
+            bench.model(),  # bf16 applies to training, not to the stored weights
             task,
             self.config(entry, task.multilabel),
             seeds=self.seeds,

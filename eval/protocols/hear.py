@@ -1,7 +1,7 @@
-"""The stock HEAR toolkit, unmodified, as a protocol: embeddings, then its MLP's predictions.
+"""The stock HEAR toolkit, unmodified, as a protocol: embeddings, then the predictions of its MLP.
 
-heareval's two commands run in other processes. Its scores come without the answers for each clip: there is no
-interval, only the spread over folds.
+heareval's two commands run in their own processes. They report no answers for single clips, so a score has no
+interval, only a spread over folds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Hear(Protocol):
     """HEAR's downstream training.
 
     Attributes:
-        grid, grid_points: heareval's grid of hyper-parameters, and how many of its points are tried.
+        grid, grid_points: heareval's grid of hyper-parameters, and the number of its points to try.
     """
 
     grid: str = "default"
@@ -50,7 +50,7 @@ class Hear(Protocol):
         self.one_of(grid=GRIDS)
 
     def refusal(self, bench: Bench, entry: TaskEntry) -> str:
-        """Also for a task without audio at the model's sample rate."""
+        """Also refuses a task without audio at the model's sample rate."""
         folder, rate = entry.folder("hear"), getattr(bench.model().module, "sample_rate", None)
         if (refused := super().refusal(bench, entry)) or (folder / str(rate)).is_dir():
             return refused
@@ -70,7 +70,7 @@ class Hear(Protocol):
         return (self.protocol, self.grid, self.grid_points, listed, versions("heareval"))
 
     def run(self, bench: Bench, entry: TaskEntry, folder: Path) -> list[Result]:
-        """Run its two commands."""
+        """Run the two commands."""
         task = entry.folder("hear")
         folder.mkdir(parents=True, exist_ok=True)
         device = bench.conditions.device

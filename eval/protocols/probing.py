@@ -1,4 +1,4 @@
-"""Probes on frozen features as protocols: a linear one, and nearest neighbours."""
+"""Probes on frozen features as protocols: a linear probe and nearest neighbours."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Probing(Protocol):
         protocol: "linear" or "knn".
         layer: "last", a number from 1, "best" on validation, "each" (a record for each), or "weighted": a sum
             with weights that are learned with the linear probe.
-        pool: frequency patches of a time step side by side ("concat"), averaged ("mean"), or the one that is
-            "best" on validation.
-        time: over time the mean ("mean"), followed by the standard deviation ("mean+std"), or the one that is
-            "best" on validation. `logmel` has both in any case.
-        corrupt: what the test clips are also scored with, such as noise:10dB or standard; the probe is
-            trained on clean clips and chosen by them. See `ajepa.eval.robustness.corruptions.parse`.
+        pool: "concat" joins the frequency patches of a time step, "mean" averages them, "best" takes the
+            better of the two on validation.
+        time: "mean" over time, "mean+std" (with the standard deviation), or "best" on validation. `logmel`
+            always has both.
+        corrupt: corruptions with which the test clips are scored again, such as noise:10dB or standard. The
+            probe is trained and chosen on clean clips. See `ajepa.eval.robustness.corruptions.parse`.
         noise: folder of recordings that noise is cut from; empty for synthetic noise.
-        class_weight: in the linear probe clips weigh alike ("none"), or classes do ("balanced"), as with the
-            samplers of s3prl's keyword spotting.
+        class_weight: in the linear probe, all clips ("none") or all classes ("balanced") have equal weight.
+            The samplers of s3prl's keyword spotting balance the classes.
     """
 
     protocol: str = "linear"
@@ -72,22 +72,22 @@ class Probing(Protocol):
             parse(text)
 
     def corruptions(self) -> list[Corruption]:
-        """What is asked for, each once. Raises CorruptionError: the folder of noises has none."""
+        """The corruptions, each once. Raises CorruptionError if the folder of noises has no audio."""
         noises = find_noises(self.noise) if self.noise else ()
         return list({str(one): one for text in self.corrupt for one in parse(text, noises)}.values())
 
     def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
-        """Also the files of noise."""
+        """Also the corruptions and their noise files."""
         # "drawn": cells of corrupted clips once kept no draws of them, and are not read again.
         return (*super().depends_on(entry, task), *(("drawn", one.key) for one in self.corruptions()))
 
     @property
     def embeds(self) -> int:
-        """The last layer or all."""
+        """The last layer, or all."""
         return 1 if self.layer == "last" else 2
 
     def probe(self, task: Task) -> Probe:
-        """The probe for a task. Raises ProtocolError: clips of several labels have no balance of classes."""
+        """The probe for a task. Raises ProtocolError for balanced classes if clips have several labels."""
         if self.class_weight == "none":
             return PROBES[self.protocol]
         if task.multilabel:
@@ -95,7 +95,7 @@ class Probing(Protocol):
         return BALANCED
 
     def run(self, bench: Bench, entry: TaskEntry, folder: Path) -> list[Result]:
-        """Embed, or take what is cached, and probe."""
+        """Embed the clips, or read the cache, and probe."""
         conditions = bench.conditions
         model = bench.model(conditions.precision)
         return list(probe_model(model, bench.task(entry), self, conditions.cache))
@@ -104,13 +104,10 @@ class Probing(Protocol):
 def probe_model(
     model: Named, task: Task, how: Probing, cache: str | Path = DEFAULT_CACHE
 ) -> Iterator[Result]:
-    """The result of one model; with `layer="each"` one for each layer, as they come.
-
-    Args:
-        cache: folder of the embeddings.
+    """The result of one model; with `layer="each"`, one for each layer.
 
     Raises:
-        ProtocolError: no such layer.
+        ProtocolError: there is no such layer.
         AudioError: a clip cannot be decoded.
         EmbeddingError: an embedding is not finite.
     """
@@ -143,12 +140,12 @@ def _probe(
     outcome = run_probe(representations, task, probe, heard)
     seconds = time.perf_counter() - started
     fields, draws_S = summary([outcome.splits])
-    # One clip gives the width; the representations of all of them take gigabytes.
+    # One clip is enough to find the width; the representations of all clips take gigabytes.
     one = embedded._replace(values=embedded.values[:1]).representations(layer, how.pool, how.time)
     chosen = describe(outcome.choices, task.rounds(), probe)
     for choice, weights in zip(chosen, outcome.layer_weights, strict=True):
         if weights:
-            # The first block's to the last one's, and the normed last one's.
+            # From the first block to the last one, then the normed output of the last one.
             choice["layer_weights"] = weights
     drawn = [bootstrap(splits) for splits in outcome.corrupted.values()]
     drawn_XS = torch.stack(drawn) if drawn else torch.empty(0)

@@ -1,11 +1,10 @@
 """Stock s3prl on SUPERB's keyword spotting and speaker identification, as a protocol.
 
 A frozen encoder under s3prl's own head: learned weights of all layers, linear to 256, mean over time, linear
-(arXiv 2105.01051, section 3). The head of the step with the best validation accuracy is evaluated on the test
-set by s3prl's own command, whose answers for each clip give the interval.
+(arXiv 2105.01051, section 3). s3prl's own command evaluates the head of the step with the best validation
+accuracy on the test set; its answers for each clip give the interval.
 
-A seed that is finished leaves its answers in the cell's folder: a process that was stopped goes on with the
-others.
+A finished seed leaves its answers in the cell's folder, so an interrupted process continues with the others.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ MODULE = "s3prl.run_downstream"
 SEED = 1337  # s3prl's
 # Clips of SUPERB's validation and test sets: other numbers are another task.
 CLIPS = {"speech_commands": (6_798, 3_081), "voxceleb1": (6_904, 8_251)}
-# The key of each task's settings that no other has.
+# A key that only this task's settings have.
 KEYS = {"speech_commands": "speech_commands_root", "voxceleb1": "meta_data"}
 
 
@@ -47,13 +46,13 @@ class S3prl(Seeded):
     """Settings of s3prl's training. The defaults are SUPERB's, which searches `lr` in powers of ten.
 
     Attributes:
-        steps: of the optimiser, 32 clips each.
-        lr: of Adam.
-        eval_every: steps between two evaluations, among which validation chooses.
+        steps: steps of the optimiser, with 32 clips each.
+        lr: learning rate of Adam.
+        eval_every: steps between two evaluations; validation chooses among these.
         frequency: as in `UpstreamOptions`.
-        cache_gigabytes: for features of clips, see `ajepa.s3prl_upstream.cache`; 0 computes them every time.
+        cache_gigabytes: size of the feature cache, see `ajepa.s3prl_upstream.cache`; 0 for no cache.
         workers: processes that load audio.
-        seeds: each a training.
+        seeds: each trains a head.
     """
 
     seeds: tuple[int, ...] = (SEED,)
@@ -85,8 +84,8 @@ class S3prl(Seeded):
         downstream = _task_of(data)
         if entry.task in CLIPS and entry.task != downstream:
             raise ProtocolError(f"{data}: made for {downstream}, not for {entry.task}")
-        learnt = {k: v for k, v in self.settings().items() if k not in ("cache_gigabytes", "workers")}
-        return (self.protocol, _data_fingerprint(data), learnt, versions("s3prl"))
+        settings = {k: v for k, v in self.settings().items() if k not in ("cache_gigabytes", "workers")}
+        return (self.protocol, _data_fingerprint(data), settings, versions("s3prl"))
 
     def run(self, bench: Bench, entry: TaskEntry, folder: Path) -> list[Result]:
         """Train and test a head for each seed."""
@@ -117,7 +116,9 @@ class S3prl(Seeded):
             layer="learned sum",
             clips=sum(counts),
             clips_by_split={"test": counts[1], "valid": counts[0]},
-            weights=bench.fingerprint if upstream == "ajepa" else None,  # its version tells s3prl's own
+            weights=bench.fingerprint
+            if upstream == "ajepa"
+            else None,  # s3prl's own are known by its version
             task_hash=_data_fingerprint(data),
             notes=tuple(notes),
             details={"upstream": upstream, "pool": self.frequency, "config": self.settings()},
@@ -125,7 +126,7 @@ class S3prl(Seeded):
         return [found]
 
     def _run(self, bench: Bench, task: str, data: Path, folder: Path, seed: int) -> dict[str, Any]:
-        """What one training leaves: answers on the test set, the step that validation chose, seconds."""
+        """One training: its answers on the test set, the step that validation chose, and its seconds."""
         done = folder / "answers.json"
         if done.is_file():
             return json.loads(done.read_text())
@@ -159,7 +160,7 @@ class S3prl(Seeded):
         return run
 
     def _options(self, out: Path) -> str:
-        """Our upstream's options for -g."""
+        """Options of our upstream, for -g."""
         given: dict[str, Any] = {"frequency": self.frequency}
         if self.cache_gigabytes:
             given["cache"] = str(out / "features")
@@ -167,7 +168,7 @@ class S3prl(Seeded):
         return yaml.safe_dump(given, default_flow_style=True, width=10_000).strip()
 
     def _overrides(self) -> str:
-        """The settings for -o."""
+        """Settings of s3prl, for -o."""
         every = min(self.eval_every, self.steps)
         values = {
             "runner.total_steps": self.steps,
@@ -181,7 +182,7 @@ class S3prl(Seeded):
 
 
 def _upstream(bench: Bench) -> tuple[str, str]:
-    """What s3prl's -u and -k take."""
+    """Values for s3prl's -u and -k."""
     module = bench.model().module
     if isinstance(module, S3prlUpstream):
         return module.upstream, module.checkpoint
@@ -189,7 +190,7 @@ def _upstream(bench: Bench) -> tuple[str, str]:
 
 
 def _task_of(data: Path) -> str:
-    """The task of s3prl that a folder was made for, by its settings. Raises EvaluationError."""
+    """The s3prl task that a folder was made for, from its settings. Raises EvaluationError."""
     if not (data / CONFIG).is_file():
         raise EvaluationError(f"{data}: no {CONFIG} in it; `ajepa data s3prl` makes such a folder")
     settings = yaml.safe_load((data / CONFIG).read_text()) or {}
@@ -218,7 +219,7 @@ def _labels(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _group(task: str, clip: str) -> str:
-    """The speaker of a word, the session of an utterance; empty for a clip that stands alone."""
+    """The speaker of a word, or the session of an utterance; empty for an independent clip."""
     if task == "speech_commands":
         return speaker(clip)
     return clip.rpartition("-")[0]  # speaker-session-utterance

@@ -1,8 +1,8 @@
-"""Stock X-ARES as a protocol: its embeddings, its heads.
+"""Stock X-ARES as a protocol: its embeddings and its heads.
 
-X-ARES runs in a folder of the cell, with links to the tars: it keeps results by the encoder's class alone,
-and takes a head that a killed run left for a trained one. A seed that is finished is read; the embeddings,
-which can be large, are removed with the last one.
+X-ARES runs in the cell's folder, with links to the tars, because it names results by the encoder's class
+alone, and takes the head of a killed run for a trained one. Finished seeds are read again. The embeddings,
+which can be large, are removed after the last seed.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Xares(Seeded):
     """Settings of X-ARES. A task's folder is that of its tars, and has X-ARES's name for the task.
 
     Attributes:
-        frequency: as of `ajepa.eval.xares.XaresEncoder`.
-        epochs, lr: of the head; 0 takes the task's own (10 and 1e-3 of most).
+        frequency: as for `ajepa.eval.xares.XaresEncoder`.
+        epochs, lr: for the head; 0 takes the task's own (10 and 1e-3 for most).
         seeds: each trains heads.
     """
 
@@ -103,7 +103,7 @@ class Xares(Seeded):
         return [found]
 
     def _run(self, bench: Bench, tars: Path, clips: int, folder: Path, seed: int) -> dict[str, Any]:
-        """X-ARES once, embeddings included where there are none yet: its scores and its heads' answers."""
+        """Run X-ARES once, and embed if needed: its scores and its heads' answers."""
         done = folder / f"seed-{seed}.json"
         if done.is_file():
             return json.loads(done.read_text())
@@ -153,7 +153,7 @@ class Xares(Seeded):
         return run
 
     def _task(self, file: str, seed: int) -> str:
-        """A task's file: X-ARES's own with the settings."""
+        """The task's file: X-ARES's own, with our settings."""
         lines = [f"    config.seed = {seed}"]
         if self.epochs:
             lines.append(f"    config.epochs = {self.epochs}")
@@ -184,7 +184,7 @@ def _task_file(task: str) -> str:
 def task_files() -> dict[str, str]:
     """X-ARES's tasks that are scored by the accuracy of clips: name -> file, as its command takes it.
 
-    They are read, not imported: that would load all of X-ARES.
+    The files are parsed, because importing them would load all of X-ARES.
 
     Raises:
         EvaluationError: X-ARES is not installed.
@@ -215,7 +215,7 @@ def _clips(tar: Path) -> int:
         with tarfile.open(tar) as members:
             return sum(Path(name).suffix.lower() in AUDIO for name in members.getnames())
     except tarfile.TarError as error:
-        raise EvaluationError(f"{tar}: damaged, or no tar ({error}); make or fetch it again") from error
+        raise EvaluationError(f"{tar}: damaged, or not a tar; make or fetch it again") from error
 
 
 def _fingerprint(tars: Path) -> str:

@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
-from .scores import Scored, summary
+from .scores import Scored
 
 
-@dataclass(frozen=True)
-class Answers:
-    """The answers of a toolkit's trained heads, one row per clip.
+def scored(run: Mapping[str, Sequence[str]]) -> list[Scored]:
+    """The test splits as the heads of one seed scored them, clips in the order of their names.
 
-    Attributes:
-        clips: names of the clips.
-        splits: test split of each clip.
-        groups: what clips share, such as their speaker; empty if a clip is independent.
-        truth: labels of the clips.
-        answers: for each seed, the labels that its heads gave.
+    Args:
+        run: columns with an entry per clip: `clips` (names), `splits` (test splits), `groups` (such as
+            speakers; empty if a clip is independent), `truth` and `answers` (labels).
     """
-
-    clips: list[str]
-    splits: list[str]
-    groups: list[str]
-    truth: list[str]
-    answers: list[list[str]]
-
-    def scored(self, seed: int) -> list[Scored]:
-        """The test splits as the seed's heads scored them, clips in the order of their names."""
-        labels = sorted({*self.truth, *self.answers[seed]})
-        number = {label: index for index, label in enumerate(labels)}
-        order = sorted(range(len(self.clips)), key=lambda row: self.clips[row])
-        splits = []
-        for split in sorted(set(self.splits), key=lambda name: (len(name), name)):
-            rows = [row for row in order if self.splits[row] == split]
-            answered = torch.tensor([number[self.answers[seed][row]] for row in rows])
-            truth = torch.tensor([number[self.truth[row]] for row in rows])
-            groups = tuple(self.groups[row] for row in rows)
-            splits.append(Scored(split, functional.one_hot(answered, len(labels)).float(), truth, groups))
-        return splits
-
-    def summary(self) -> tuple[dict[str, Any], Tensor]:
-        """As `scores.summary`."""
-        runs = [self.scored(seed) for seed in range(len(self.answers))]
-        return summary(runs, ", of the toolkit's answers")
+    labels = sorted({*run["truth"], *run["answers"]})
+    number = {label: index for index, label in enumerate(labels)}
+    columns = (run[name] for name in ("clips", "splits", "groups", "truth", "answers"))
+    rows = sorted(zip(*columns, strict=True), key=itemgetter(0))
+    found = []
+    for split in sorted(set(run["splits"]), key=lambda name: (len(name), name)):
+        _, _, groups, truth, answers = zip(*(row for row in rows if row[1] == split), strict=True)
+        answered = torch.tensor([number[label] for label in answers])
+        target = torch.tensor([number[label] for label in truth])
+        found.append(Scored(split, functional.one_hot(answered, len(labels)).float(), target, groups))
+    return found

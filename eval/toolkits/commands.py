@@ -53,8 +53,8 @@ def run_module(
             env=os.environ | {"PYTHONWARNINGS": "ignore"} | own,
         )
     if done.returncode:
-        told = log.read_bytes()[begun:].decode(errors="replace")
-        tail = "\n  ".join(told.splitlines()[-8:])
+        output = log.read_bytes()[begun:].decode(errors="replace")
+        tail = "\n  ".join(output.splitlines()[-8:])
         raise EvaluationError(f"`python -m {module} {' '.join(arguments)}` failed; {log} ends with\n  {tail}")
     return time.perf_counter() - started
 

@@ -20,7 +20,7 @@ from ajepa.files import write_json
 
 
 def answers(encoder: str, task_file: str) -> dict[str, Any]:
-    """The columns of `ajepa.eval.results.answers.Answers` for one seed, the number of items in each split
+    """The columns of `ajepa.eval.results.answers.scored` for one seed, the number of items in each split
     ("items"), and the seconds to which X-ARES cuts clips ("crop_seconds"), or None.
 
     Args:

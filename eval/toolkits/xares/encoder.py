@@ -84,12 +84,8 @@ def encoder_class(
 ) -> type[XaresEncoder]:
     """An encoder class for X-ARES, called `name`, which ends in `Encoder`; it takes no arguments.
 
-    Args:
-        name: X-ARES keeps results under it.
-        source, frequency, weights: as for `XaresEncoder`.
-
-    Raises:
-        XaresError: the name has another form.
+    X-ARES keeps results under the name. The other arguments are those of `XaresEncoder`. Raises XaresError
+    for a name of another form.
     """
     if not (name.isidentifier() and name.endswith("Encoder")):
         raise XaresError(f"{name!r}: X-ARES needs a Python name that ends in Encoder; rename it")
