@@ -169,6 +169,12 @@ def test_balanced_draws_show_rare_classes_as_often() -> None:
     assert sorted(_order(train[:5], targets, QUICK, generator()).tolist()) == list(range(5))
     assert len(_order(train, targets, replace(balanced, samples_per_epoch=7), generator())) == 7
     assert len(_order(train, targets, replace(QUICK, samples_per_epoch=7), generator())) == 100
+    once = replace(balanced, samples_per_epoch=20, replacement=False)
+    drawn = torch.stack([_order(train, targets, once, generator(seed)) for seed in range(40)])
+    assert all(len(set(row)) == 20 for row in drawn.tolist()), "each clip once an epoch"
+    assert (drawn >= 90).float().mean() > 0.3, "a tenth of the clips are rare"
+    with pytest.raises(FinetuneError, match="samples_per_epoch is 200, but there are 100 clips"):
+        _order(train, targets, replace(once, samples_per_epoch=200), generator())
 
 
 def test_targets_are_the_tasks() -> None:
@@ -199,7 +205,19 @@ def test_recipes_are_the_papers() -> None:
         True,
         "bce",
     )
-    assert all(recipe.masked_share == 0.1 and recipe.layer_decay == 0.75 for recipe in RECIPES.values())
+    assert all(recipe.layer_decay == 0.75 for recipe in RECIPES.values())
+    ours = [recipe for name, recipe in RECIPES.items() if not name.startswith("audio-mae-")]
+    assert {(one.masked_how, one.masked_share, one.norm, one.std) for one in ours} == {
+        ("regularised", 0.1, "before", 0.0)
+    }
+    theirs = [recipe for name, recipe in RECIPES.items() if name.startswith("audio-mae-")]
+    assert len(theirs) == 5
+    assert {
+        (one.masked_how, one.masked_share, one.norm, one.weight_decay, one.mixup_with) for one in theirs
+    } == {("structured", 0.2, "after", 1e-4, "set")}
+    assert RECIPES["audio-mae-esc50"].mean == -6.6268077 and RECIPES["audio-mae-esc50"].std == 5.358466
+    audioset = RECIPES["audioset-2m"]
+    assert (audioset.samples_per_epoch, audioset.replacement, audioset.epochs) == (200_000, False, 100)
 
 
 @pytest.mark.parametrize(
@@ -221,6 +239,8 @@ def test_recipes_are_the_papers() -> None:
         ({"drop_path": 1.0}, "drop_path is 1.0, must be at least 0 and below 1"),
         ({"warmup_epochs": float("nan")}, "warmup_epochs is nan"),
         ({"mixup_beta": float("inf")}, "mixup_beta is inf"),
+        ({"mixup_with": "all"}, "mixup_with is 'all', must be batch or set"),
+        ({"balanced": True, "replacement": False}, "samples_per_epoch must say"),
     ],
 )
 def test_wrong_settings(wrong: dict[str, float], message: str) -> None:

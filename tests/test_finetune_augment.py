@@ -33,6 +33,21 @@ def test_a_mixed_clip_is_as_long_as_the_longer_of_its_two() -> None:
     assert (mixed_lengths_B > lengths_B).any() and (partners.sum(1) == 1).any()
 
 
+def test_mixup_with_clips_of_the_whole_set() -> None:
+    """The others may be longer or shorter than the batch; a clip that is not mixed stays as it is."""
+    waveform_BS, lengths_B, target_BC = torch.ones(64, 5), torch.full((64,), 5), torch.eye(64)
+    for longest in (3, 8):
+        others = 2 * torch.ones(64, longest), torch.full((64,), longest), torch.eye(64).flip(0)
+        mixed_BS, mixed_lengths_B, share_BC = mixup(
+            waveform_BS, lengths_B, target_BC, 0.5, 10.0, generator(), others
+        )
+        assert mixed_BS.shape == (64, max(5, longest))
+        own_B = share_BC.diagonal()
+        assert torch.allclose(mixed_BS[:, 0], own_B + 2 * (1 - own_B))
+        assert torch.allclose(mixed_BS[:, 4], own_B + (2 * (1 - own_B) if longest == 8 else 0))
+        assert torch.equal(mixed_lengths_B, torch.where(own_B < 1, max(5, longest), 5))
+
+
 def test_spec_augment_hides_one_band_and_one_stretch() -> None:
     hidden = spec_augment(torch.ones(500, 40, 16), 4, 10, 0.0, generator()) == 0
     bands, frames = hidden.all(1), hidden.all(2)

@@ -102,7 +102,7 @@ def attention_mask(valid_BN: Tensor | None) -> Tensor | None:
 
 @dataclass(frozen=True)
 class RegularisedMasking:
-    """A-JEPA's regularised masking (section 3.3): in every block, a random share of the patches is hidden.
+    """A-JEPA's regularised masking (section 3.2): in every block, a random share of the patches is hidden.
 
     No query sees the key and value of a hidden patch, not even its own; the patch still attends to the others
     and has an output. Every block of every clip has its own draw. For training only.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def mixup(
@@ -16,8 +17,9 @@ def mixup(
     share: float,
     beta: float,
     generator: torch.Generator,
+    others: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mix some clips with others of the batch, and their targets in the same proportions (arXiv 1710.09412).
+    """Mix some clips with others, and their targets in the same proportions (arXiv 1710.09412).
 
     Args:
         waveform_BS: clips, zeros after their ends.
@@ -25,6 +27,7 @@ def mixup(
         target_BC: share of each class.
         share: fraction of the clips to mix.
         beta: both parameters of the Beta distribution that a clip's own weight is drawn from.
+        others: waveforms, lengths and targets of the clips to mix with; None: those of this batch, shuffled.
 
     Returns:
         Clips, lengths and targets. A mixed clip is as long as the longer of its two; the others keep their
@@ -36,11 +39,16 @@ def mixup(
     own_B = gamma_2B[0] / gamma_2B.sum(0)
     mixed_B = torch.rand(clips, generator=generator) < share
     own_B1 = torch.where(mixed_B, own_B, 1.0)[:, None].to(waveform_BS.device)
-    other = torch.randperm(clips, generator=generator)
-    lengths_B = torch.where(mixed_B, torch.maximum(lengths_B, lengths_B[other]), lengths_B)
-    other = other.to(waveform_BS.device)
-    waveform_BS = own_B1 * waveform_BS + (1 - own_B1) * waveform_BS[other]
-    return waveform_BS, lengths_B, own_B1 * target_BC + (1 - own_B1) * target_BC[other]
+    if others is None:
+        place = torch.randperm(clips, generator=generator)
+        others = waveform_BS[place.to(waveform_BS.device)], lengths_B[place], target_BC[place]
+    other_BS, other_lengths_B, other_BC = others
+    lengths_B = torch.where(mixed_B, torch.maximum(lengths_B, other_lengths_B), lengths_B)
+    missing = waveform_BS.shape[1] - other_BS.shape[1]
+    waveform_BS = functional.pad(waveform_BS, (0, max(0, -missing)))
+    other_BS = functional.pad(other_BS, (0, max(0, missing)))
+    waveform_BS = own_B1 * waveform_BS + (1 - own_B1) * other_BS
+    return waveform_BS, lengths_B, own_B1 * target_BC + (1 - own_B1) * other_BC
 
 
 def spec_augment(

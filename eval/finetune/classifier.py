@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from ajepa.features import levelled
+from ajepa.features import LogMel, LogMelConfig, levelled
 from ajepa.model import AudioEncoder
 from ajepa.model.batching import cut_into_patches, prepare
 from ajepa.nn.blocks import LayerNorm
@@ -15,7 +16,7 @@ from ajepa.nn.encoder import DropPath, RegularisedMasking
 
 from .augment import add_noise, spec_augment
 from .config import FinetuneConfig
-from .masking import drop_patches, zero_patches
+from .masking import drop_patches, steps_and_bands, zero_patches
 
 
 class Classifier(nn.Module):
@@ -29,11 +30,12 @@ class Classifier(nn.Module):
     def __init__(self, model: AudioEncoder, classes: int, config: FinetuneConfig) -> None:
         super().__init__()
         self.config = config
-        self.features = copy.deepcopy(model.features)
+        self.features = LogMel(_normalised(model.features.config, config))
         self.encoder = copy.deepcopy(model.encoder).requires_grad_(True)
-        self.fill, self.most_steps = model.fill_value, model.chunk_patches
-        # The mean of normed patches is no longer normed: Audio-MAE applies a norm again before the head.
-        self.norm = LayerNorm(self.encoder.width)
+        inputs = self.encoder.config.inputs
+        self.fill = inputs.fill_value(self.features.config, float(self.features.silence))
+        self.most_steps = model.chunk_patches
+        self.norm = None if config.norm == "before" else LayerNorm(self.encoder.width)
         self.head = nn.Linear(self.encoder.width, classes)
         nn.init.trunc_normal_(self.head.weight, std=config.head_std)
         nn.init.zeros_(self.head.bias)
@@ -42,14 +44,16 @@ class Classifier(nn.Module):
         self, waveform_BS: Tensor, lengths_B: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
         """Logits [B, C]. Takes the arguments of `pooled`."""
-        return self.head(self.norm(self.pooled(waveform_BS, lengths_B, generator)))
+        pooled_BD = self.pooled(waveform_BS, lengths_B, generator)
+        return self.head(pooled_BD if self.norm is None else self.norm(pooled_BD))
 
     def pooled(
         self, waveform_BS: Tensor, lengths_B: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Mean of each clip's normed patches [B, D].
+        """Mean of each clip's patches [B, D].
 
-        Without a generator, and for clips no longer than a chunk, this is the mean that `AudioEncoder` gives.
+        Without a generator, with the norm before the mean, and for clips no longer than a chunk, this is the
+        mean that `AudioEncoder` gives.
 
         Args:
             waveform_BS: clips, with zeros after their ends.
@@ -83,16 +87,22 @@ class Classifier(nn.Module):
             masking = RegularisedMasking(config.masked_share, inner)
             if config.masked_how == "regularised":
                 regularised = masking
-            elif config.masked_how == "zero":
-                patches_BNP = zero_patches(patches_BNP, own_BN, masking)
+            elif config.masked_how == "structured":
+                kept_BN = steps_and_bands(own_BN, grid, config.masked_share, inner)
             else:
+                kept_BN = masking.visible(patches_BNP, own_BN, slice(0, None))
+            if config.masked_how == "zero":
+                patches_BNP = zero_patches(patches_BNP, own_BN, kept_BN)
+            elif config.masked_how != "regularised":
                 patches_BNP, positions, valid_BN, own_BN = drop_patches(
-                    patches_BNP, positions, valid_BN, own_BN, masking
+                    patches_BNP, positions, valid_BN, own_BN, kept_BN
                 )
             drop_path = DropPath(config.drop_path, inner)
-        tokens_BND, _ = encoder(
-            patches_BNP, positions, valid_BN, regularised=regularised, drop_path=drop_path
+        tokens_BND, (before_BND,) = encoder(
+            patches_BNP, positions, valid_BN, keep_layers=1, regularised=regularised, drop_path=drop_path
         )
+        if config.norm == "after":
+            tokens_BND = before_BND
         weight_BN1 = own_BN[..., None].to(tokens_BND.dtype)
         return (tokens_BND * weight_BN1).sum(1) / weight_BN1.sum(1)
 
@@ -117,3 +127,10 @@ class Classifier(nn.Module):
             {"params": params, "scale": scale, "weight_decay": self.config.weight_decay if decays else 0.0}
             for (scale, decays), params in groups.items()
         ]
+
+
+def _normalised(features: LogMelConfig, config: FinetuneConfig) -> LogMelConfig:
+    """The front end's settings with the data set's own statistics, where the recipe gives them."""
+    if config.std == 0:
+        return features
+    return replace(features, mean=config.mean, std=config.std)

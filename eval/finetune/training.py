@@ -139,8 +139,15 @@ def finetune(
                 group["lr"] = rate * group["scale"]
             waveform_BS, lengths_B = _crops(waveforms, numbers.tolist(), config.seconds, generator)
             target_BC = targets.dense(numbers.numpy())
+            others = None
+            if config.mixup and config.mixup_with == "set":
+                drawn = torch.from_numpy(train)[torch.randint(len(train), numbers.shape, generator=generator)]
+                others = (
+                    *_crops(waveforms, drawn.tolist(), config.seconds, generator),
+                    targets.dense(drawn.numpy()),
+                )
             waveform_BS, lengths_B, target_BC = mixup(
-                waveform_BS, lengths_B, target_BC, config.mixup, config.mixup_beta, generator
+                waveform_BS, lengths_B, target_BC, config.mixup, config.mixup_beta, generator, others
             )
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logits_BC = network(waveform_BS.to(device), lengths_B.to(device), generator)
@@ -203,14 +210,16 @@ def predict(
 
 
 def _order(train: np.ndarray, targets: Targets, config: FinetuneConfig, generator: torch.Generator) -> Tensor:
-    """The clips of an epoch: each once, or drawn with replacement by the inverse sizes of their classes.
-
-    (Audio-MAE's script intends to draw without replacement, but argparse reads its option "False" as true.)
-    """
+    """The clips of an epoch: each once, or drawn by the inverse sizes of their classes."""
     if not config.balanced:
         return torch.from_numpy(train)[torch.randperm(len(train), generator=generator)]
     count = config.clips_an_epoch(len(train))
-    drawn = torch.multinomial(targets.weights(train), count, replacement=True, generator=generator)
+    if not config.replacement and count > len(train):
+        raise FinetuneError(
+            f"samples_per_epoch is {count}, but there are {len(train)} clips to draw from; lower it, or set "
+            "replacement=true"
+        )
+    drawn = torch.multinomial(targets.weights(train), count, config.replacement, generator=generator)
     return torch.from_numpy(train)[drawn]
 
 
