@@ -185,6 +185,26 @@ def test_reconstruction_replaces_hidden_patches_alone() -> None:
         model.reconstruct(waveform, torch.ones_like(hidden))
 
 
+def test_levels_of_hidden_patches_from_their_neighbours() -> None:
+    """No hidden sample has a part in it: other audio there gives the same reconstruction.
+
+    Patches of one level and spread, all of them, get exactly this level and spread.
+    """
+    torch.manual_seed(0)
+    objective = AudioMAE(CONFIG, ENCODER, 10).eval()
+    shape = torch.randn(16 * 16)
+    patch = 1.5 + 0.3 * (shape - shape.mean()) / shape.std()
+    spectrogram_BLC = patch.view(16, 16).repeat(5, 8)[None]
+    grid = objective.encoder.grid(80)
+    hidden_BN = torch.rand(1, grid.tokens, generator=torch.Generator().manual_seed(1)) < 0.6
+    found = objective.reconstruct(spectrogram_BLC, hidden_BN, "neighbours")
+    torch.testing.assert_close(found, objective.reconstruct(spectrogram_BLC, hidden_BN), atol=1e-5, rtol=1e-5)
+    place = hidden_BN.view(1, 5, 8).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    other_BLC = torch.where(place, 7 * torch.randn(spectrogram_BLC.shape), spectrogram_BLC)
+    assert torch.equal(objective.reconstruct(other_BLC, hidden_BN, "neighbours"), found)
+    assert not torch.allclose(objective.reconstruct(other_BLC, hidden_BN, "true")[place], found[place])
+
+
 def test_training_loads_reconstructs_and_learns(tiny_recipe: Recipe) -> None:
     """A run of a tiny recipe: the loss falls, and its files are `load_model` sources."""
     recipe = replace(

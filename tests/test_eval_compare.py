@@ -246,6 +246,11 @@ def test_published_scores() -> None:
     found = {entry.model: entry.score for entry in published("esc50", "linear")}
     assert found["M2D"] == 0.913
     assert not published("esc50", "knn")
+    tuned = {entry.model: entry for entry in published("speech_commands_v1", "finetune")}
+    assert {name: one.score for name, one in tuned.items()} == {
+        "SS-AST": 0.96, "MAE-AST": 0.958, "Audio-MAE": 0.969, "A-JEPA": 0.977, "AST": 0.955
+    }  # fmt: skip
+    assert tuned["AST"].source == "A-JEPA, table 1; pre-trained on ImageNet, labels"
     assert not published("esc50_fold4", "linear")
     assert all(0 < entry.score < 1 for task in TASKS for entry in published(task, "linear"))
     assert markdown([]) == ""

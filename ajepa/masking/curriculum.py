@@ -46,9 +46,10 @@ PROGRESS: dict[str, ProgressFunction] = {
 def hard_share(config: MaskingConfig, step: int, total: int) -> float:
     """Probability that a mask at this step is time-frequency (the harder kind), section 3, equation 2.
 
-    The paper prints s^((1 - c0^2) / S), an error of typesetting: only s (1 - c0^2) / S starts at c0 and
-    ends at 1, as in its source (Platanios et al., 2019, section 3). By `MaskingConfig.draw` every mask has
-    its own draw, so that f(s) is the share of hard masks in a batch, or one draw decides for a step.
+    The paper prints sqrt(s^((1 - c0^2) / S) + c0^2), which is 1 from the first step on: a slip of typesetting
+    for s (1 - c0^2) / S, as in its source on competence-based curricula (Platanios et al., 2019, section 3).
+    `MaskingConfig.draw` says whether each mask draws for itself, so that the share of hard masks in a batch
+    is f(s), or one draw decides for all masks of a step.
     """
     if config.kind not in ("curriculum", "inverse"):
         return 1.0 if config.kind == "time-frequency" else 0.0

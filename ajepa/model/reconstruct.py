@@ -16,6 +16,7 @@ from ajepa.errors import AjepaError
 from ajepa.features import LogMel, LogMelConfig, levelled
 from ajepa.nn.encoder import Encoder
 from ajepa.nn.grid import PatchGrid
+from ajepa.objectives.audio_mae import Levels
 from ajepa.recipes import recipe_from_dict
 
 
@@ -29,7 +30,7 @@ class Reconstructing(Protocol):
 
     encoder: Encoder
 
-    def reconstruct(self, spectrogram_BLC: Tensor, hidden_BN: Tensor) -> Tensor:
+    def reconstruct(self, spectrogram_BLC: Tensor, hidden_BN: Tensor, levels: Levels = "true") -> Tensor:
         """The spectrogram [B, L, C] with the patches predicted where `hidden_BN` is True."""
         ...
 
@@ -48,12 +49,15 @@ class Reconstructor(nn.Module):
         return self.objective.encoder.grid(self.features.config.frames(samples))
 
     @torch.no_grad()
-    def reconstruct(self, waveform_BS: Tensor, hidden_BN: Tensor) -> Tensor:
+    def reconstruct(self, waveform_BS: Tensor, hidden_BN: Tensor, levels: Levels = "true") -> Tensor:
         """The clips' spectrograms, hidden patches predicted from the others.
 
         Args:
             waveform_BS: mono waveforms at `sample_rate`, about within ±1.
             hidden_BN: True for patches to hide, [B, N] of `grid(samples)`, time-major.
+            levels: where a hidden patch's mean and deviation come from, which weights that know normalised
+                patches do not predict: "true" puts its own back, which were hidden; "neighbours" takes
+                them from the visible patches, as concealing lost audio must.
 
         Returns:
             Normalised log-mel [B, L, C], as the front end gives it.
@@ -72,7 +76,7 @@ class Reconstructor(nn.Module):
         spectrogram_BLC = nn.functional.pad(spectrogram_BLC, (0, 0, 0, filled * patch - frames), value=fill)
         if hidden_BN.shape == (len(spectrogram_BLC), grid.tokens):  # a wrong shape is refused below
             hidden_BN = nn.functional.pad(hidden_BN, (0, (filled - grid.time) * grid.freq), value=False)
-        return self.objective.reconstruct(spectrogram_BLC, hidden_BN)[:, :frames]
+        return self.objective.reconstruct(spectrogram_BLC, hidden_BN, levels)[:, :frames]
 
 
 def load_reconstructor(source: str | Path, *, heads: int | None = None) -> Reconstructor:

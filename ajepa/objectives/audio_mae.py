@@ -26,6 +26,9 @@ def _masking() -> MaskingConfig:
     return MaskingConfig(kind="random", random_targets=(0.8, 0.8), context_share=0.2)
 
 
+Levels = Literal["true", "neighbours"]
+
+
 @dataclass(frozen=True)
 class AudioMAEConfig(ClipByClip):
     """Audio-MAE's own choices.
@@ -153,15 +156,18 @@ class AudioMAE(Objective):
         return (prediction_RNP.float() - target_RNP).square().mean(-1)
 
     @torch.no_grad()
-    def reconstruct(self, spectrogram_BLC: Tensor, hidden_BN: Tensor) -> Tensor:
+    def reconstruct(self, spectrogram_BLC: Tensor, hidden_BN: Tensor, levels: Levels = "true") -> Tensor:
         """The spectrogram with its hidden patches predicted and the others as they are.
 
-        With `norm_pixels` the network predicts a patch's shape but not its level: the true mean and deviation
-        of the hidden patch are added, as in MAE's figures.
+        With `norm_pixels` the network predicts a patch's shape and not its level. `levels` says where the
+        level comes from.
 
         Args:
             spectrogram_BLC: normalised log-mel [B, L, C].
-            hidden_BN: True for patches to hide, time-major; each clip keeps at least one visible.
+            hidden_BN: True for patches to hide, time-major, at least one visible in each clip.
+            levels: "true" puts back the hidden patch's own mean and deviation, as in MAE's figures, which
+                knows more than was visible; "neighbours" takes them from the visible patches alone, as
+                concealing lost audio must.
 
         Returns:
             [B, L, C], normalised as the input.
@@ -186,6 +192,8 @@ class AudioMAE(Objective):
         predicted_BNP = self.decode(latent_BKD, masks, grid).float()
         if self.config.norm_pixels:
             mean, scale = _moments(patches_BNP.float())
+            if levels == "neighbours":
+                mean, scale = _spread(mean, hidden_BN, grid), _spread(scale.log(), hidden_BN, grid).exp()
             predicted_BNP = predicted_BNP * scale + mean
         patches_BNP = torch.where(hidden_BN[..., None], predicted_BNP, patches_BNP.float())
         return self.encoder.unpatchify(patches_BNP, grid)[:, :frames]
@@ -200,3 +208,19 @@ def _moments(patches_BNP: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (unbiased, as in the original) of each patch's pixels, [B, N, 1]."""
     variance = patches_BNP.var(-1, keepdim=True)
     return patches_BNP.mean(-1, keepdim=True), (variance + 1e-6).sqrt()
+
+
+def _spread(value_BN1: Tensor, hidden_BN: Tensor, grid: PatchGrid) -> Tensor:
+    """Values at every patch from those at the visible ones, weighted by the inverse cube of the distance.
+
+    A band apart counts as two time steps. On 97 real clips this came nearest to the hidden patches' means and
+    deviations, among 15 pairs of weights and of powers, for 80 % hidden at random and for gaps of 0.5 s.
+    """
+    device = value_BN1.device
+    place_N2 = torch.cartesian_prod(
+        torch.arange(grid.time, device=device, dtype=torch.float32),
+        2.0 * torch.arange(grid.freq, device=device, dtype=torch.float32),
+    )
+    weight_NN = 1 / torch.cdist(place_N2, place_N2).clamp_min(1e-3).pow(3)
+    weight_BNN = weight_NN * ~hidden_BN[:, None]
+    return weight_BNN @ value_BN1 / weight_BNN.sum(2, keepdim=True)
