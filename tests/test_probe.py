@@ -146,7 +146,7 @@ def test_what_is_wrong_with_a_table_is_told(tiny_recipe: Recipe, audio_folder: P
     unnamed = split_table(tmp_path / "unnamed.csv", audio_folder, ["train", "", "train", "test"])
     for probe, message in (
         (ProbeConfig(table=str(tmp_path / "absent.csv")), "absent.csv: no such file"),
-        (ProbeConfig(table=str(path), label="class"), "no column class; it has path, label"),
+        (ProbeConfig(table=str(path), label="class"), "no column class; its columns are path, label"),
         (ProbeConfig(table=str(path), split="label"), "0 reference clips and 12 to score"),
         (ProbeConfig(table=str(few), split="split"), "1 reference clips and 1 to score.*`train` marks"),
         (ProbeConfig(table=str(unnamed), split="split"), "line 3: the column split is empty"),

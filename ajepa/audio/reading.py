@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from .file import REMOVE, AudioError, AudioFile, inspect_file, resampled_length
+from .file import REMOVE, AudioError, inspect_file, resampled_length
 from .source import AudioSource
 
 SAMPLE_RATE = 16_000
@@ -198,23 +199,25 @@ def random_crop(
     samples = round(seconds * sample_rate)
     if samples < 1:
         raise ValueError(f"a crop needs at least one sample, got {seconds} s at {sample_rate} Hz")
-    if isinstance(source, Tensor):
+    name = f"waveform {list(source.shape)}" if isinstance(source, Tensor) else source
+    length, read = _reader(source, sample_rate)
+    first, stop = _part(start, duration, sample_rate, length, name)
+    return jitter_level(_draw_sounding(read, first, stop, samples, generator, name), generator, gain_db)
+
+
+def _reader(source: AudioSource | Tensor, sample_rate: int) -> tuple[int, Callable[[int, int], Tensor]]:
+    """The length of a source, and a function that reads its samples [first, stop)."""
+    if not isinstance(source, Tensor):
+        file = inspect_file(source)
+        length = file.length(sample_rate)
+        if length is not None:
+            return length, lambda first, stop: torch.from_numpy(file.read(first, stop, sample_rate))
+        source = torch.from_numpy(file.whole(sample_rate))
+    elif source.dim() != 1 or source.numel() == 0:
         name = f"waveform {list(source.shape)}"
-        if source.dim() != 1 or source.numel() == 0:
-            raise AudioError.of(name, "random_crop needs one axis with at least one sample")
-        first, stop = _part(start, duration, sample_rate, len(source), name)
-        crop_S = _draw_from_waveform(source[first:stop], samples, generator, name)
-        return jitter_level(crop_S, generator, gain_db)
-    file = inspect_file(source)
-    length = file.length(sample_rate)
-    if length is None:
-        whole_S = torch.from_numpy(file.whole(sample_rate))
-        first, stop = _part(start, duration, sample_rate, len(whole_S), source)
-        crop_S = _draw_from_waveform(whole_S[first:stop], samples, generator, source)
-    else:
-        first, stop = _part(start, duration, sample_rate, length, source)
-        crop_S = _draw_from_file(file, first, stop, samples, generator, sample_rate)
-    return jitter_level(crop_S, generator, gain_db)
+        raise AudioError.of(name, "random_crop needs one axis with at least one sample")
+    waveform_S = source
+    return len(waveform_S), lambda first, stop: waveform_S[first:stop]
 
 
 def _part(
@@ -228,52 +231,33 @@ def _part(
     return first, length if stop is None else min(stop, length)
 
 
-def _draw_from_waveform(
-    waveform_S: Tensor, samples: int, generator: torch.Generator, name: AudioSource
-) -> Tensor:
-    return _draw_sounding(
-        waveform_S.numel(),
-        lambda start: cyclic(waveform_S, samples, start),
-        lambda: waveform_S,
-        samples,
-        generator,
-        name,
-    )
-
-
-def _draw_from_file(
-    file: AudioFile, first: int, stop: int, samples: int, generator: torch.Generator, sample_rate: int
-) -> Tensor:
-    length = stop - first
-
-    def whole() -> Tensor:
-        waveform_S = file.read(first, stop, sample_rate)
-        if len(waveform_S) == 0:
-            raise AudioError.of(file.path, f"0 samples after decoding; {REMOVE}")
-        return torch.from_numpy(waveform_S)
-
-    def crop(start: int) -> Tensor:
-        crop_S = torch.from_numpy(file.read(first + start, first + min(start + samples, length), sample_rate))
-        if start + samples > length:
-            head_S = file.read(first, first + start + samples - length, sample_rate)
-            crop_S = torch.cat((crop_S, torch.from_numpy(head_S)))
-        # Only an MP3 whose tag declares too much gives a short crop.
-        return crop_S if crop_S.numel() == samples else cyclic(whole(), samples, start)
-
-    if length <= samples:
-        return _draw_from_waveform(whole(), samples, generator, file.path)
-    return _draw_sounding(length, crop, whole, samples, generator, file.path)
-
-
 def _draw_sounding(
-    length: int,
-    crop: Callable[[int], Tensor],
-    whole: Callable[[], Tensor],
+    read: Callable[[int, int], Tensor],
+    first: int,
+    stop: int,
     samples: int,
     generator: torch.Generator,
     name: AudioSource,
 ) -> Tensor:
-    """Draw starts in [0, length) until `crop(start)` is not silent, else place the crop on a sound."""
+    """Draw crops of `read(first, stop)` until one is not silent, else place the crop on a sound."""
+
+    @cache
+    def whole() -> Tensor:
+        waveform_S = read(first, stop)
+        if len(waveform_S) == 0:
+            raise AudioError.of(name, f"0 samples after decoding; {REMOVE}")
+        return waveform_S
+
+    length = stop - first if stop - first > samples else len(whole())
+
+    def crop(start: int) -> Tensor:
+        if length > samples:
+            crop_S = read(first + start, first + min(start + samples, length))
+            if start + samples > length:
+                crop_S = torch.cat((crop_S, read(first, first + start + samples - length)))
+            if len(crop_S) == samples:  # fewer only from an MP3 whose tag declares too much
+                return crop_S
+        return cyclic(whole(), samples, start)
 
     def draw(below: int) -> int:
         return int(torch.randint(below, (), generator=generator, device=generator.device))
@@ -282,9 +266,8 @@ def _draw_sounding(
         crop_S = crop(draw(length))
         if crop_S.abs().max() >= SILENCE_PEAK:
             return crop_S
-    waveform_S = whole()
-    sounding = (waveform_S.abs() >= SILENCE_PEAK).nonzero()
+    sounding = (whole().abs() >= SILENCE_PEAK).nonzero()
     if len(sounding) == 0:
         raise AudioError.of(name, f"silent from end to end (peak below {SILENCE_PEAK:g}); {REMOVE}")
     position = int(sounding[draw(len(sounding))])
-    return cyclic(waveform_S, samples, position - draw(samples))
+    return cyclic(whole(), samples, position - draw(samples))

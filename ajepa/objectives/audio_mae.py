@@ -95,14 +95,7 @@ class AudioMAE(Objective):
     def forward(
         self, spectrogram_BLC: Tensor, step: int, generator: torch.Generator, share: Share | None = None
     ) -> Loss:
-        """One step's loss, or a share of it: the mean squared error over the hidden patches.
-
-        Args:
-            spectrogram_BLC: normalised log-mel [B, L, C], whole patches.
-            step: training step; the masks of Audio-MAE do not depend on it.
-            generator: source of the masks of the whole batch, on the spectrogram's device.
-            share: which clips of the whole batch these are.
-        """
+        """As `Objective.forward`: the mean squared error over the hidden patches."""
         patches_BNP, grid = self.encoder.patchify(spectrogram_BLC)
         share = share or Share(0, len(patches_BNP), len(patches_BNP))
         masks = sample_masks(self.config.masking, grid, share.total, step, self.total_steps, generator)

@@ -9,9 +9,12 @@ from typing import Literal
 from ajepa.schedules import warmup_cosine, warmup_decay
 
 
-def _at_least(key: str, value: float, least: float) -> None:
-    if value < least:
-        raise ValueError(f"{key} is {value}, must be at least {least:g}")
+def _at_least(part: str, settings: object, **bounds: float) -> None:
+    """Raises ValueError for a setting below its bound; one that is None is not checked."""
+    for name, bound in bounds.items():
+        value = getattr(settings, name)
+        if value is not None and value < bound:
+            raise ValueError(f"{part}.{name} is {value}, must be at least {bound:g}")
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,15 @@ class DataConfig:
     Args:
         source: folder of audio files, searched recursively; a manifest (.csv, .parquet); a folder of indexed
             tar shards, or the http(s) address of one.
-        crop_seconds: length of a crop; shorter files are extended cyclically.
-        gain_db: level jitter in dB, uniform within plus or minus this value.
+        crop_seconds: length of a crop; shorter files are repeated.
+        gain_db: level jitter in dB, uniform within ± this value.
         workers: loader processes; 0 decodes in the training process.
-        cache_megabytes: decoded audio kept in memory by each loader process, so that a small set is
-            decoded once; 0 decodes again each time. The crops are the same either way.
+        cache_megabytes: decoded audio that each loader process keeps in memory, so that a small set is
+            decoded once; 0 for none. The crops are the same.
         skip_broken: count and list unreadable files and continue with the others, instead of stopping.
-        shard_window: tar shards that are shuffled among each other at a time; part of the order of clips.
+        shard_window: tar shards that are shuffled together at a time; it affects the order of clips.
         shard_cache: folder for shards fetched from a server; ~/.cache/ajepa/shards if empty.
-        shard_cache_megabytes: how much of it they may fill; the least recently used make room.
+        shard_cache_megabytes: how much they may fill; the least recently used make room.
     """
 
     source: str = ""
@@ -43,12 +46,8 @@ class DataConfig:
     shard_cache_megabytes: int = 32_768
 
     def __post_init__(self) -> None:
-        _at_least("data.shard_window", self.shard_window, 1)
-        _at_least("data.shard_cache_megabytes", self.shard_cache_megabytes, 1)
-        _at_least("data.workers", self.workers, 0)
-        _at_least("data.cache_megabytes", self.cache_megabytes, 0)
-        _at_least("data.gain_db", self.gain_db, 0)
-        _at_least("data.crop_seconds", self.crop_seconds, 1e-3)
+        _at_least("data", self, crop_seconds=1e-3, gain_db=0, workers=0, cache_megabytes=0)
+        _at_least("data", self, shard_window=1, shard_cache_megabytes=1)
 
 
 @dataclass(frozen=True)
@@ -92,17 +91,10 @@ class OptimConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        _at_least("optim.steps", self.steps, 1)
-        _at_least("optim.batch_size", self.batch_size, 1)
-        _at_least("optim.accumulate", self.accumulate, 1)
-        _at_least("optim.warmup_steps", self.warmup_steps, 0)
-        _at_least("optim.clip_norm", self.clip_norm, 0)
-        _at_least("optim.lr", self.lr, 0)
-        _at_least("optim.warmup_epochs", self.warmup_epochs or 0, 0)
+        _at_least("optim", self, steps=1, batch_size=1, accumulate=1, schedule_steps=1)
+        _at_least("optim", self, lr=0, clip_norm=0, warmup_steps=0, warmup_epochs=0, decay_steps=0)
         if self.epochs is not None and not self.epochs > 0:
             raise ValueError(f"optim.epochs is {self.epochs}, must be above 0")
-        _at_least("optim.decay_steps", self.decay_steps or 0, 0)
-        _at_least("optim.schedule_steps", 1 if self.schedule_steps is None else self.schedule_steps, 1)
         if self.epochs is None and (self.decay_steps or 0) > self.steps:
             raise ValueError(
                 f"optim.decay_steps is {self.decay_steps}, must be at most optim.steps {self.steps}"
@@ -153,7 +145,7 @@ class ProbeConfig:
     every: int = 500
 
     def __post_init__(self) -> None:
-        _at_least("run.probe.every", self.every, 1)
+        _at_least("run.probe", self, every=1)
 
 
 @dataclass(frozen=True)
@@ -192,8 +184,4 @@ class RunConfig:
     wandb: str = ""
 
     def __post_init__(self) -> None:
-        _at_least("run.log_every", self.log_every, 1)
-        _at_least("run.health_every", self.health_every, 1)
-        _at_least("run.checkpoint_every", self.checkpoint_every, 1)
-        _at_least("run.keep", self.keep, 1)
-        _at_least("run.keep_every", self.keep_every, 0)
+        _at_least("run", self, log_every=1, health_every=1, checkpoint_every=1, keep=1, keep_every=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ajepa.audio import load
+from ajepa.data.tables import TaskError, read_table
 from ajepa.features import LogMel
 from ajepa.model import AudioEncoder
 from ajepa.nn.encoder import Encoder
@@ -131,26 +131,20 @@ def _read(config: ProbeConfig) -> list[Row]:
         RecipeError: no such table, column or file, or a clip without a split.
     """
     table = Path(config.table)
-    if not table.is_file():
-        raise RecipeError(f"run.probe.table {table}: no such file; give a CSV with path and label columns")
+    wanted = [config.path, config.label, *([config.split] if config.split else [])]
+    try:
+        entries = read_table(table, wanted)
+    except TaskError as error:
+        raise RecipeError(f"run.probe.table: {error}") from error
     rows = []
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        wanted = [config.path, config.label, *([config.split] if config.split else [])]
-        missing = [name for name in wanted if name not in (reader.fieldnames or [])]
-        if missing:
+    for line, entry in enumerate(entries, start=2):
+        row = Row(table.parent / entry[config.path], entry[config.label], entry.get(config.split, ""))
+        if not row.path.is_file():
+            raise RecipeError(f"{table}, line {line}: no such file {row.path}")
+        if config.split and not row.split:
             raise RecipeError(
-                f"{table}: no column {', '.join(missing)}; it has {', '.join(reader.fieldnames or [])}"
+                f"{table}, line {line}: the column {config.split} is empty; write train, valid or test "
+                "there, or leave the clip out"
             )
-        for entry in reader:
-            split = (entry[config.split] or "") if config.split else ""
-            row = Row(table.parent / entry[config.path], entry[config.label], split)
-            if not row.path.is_file():
-                raise RecipeError(f"{table}, line {reader.line_num}: no such file {row.path}")
-            if config.split and not split:
-                raise RecipeError(
-                    f"{table}, line {reader.line_num}: the column {config.split} is empty; write train, "
-                    "valid or test there, or leave the clip out"
-                )
-            rows.append(row)
+        rows.append(row)
     return rows
