@@ -1,4 +1,4 @@
-"""Processes, devices, sharding and compilation: how one objective is laid out on the hardware."""
+"""Processes, devices, sharding and compilation: the layout of an objective on the hardware."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ajepa.recipes.parts import RunConfig
 
 from .fabric import DDPStrategy, Fabric, ModelParallelStrategy
 
-# How long a process waits for the others before it gives up. Longer than any checkpoint takes to write.
+# How long a process waits for the others before it gives up: longer than writing any checkpoint.
 PATIENCE = timedelta(minutes=15)
 
 # Parameters of glibc's mallopt(3), from malloc.h.
@@ -41,7 +41,7 @@ def make_fabric(run: RunConfig) -> Fabric:
     if run.strategy == "fsdp":
         if world < 2:
             raise RecipeError(
-                "run.strategy fsdp shares a model out: it needs run.devices or run.nodes above 1"
+                "run.strategy is fsdp, which shards a model: set run.devices or run.nodes above 1"
             )
         strategy = ModelParallelStrategy(
             shard, data_parallel_size=world, tensor_parallel_size=1, timeout=PATIENCE
@@ -63,7 +63,7 @@ def make_fabric(run: RunConfig) -> Fabric:
 
 
 def shard(objective: Objective, mesh: Any) -> Objective:
-    """FSDP: every block is gathered when it is needed, and every network by itself, as the probe calls it."""
+    """FSDP: every block is gathered when it is needed, and every network separately for the probe."""
     from torch.distributed.fsdp import fully_shard
 
     for network in objective.networks():
@@ -76,7 +76,7 @@ def shard(objective: Objective, mesh: Any) -> Objective:
 
 
 def lay_out(objective: Objective, run: RunConfig, device: torch.device) -> bool:
-    """Make ready what the recipe and the hardware ask of an objective's blocks, before Fabric wraps it.
+    """Prepare an objective's blocks for recipe and hardware, before Fabric wraps it.
 
     Returns:
         Whether the blocks are compiled.
@@ -93,8 +93,8 @@ def lay_out(objective: Objective, run: RunConfig, device: torch.device) -> bool:
 def plain_attention(objective: nn.Module) -> None:
     """Attention by matrix products and a softmax instead of torch's fused kernel.
 
-    In bfloat16 on a CPU the fused kernel is slower at every length that pre-training has, above all
-    backwards: 8 times for windows of 16 tokens, 4 times for contexts of 128 (docs/performance.md).
+    In bfloat16 on a CPU the fused kernel is slower at all lengths of pre-training, above all in the backward
+    pass: 8 times for windows of 16 tokens, 4 times for contexts of 128 (docs/performance.md).
     """
     for module in objective.modules():
         if isinstance(module, (Attention, WindowAttention)):
@@ -102,11 +102,10 @@ def plain_attention(objective: nn.Module) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that a step frees, for the next step to use.
+    """Let this process keep the memory that a step frees, for the next step.
 
-    glibc gives large blocks back to the kernel, which clears them page by page when they are asked for
-    again: a sixth of a step's time. What the process holds at its peak does not change. Other C libraries
-    are left as they are.
+    glibc returns large blocks to the kernel, which clears them page by page when they are requested again: a
+    sixth of a step's time. The peak of the process does not change. Other C libraries are not changed.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -115,7 +114,7 @@ def keep_freed_memory() -> None:
 
 
 def checkpoint_activations(objective: Objective) -> None:
-    """Let every network that is trained compute its blocks' activations again in the backward pass."""
+    """Let all trained networks compute their blocks' activations again in the backward pass."""
     networks: list[Any] = objective.networks()
     for network in networks:
         if any(p.requires_grad for p in network.parameters()):
@@ -125,9 +124,9 @@ def checkpoint_activations(objective: Objective) -> None:
 def compile_blocks(objective: Objective, choice: str, device: torch.device) -> bool:
     """torch.compile for each Transformer block; returns whether it is on.
 
-    One block at a time: all blocks of a network share one compiled graph, so that it takes seconds and not
-    minutes. "auto" compiles on CUDA devices; a compiler that does not work there is reported once, and the
-    blocks stay as they are. With "on" its error is the caller's.
+    Block by block: all blocks of a network share one compiled graph, so that it takes seconds and not
+    minutes. "auto" compiles on CUDA devices; if the compiler does not work, this is reported and the blocks
+    are not compiled. With "on" its error is raised.
     """
     if choice == "off" or (choice == "auto" and device.type != "cuda"):
         return False
@@ -138,7 +137,7 @@ def compile_blocks(objective: Objective, choice: str, device: torch.device) -> b
             _try_compiler(device)
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            print(f"torch.compile does not work here, going on without it: {reason}", file=sys.stderr)
+            print(f"torch.compile does not work here, continuing without it: {reason}", file=sys.stderr)
             return False
     for block in blocks:
         block.compile(dynamic=False)
@@ -146,6 +145,6 @@ def compile_blocks(objective: Objective, choice: str, device: torch.device) -> b
 
 
 def _try_compiler(device: torch.device) -> None:
-    """Compile, run and differentiate something small: what is missing (a compiler, Triton) shows here."""
+    """Compile, run and differentiate a small network, which fails without a compiler or Triton."""
     layer = torch.compile(nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 16), nn.GELU()).to(device))
     layer(torch.ones(2, 16, device=device)).sum().backward()

@@ -1,7 +1,7 @@
-"""Lightning Fabric, imported without torchmetrics, which it loads only to learn its version.
+"""Lightning Fabric, imported without torchmetrics, which it loads only for its version.
 
-Where torchmetrics is installed, with the torchvision, scipy and transformers that it loads in turn, that
-costs 4 s of processor time at the start of every process. Of Fabric only its spike detection needs it.
+If torchmetrics is installed, it loads torchvision, scipy and transformers, which takes 4 s of processor time
+at the start of every process. Only Fabric's spike detection needs it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def _absent(name: str) -> Iterator[None]:
-    """Let imports of a module that is not loaded yet fail as if it were not installed."""
+    """Let imports of a module that is not yet loaded fail as if it were not installed."""
     if name in sys.modules:
         yield
         return

@@ -1,4 +1,4 @@
-"""What ends a run early: a value that is not finite, a signal, a process that died."""
+"""The early ends of a run: a value that is not finite, a signal, a process that died."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ PATIENCE_SECONDS = 10.0
 
 
 class TrainingError(AjepaError, RuntimeError):
-    """A run cannot go on; the message says at which step, on which files, and what to do."""
+    """A run cannot continue; the message says at which step, on which files, and what to do."""
 
 
 class FiniteGuard:
-    """Stops the run where a loss or the gradients' norm is not finite.
+    """Stops the run when a loss or the gradients' norm is not finite.
 
-    On a GPU a step's numbers are read one step later, when they have long been computed: reading them at
-    once would leave the GPU idle until the next step is launched. `settle` reads those that are still
-    outstanding; call it before anything is saved, so that no checkpoint ever holds a NaN.
+    On a GPU a step's numbers are read one step later: reading them at once would leave the GPU idle until the
+    next step is launched. `settle` reads the outstanding ones; call it before anything is saved, so that no
+    checkpoint ever holds a NaN.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class FiniteGuard:
             self.settle()
 
     def settle(self) -> None:
-        """Read the numbers that were noted last."""
+        """Read the outstanding numbers."""
         if self._outstanding is None:
             return
         if self._copied is not None:
@@ -78,14 +78,14 @@ class FiniteGuard:
 class Stop:
     """Ctrl-C and SIGTERM: the current step is finished and a checkpoint written.
 
-    The second signal acts as usual: a process that hangs can still be stopped.
+    A second signal has its usual effect, so that a hanging process can still be stopped.
     """
 
     def __init__(self) -> None:
         self.received = False
 
     def agreed(self, device: torch.device, look: bool) -> bool:
-        """Whether to stop here. Processes must stop after the same step: they ask each other at `look`."""
+        """Whether to stop here. Processes must stop after the same step, so they agree at `look`."""
         if ranks() == 1:
             return self.received
         if not look:
@@ -120,11 +120,11 @@ def signals() -> Iterator[Stop]:
 
 
 class Lifelines:
-    """Connections between the first process of a run and every other, over which nothing is ever sent.
+    """Connections between the first process of a run and all others, over which nothing is sent.
 
-    The system closes them when a process ends, however it ends. The error of a collective operation does not
-    say as much: Gloo reports a lost process as a plain RuntimeError, as a tensor operation reports a wrong
-    shape. All processes must make one together. Where no connection can be made, none is ever cut.
+    The system closes them when a process ends, however it ends. The error of a collective operation is less
+    clear: Gloo reports a lost process as a plain RuntimeError, like a wrong shape. All processes must make
+    theirs together. Without a connection a lost process is not noticed.
     """
 
     def __init__(self) -> None:
@@ -144,23 +144,23 @@ class Lifelines:
                     for _ in range(ranks() - 1):
                         self._lines.append(server.accept()[0])
         except OSError as error:
-            print(f"a process that is lost will not be noticed as such: {error}", file=sys.stderr)
+            print(f"a lost process will not be recognised: {error}", file=sys.stderr)
 
     def cut(self) -> bool:
         """Whether a process at the other end has ended; waits some seconds for it.
 
-        Loader processes hold their parent's end open until they notice that it is gone, for up to 5 s.
+        Loader processes keep their parent's end open until they notice its end, for up to 5 s.
         """
         return bool(self._lines) and bool(select.select(self._lines, [], [], PATIENCE_SECONDS)[0])
 
     def close(self) -> None:
-        """Close all ends here."""
+        """Close this process's ends."""
         for line in self._lines:
             line.close()
 
 
 def _server() -> socket.socket:
-    """A server on a free port of this machine, for IPv6 and IPv4 where both can be had."""
+    """A server on a free port of this machine, for IPv4 and if possible IPv6."""
     both = socket.has_dualstack_ipv6()
     server = socket.create_server(
         ("", 0), family=socket.AF_INET6 if both else socket.AF_INET, backlog=ranks(), dualstack_ipv6=both
@@ -171,10 +171,10 @@ def _server() -> socket.socket:
 
 @contextmanager
 def lost_peers() -> Iterator[None]:
-    """Report that another process of the run has ended, where that is why this one failed.
+    """Report that another process of the run has ended, if this one failed for that reason.
 
     Raises:
-        TrainingError: an operation failed because it is.
+        TrainingError: an operation failed because another process has ended.
     """
     lifelines = Lifelines()
     try:
@@ -185,7 +185,7 @@ def lost_peers() -> Iterator[None]:
         if lifelines.cut():
             raise TrainingError(
                 "another process of this run has ended or cannot be reached; its own message says why. The "
-                "last checkpoint is whole: start all processes again with the same command to go on from "
+                "last checkpoint is whole: start all processes again with the same command to continue from "
                 f"it. ({str(error).splitlines()[0]})"
             ) from error
         raise

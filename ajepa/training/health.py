@@ -1,4 +1,4 @@
-"""Gauges of a run's health: a falling loss of a joint-embedding method proves nothing by itself."""
+"""Gauges of a run's health: the falling loss of a joint-embedding method alone proves nothing."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def rankme(features: Tensor, sample: int = 4096) -> float:
 
 @torch.no_grad()
 def attention_entropy(encoder: Encoder, spectrogram_BLC: Tensor, clips: int = 8) -> float:
-    """Mean entropy of the attention over all blocks, heads and queries, over that of uniform attention.
+    """Mean entropy of the attention over all blocks, heads and queries, relative to uniform attention.
 
-    1 means that every token attends to all others alike, 0 that each attends to one. Compiled blocks run
-    uncompiled here: a graph that was compiled without the hooks would skip them.
+    1 means that every token attends to all others equally, 0 that each attends to one. Compiled blocks run
+    uncompiled here: a graph compiled without the hooks would skip them.
     """
     entropies: list[Tensor] = []
 
@@ -69,8 +69,8 @@ def attention_entropy(encoder: Encoder, spectrogram_BLC: Tensor, clips: int = 8)
 class CollapseWatch:
     """Warns that representations collapse: once for each gauge, and again after a recovery.
 
-    In the trials of docs/LOG.md whose probes fell, the rank fell from 56 to 24 or less; in those that learnt
-    it rose. In the worst of them the spread of the targets halved.
+    In the trials of docs/LOG.md with falling probes the rank fell from 56 to 24 or less, and in the worst the
+    spread of the targets halved; in those that learnt the rank rose.
     """
 
     FLOORS = MappingProxyType({"rankme": 0.5, "target_std": 0.5})  # of the highest value so far
@@ -78,7 +78,7 @@ class CollapseWatch:
     def __init__(self, history: list[dict[str, Any]], objective: ObjectiveConfig) -> None:
         self._advice = f"Look at a probe before you go on. {objective.advice}"
         self._highest = dict.fromkeys(self.FLOORS, 0.0)
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         for record in history:
             self.look(record)
 
@@ -91,9 +91,9 @@ class CollapseWatch:
                 continue
             highest = self._highest[name] = max(self._highest[name], value)
             if value >= floor * highest:
-                self._told.discard(name)
-            elif name not in self._told:
-                self._told.add(name)
+                self._reported.discard(name)
+            elif name not in self._reported:
+                self._reported.add(name)
                 warnings.append(
                     f"step {record['step']}: representations are collapsing: {name} is {value:.3g}, "
                     f"{highest:.3g} at its highest. {self._advice}"

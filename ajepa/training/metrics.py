@@ -16,18 +16,18 @@ from ajepa.recipes.parts import RunConfig
 
 
 class MetricsLog:
-    """The logs of a run, cut back to the step that it resumes from, and the list of broken files.
+    """The logs of a run, cut back to the step from which it resumes, and the list of broken files.
 
-    Rates are over the time since the last line, so that the first line includes what starting costs.
+    Rates are over the time since the last line; the first line includes the time of the start.
 
     Args:
-        run: where to log to.
+        run: what to log, and where.
         start: step from which the run continues.
-        enabled: False for all processes but the first.
+        enabled: True in the first process only.
         recipe: plain dictionaries, for Weights & Biases.
 
     Raises:
-        RecipeError: run.wandb is given and wandb is not installed.
+        RecipeError: run.wandb is given, but wandb is not installed.
     """
 
     def __init__(self, run: RunConfig, start: int, enabled: bool, recipe: dict[str, Any]) -> None:
@@ -51,8 +51,8 @@ class MetricsLog:
     def count(self, clips: int, waited: float, broken: list[tuple[str, str]]) -> None:
         """Note a step's clips, the seconds it waited for them, and its broken files.
 
-        The first process lists its own at once, so that an interrupted run has them too, and those of
-        the others with the next line.
+        The first process lists its own at once, so that an interrupted run has them, and those of the other
+        processes with the next line.
         """
         self.clips += clips
         self.waited += waited
@@ -98,7 +98,7 @@ class _TensorBoard:
     def __init__(self, out: Path, first: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # What an interrupted run logged after its last checkpoint is removed.
+        # Removes entries that an interrupted run logged after its last checkpoint.
         self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=first)
 
     def write(self, step: int, record: dict[str, Any]) -> None:
@@ -118,7 +118,7 @@ class _WandB:
             raise RecipeError(
                 f"run.wandb is {project!r}, but wandb is not installed: pip install wandb, or leave it empty"
             ) from error
-        # The run's folder keeps the id, so that a run that is resumed is one run there too.
+        # The run's folder keeps the id, so that a resumed run stays one run there too.
         kept = out / "wandb.id"
         if not kept.exists():
             kept.write_text(secrets.token_hex(8))
@@ -134,7 +134,7 @@ class _WandB:
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
-    """Whole lines; the last one may have been cut by a kill."""
+    """Complete lines; the last one may be cut if the process was killed."""
     text = path.read_text() if path.exists() else ""
     return [
         json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n") and line.strip()

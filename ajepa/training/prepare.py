@@ -42,7 +42,7 @@ def prepare(recipe: Recipe) -> tuple[Clips, Recipe, dict[str, Any]]:
     )
     recipe = replace(recipe, optim=recipe.optim.in_steps(len(clips)))
     info = {"data": clips.fingerprint()}
-    checkpoint_of(recipe, info)  # checked again once the folder is ours; here, before processes start
+    checkpoint_of(recipe, info)  # before processes start; checked again when the folder is claimed
     out = Path(recipe.run.out)
     try:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def record_start(
     """Write recipe.yaml, and add this start to run.json; `info` gains software and hardware.
 
     Args:
-        begins: a run begins here; an existing run.json is an earlier run's and is replaced.
+        begins: a run begins here; an existing run.json belongs to an earlier run and is replaced.
     """
     out, optim = Path(recipe.run.out), recipe.optim
     if optim.warmup_steps >= optim.steps:

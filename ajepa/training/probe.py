@@ -24,13 +24,13 @@ VALIDATION = {"valid", "validation"}
 
 
 class Probe:
-    """kNN accuracy on a small labelled table: cheap, without anything to tune.
+    """kNN accuracy on a small labelled table: cheap, with nothing to tune.
 
-    Clips are embedded as `AudioEncoder` does (mean over time, frequency patches side by side), features
-    standardised on the reference clips, the 10 nearest by cosine vote with their similarity. Without a split
-    column each clip is scored against all others. With one, the clips that it calls "train" are the
-    reference, and those that it calls "valid" or "validation" are scored: the best encoder is chosen by the
-    score, and test clips may have no part in it. A table that calls none so has all its other clips scored.
+    Clips are embedded by `AudioEncoder` (mean over time, concatenated frequency patches), features
+    standardised on the reference clips; the 10 nearest by cosine vote with their similarity. Without a split
+    column each clip is scored against all others. With one, clips of the split "train" are the reference, and
+    those of "valid" or "validation" are scored: the score chooses the best encoder, so test clips must not
+    affect it. Without such clips all others are scored.
 
     Raises:
         RecipeError: the table cannot be used, or has fewer than two reference clips or none to score.
@@ -40,7 +40,7 @@ class Probe:
     def __init__(self, recipe: Recipe, front_end: LogMel, encoder: Encoder) -> None:
         rows = _scorable(_read(recipe.run.probe), recipe.run.probe)
         self.model = AudioEncoder(recipe.front_end, recipe.encoder, recipe.data.crop_seconds)
-        # The run's own modules, so that every look sees the weights of its moment.
+        # The run's own modules, so that every score is of the current weights.
         self.model.features, self.model.encoder = front_end, encoder
         names = sorted({row.label for row in rows})
         self.label_B = torch.tensor([names.index(row.label) for row in rows])
@@ -50,7 +50,7 @@ class Probe:
 
     @torch.no_grad()
     def score(self) -> float:
-        """Accuracy of the weights as they are now, in 0..1."""
+        """Accuracy of the current weights, in 0..1."""
         training = self.model.encoder.training
         self.model.encoder.eval()
         features_BE = torch.cat(
@@ -74,7 +74,7 @@ def knn_accuracy(features_BE: Tensor, label_B: Tensor, reference_B: Tensor, alon
         features_BE: one row for each of B clips, E features.
         label_B: class numbers.
         reference_B: True for the clips that vote.
-        alone: score the reference itself, each clip without its own vote; else the other clips.
+        alone: score the reference, each clip without its own vote; else the other clips.
     """
     reference_RE = features_BE[reference_B]
     mean_E, std_E = reference_RE.mean(0), reference_RE.std(0, correction=0).clamp_min(1e-6)
@@ -92,7 +92,7 @@ def knn_accuracy(features_BE: Tensor, label_B: Tensor, reference_B: Tensor, alon
 
 
 class Row(NamedTuple):
-    """A clip of the table; `split` is empty where no column of splits was named."""
+    """A clip of the table; `split` is empty if no column of splits was named."""
 
     path: Path
     label: str

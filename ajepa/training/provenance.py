@@ -1,4 +1,4 @@
-"""Where a run was made: versions, commit, hardware."""
+"""The origin of a run: versions, commit, hardware."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def describe_run(device: torch.device) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that this package is imported from, `-dirty` when it has changes."""
+    """Commit of the checkout from which this package is imported, with `-dirty` if it has changes."""
     source = Path(__file__).resolve().parents[2]
     if not (source / ".git").exists():
         return None

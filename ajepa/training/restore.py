@@ -1,4 +1,4 @@
-"""What a run goes on with: weights and the optimiser's state from a checkpoint."""
+"""Continuing a run: weights and the optimiser's state from a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ajepa.checkpoints import native as checkpoint
 
 
 def restore_weights(path: Path, objective: nn.Module) -> int:
-    """Restore the weights in place, before FSDP shares them out; returns the step."""
+    """Restore the weights in place, before FSDP shards them; returns the step."""
     saved = checkpoint.load(path, prefixes=("objective.",))
     objective.load_state_dict({k.removeprefix("objective."): v for k, v in saved.tensors.items()})
     return saved.step
 
 
 def restore_optimizer(path: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Restore the optimiser's state on the parameters' devices, each process its part."""
+    """Restore the optimiser's state on the parameters' devices; each process restores its part."""
     saved = checkpoint.load(path, prefixes=("optimizer.",)).tensors
     for name, parameter in objective.named_parameters():
         state = {}

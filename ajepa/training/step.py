@@ -1,4 +1,4 @@
-"""The parts of one training step: its batch, its gradients, and what is measured of them."""
+"""The parts of one training step: its batch, its gradients, and their metrics."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def crop_loader(run: Run, clips: Clips) -> Iterable[Batch]:
 def gradients(run: Run, batch: Batch, step: int) -> tuple[list[Loss], Tensor]:
     """This process's gradients of a step, micro-batch by micro-batch; the losses, and the last spectrogram.
 
-    Every process draws the masks of the whole batch and takes its own: a step is the same however many
-    processes share it.
+    Every process draws the masks of the whole batch and takes its own, so that a step does not depend on the
+    number of processes.
     """
     fabric, recipe, optim = run.fabric, run.recipe, run.recipe.optim
     micro = len(batch.files) // optim.accumulate
@@ -80,7 +80,7 @@ def gradients(run: Run, batch: Batch, step: int) -> tuple[list[Loss], Tensor]:
 
 
 def clip_gradients(run: Run) -> Tensor:
-    """Scale the gradients down to `optim.clip_norm` (0: leave them); returns the norm that they had."""
+    """Scale the gradients down to `optim.clip_norm` (0: no limit); returns their norm before."""
     most = run.recipe.optim.clip_norm or math.inf
     norm: Any = run.fabric.clip_gradients(run.model, run.stepper, max_norm=most, error_if_nonfinite=False)
     return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -94,7 +94,7 @@ def mean_metrics(losses: list[Loss], world_size: int) -> dict[str, Tensor]:
 
 
 def gauges(run: Run, spectrogram_BLC: Tensor, loss: Loss) -> dict[str, float]:
-    """What takes time to compute, on this process's last clips."""
+    """The gauges that take time to compute, on this process's last clips."""
     return {
         "rankme": rankme(loss.features),
         "attention_entropy": attention_entropy(run.evaluated, spectrogram_BLC),
