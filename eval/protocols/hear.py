@@ -74,7 +74,7 @@ class Hear(Protocol):
         task = entry.folder("hear")
         folder.mkdir(parents=True, exist_ok=True)
         device = bench.conditions.device
-        log_mel = bench.source == "logmel"
+        log_mel = isinstance(bench.model().module, LogMelBaseline)
         module = "ajepa.eval.logmel" if log_mel else "ajepa.hear_module"
         weights = [] if log_mel else ["--model", encoder_path(bench.source)]
         embed = [module, *weights, "--tasks-dir", str(task.parent), "--task", task.name]
