@@ -57,7 +57,7 @@ class OptimConfig:
     Args:
         steps: optimiser steps of the whole run. A run may be extended: see `decay_steps`.
         epochs: passes over the data instead of `steps`, where given. Steps on the command line take the
-            place of a recipe's epochs; so do `warmup_steps` of its `warmup_epochs`.
+            place of a recipe's epochs, and `warmup_steps` that of its `warmup_epochs`.
         batch_size: clips a step over all processes.
         accumulate: micro-batches into which each process splits its clips of a step; the gradient is that
             of the whole batch, the memory that of one part. A run may be resumed with another number, unless
@@ -65,9 +65,9 @@ class OptimConfig:
         lr: peak learning rate; `warmup_steps` up to it linearly, then down to `min_lr`.
         decay_steps: the rate stays at its peak and falls linearly over this many last steps; None: it falls
             along a cosine from the warm-up on. A finished run is extended by a larger `steps`. With
-            `decay_steps` it goes on from the checkpoint before the fall, and where `schedule_steps` is set
-            too it becomes the very run that would have had this length from the start. Along a cosine it goes
-            on from the end, and the schedules are those of the new length: the rate rises again.
+            `decay_steps` it continues from the checkpoint before the fall; if `schedule_steps` is set too, it
+            equals a run that had this length from the start. Along a cosine it continues from the end with
+            the schedules of the new length: the rate rises again.
         schedule_steps: steps over which weight decay and the objective's own schedules (momentum, curriculum)
             run; they stay at their end after that. None: all steps.
         warmup_epochs: instead of `warmup_steps`, where given.
@@ -111,7 +111,7 @@ class OptimConfig:
 
     @property
     def decay_start(self) -> int | None:
-        """The step at which the rate begins to fall from its peak; None where it does so along a cosine."""
+        """The step at which the rate begins to fall from its peak; None if it falls along a cosine."""
         return None if self.decay_steps is None else max(0, self.steps - self.decay_steps)
 
     @property
@@ -155,9 +155,9 @@ class RunConfig:
     Args:
         accelerator, devices, nodes, precision: passed to Lightning Fabric; under torchrun it is torchrun
             that decides on devices and nodes.
-        strategy: "ddp" keeps the whole model on every device, "fsdp" shares it out; "auto" is one process
+        strategy: "ddp" keeps the whole model on every device, "fsdp" shards it; "auto" is one process
             or DDP.
-        compile: torch.compile for the Transformer blocks; "auto" on CUDA devices, where it works.
+        compile: torch.compile for the Transformer blocks; "auto" on CUDA devices if it works.
         activation_checkpointing: compute activations again in the backward pass instead of keeping them.
         log_every: steps between lines of metrics.jsonl; there is one too where gauges or the probe are due.
         health_every: steps between the gauges that take time (RankMe, attention entropy, EMA gap).

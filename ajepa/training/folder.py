@@ -82,7 +82,7 @@ def _take(lock: FileLock, recipe: Recipe, info: dict[str, Any]) -> Path | Recipe
 
 
 def checkpoint_of(recipe: Recipe, info: dict[str, Any]) -> Path | None:
-    """The checkpoint from which this recipe on this data continues; None where it begins.
+    """The checkpoint from which this recipe on this data continues; None if it begins.
 
     It also begins in the folder of a run with another recipe or other data that ended before its second
     checkpoint: nothing was learnt there, and the recipe or the data are often why it ended.
@@ -120,7 +120,7 @@ def checkpoint_of(recipe: Recipe, info: dict[str, Any]) -> Path | None:
         return None
     raise RecipeError(
         f"{out}: holds a run with other values of {', '.join(changed)}; "
-        "take its recipe.yaml and its data to go on with it, or another --run.out"
+        "use its recipe.yaml and its data to continue it, or another --run.out"
     )
 
 

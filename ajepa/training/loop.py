@@ -113,7 +113,7 @@ def _train(run: Run, clips: Clips, log: MetricsLog, best: BestEncoder) -> Path:
     """All steps from `run.start` on; returns the finished encoder's file."""
     fabric, optim = run.fabric, run.recipe.optim
     watch, guard = CollapseWatch(log.history, run.recipe.objective), FiniteGuard()
-    quiet = None if run.first_process else True  # None: a bar on a terminal alone
+    quiet = None if run.first_process else True  # None: a bar only on a terminal
     bar = tqdm(total=optim.steps, initial=run.start, unit="step", disable=quiet)
     waiting_since = time.perf_counter()
     with signals() as stop:
@@ -171,17 +171,10 @@ def _train(run: Run, clips: Clips, log: MetricsLog, best: BestEncoder) -> Path:
 
 
 class Due(NamedTuple):
-    """What follows a step.
-
-    Attributes:
-        line: a line of metrics.jsonl; there is one wherever there are gauges or a score.
-        gauges: those that take time.
-        probe: a score of the online probe.
-        checkpoint: a checkpoint.
-    """
+    """What follows a step; gauges and scores always come with a line of metrics.jsonl."""
 
     line: bool
-    gauges: bool
+    gauges: bool  # those that take time
     probe: bool
     checkpoint: bool
 

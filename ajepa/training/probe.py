@@ -100,11 +100,7 @@ class Row(NamedTuple):
 
 
 def _scorable(rows: list[Row], config: ProbeConfig) -> list[Row]:
-    """The rows that take part in a score.
-
-    Raises:
-        RecipeError: fewer than two clips are the reference or none is to be scored, or they are of one class.
-    """
+    """The rows that a score uses; raises RecipeError if there are too few, or only one class."""
     splits = {row.split for row in rows}
     if chosen := splits & VALIDATION:
         rows = [row for row in rows if row.split in {REFERENCE} | chosen]
@@ -125,11 +121,7 @@ def _scorable(rows: list[Row], config: ProbeConfig) -> list[Row]:
 
 
 def _read(config: ProbeConfig) -> list[Row]:
-    """The rows of the table.
-
-    Raises:
-        RecipeError: no such table, column or file, or a clip without a split.
-    """
+    """The rows of the table; raises RecipeError without the table, a column, a file or a clip's split."""
     table = Path(config.table)
     wanted = [config.path, config.label, *([config.split] if config.split else [])]
     try:

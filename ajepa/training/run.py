@@ -22,7 +22,7 @@ from .restore import restore_optimizer, restore_weights
 
 @dataclass
 class Run:
-    """What every step and every checkpoint of a run needs.
+    """The state of a run that its steps and checkpoints share.
 
     Attributes:
         recipe: its `epochs` turned into steps.

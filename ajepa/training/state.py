@@ -39,7 +39,7 @@ def check_space(objective: nn.Module, recipe: Recipe) -> None:
     """Check before a run starts that the disk has room for all checkpoints that exist at one time.
 
     These are the first, the last `run.keep` and the one that is being written, multiples of
-    `run.keep_every`, and the one before the rate falls; what is there already counts as room.
+    `run.keep_every`, and the one before the rate falls; existing checkpoints count as free space.
 
     Raises:
         RecipeError: the disk is too full.
