@@ -127,4 +127,4 @@ def test_without_the_hook_and_with_a_cache(work: Path) -> None:
 def test_wrong_use_is_one_line(work: Path) -> None:
     done = python("-m", "ajepa.s3prl_upstream", "-g", "x", "--repeat", "2", cwd=work, path=[], check=False)
     assert done.returncode == 2
-    assert done.stderr == "ajepa: give repeat cannot be combined with -g\n"
+    assert done.stderr == "ajepa: repeat cannot be combined with -g; put it in the file, or drop -g\n"
