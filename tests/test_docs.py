@@ -30,7 +30,8 @@ from tests.test_official import GOLDEN
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
-PAGES = [ROOT / "README.md", *TUTORIALS]
+HOW_TO = [ROOT / "docs" / "embedding.md"]
+PAGES = [ROOT / "README.md", *TUTORIALS, *HOW_TO]
 ALL_PAGES = [
     *PAGES,
     *sorted((ROOT / "docs").glob("*.md")),

@@ -11,6 +11,7 @@ from .reading import (
     load,
     random_crop,
     resample,
+    stream,
 )
 from .source import AudioBytes, AudioSource
 
@@ -27,4 +28,5 @@ __all__ = [
     "load",
     "random_crop",
     "resample",
+    "stream",
 ]
