@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ajepa.checkpoints import native as checkpoint
+from ajepa.checkpoints.timm_vit import SCHEME as TIMM
 from ajepa.checkpoints.unpickle import is_torch_file
 from ajepa.model import AudioEncoder
 
@@ -41,7 +42,8 @@ def origin_of(model: AudioEncoder) -> Origin:
     source = model.source
     if source is None or not source.path:
         raise ExportError("random weights need no file: load_model(RECIPE, seed=...) makes them again")
-    if not is_torch_file(Path(source.path)):
+    foreign = source.path.startswith(TIMM) or is_torch_file(Path(source.path))
+    if not foreign:
         saved = checkpoint.load(source.path, prefixes=())
         return Origin(_without_places(saved.recipe), "optim" in saved.recipe, saved.step, saved.info)
     seconds = model.chunk_patches * model.hop_seconds
@@ -57,7 +59,12 @@ def origin_of(model: AudioEncoder) -> Origin:
 def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe whose paths keep only their last part, so that a published file names no private folder."""
     recipe = copy.deepcopy(recipe)
-    for place, key in (("data", "source"), ("data", "shard_cache"), ("run", "out")):
+    for place, key in (
+        ("data", "source"),
+        ("data", "shard_cache"),
+        ("run", "out"),
+        ("encoder", "init"),
+    ):
         if recipe.get(place, {}).get(key):
             recipe[place][key] = Path(recipe[place][key]).name
     probe = recipe.get("run", {}).get("probe", {})

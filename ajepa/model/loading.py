@@ -9,9 +9,9 @@ from typing import get_args
 
 import torch
 
-from ajepa.checkpoints import hub, layout
+from ajepa.checkpoints import hub, layout, timm_vit
 from ajepa.checkpoints import native as checkpoint
-from ajepa.checkpoints.official import OfficialError, read_official
+from ajepa.checkpoints.official import Official, OfficialError, read_official
 from ajepa.checkpoints.official.contents import fill_module
 from ajepa.checkpoints.unpickle import UnpickleError, is_torch_file
 from ajepa.errors import AjepaError
@@ -52,7 +52,8 @@ def load_model(
         source: an `encoder.safetensors` or a training checkpoint of ours; a run's folder (its finished
             encoder, else its last checkpoint); an official Audio-MAE `.pth` or Audio-JEPA `.ckpt`; a recipe's
             name or YAML file (random weights: the twin that a pre-trained encoder has to beat); or
-            `hf://owner/name[@revision]`, written by `ajepa export --push`. None or "default": the small
+            `hf://owner/name[@revision]`, written by `ajepa export --push`; or `timm:NAME[@FILE]`, a ViT of
+            images for spectrograms (`ajepa.checkpoints.timm_vit`). None or "default": the small
             encoder that comes with the package (its card is ajepa/weights/README.md; a folder of that name is
             ./default). Files are recognised by their content.
         device: None for the CPU.
@@ -81,8 +82,13 @@ def load_model(
         source = hub.download(str(source))
     path = Path(source)
     try:
-        if path.is_file() and is_torch_file(path):
-            model = _from_official(path, weights, chunk_seconds, heads, sample_rate)
+        if str(source).startswith(timm_vit.SCHEME):
+            if heads or sample_rate:
+                raise ModelError(f"{source}: the model says its heads and takes 16 kHz; leave them out")
+            model = _from_found(timm_vit.read_timm(str(source)), str(source), weights, chunk_seconds)
+        elif path.is_file() and is_torch_file(path):
+            found = read_official(path, heads=heads, sample_rate=sample_rate)
+            model = _from_found(found, str(path), weights, chunk_seconds)
         elif heads or sample_rate:
             raise ModelError(f"{source}: heads and sample_rate apply only to official files; leave them out")
         elif path.exists() and path.suffix not in {".yaml", ".yml"}:
@@ -103,19 +109,14 @@ def _check_pooling(pooling: str, source: object) -> None:
         raise ModelError(f"{source or 'the default encoder'}: pooling is {pooling!r}; choose {known}")
 
 
-def _from_official(
-    path: Path,
-    weights: str | None,
-    chunk_seconds: float | None,
-    heads: int | None,
-    sample_rate: int | None,
+def _from_found(
+    found: Official, source: str, weights: str | None, chunk_seconds: float | None
 ) -> AudioEncoder:
-    found = read_official(path, heads=heads, sample_rate=sample_rate)
-    chosen = _attribute(found.encoders, weights, path, found.system)
+    chosen = _attribute(found.encoders, weights, found.path, found.system)
     tensors = found.part(chosen)
-    source = Source(str(path), found.system, found.step, chosen)
-    model = AudioEncoder(found.front_end, found.encoder, chunk_seconds or found.seconds, source)
-    fill_module(model.encoder, tensors, path)
+    origin = Source(source, found.system, found.step, chosen)
+    model = AudioEncoder(found.front_end, found.encoder, chunk_seconds or found.seconds, origin)
+    fill_module(model.encoder, tensors, found.path)
     return model
 
 

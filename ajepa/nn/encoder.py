@@ -37,6 +37,9 @@ class EncoderConfig:
             leave it out.
         table: shape of the position table stored with the weights; None for the sine-cosine code.
         inputs: what the weights expect of a clip's level and of the frames after its end.
+        init: what the encoder starts training from instead of random weights: `timm:NAME[@FILE]`, or any
+            source of `ajepa.load_model` of the same sizes. A ViT's positions are taken over if there is a
+            `table` for them, and its class token if there is a `cls_token`.
     """
 
     size: Literal["ti", "s", "b", "l"] = "b"
@@ -49,6 +52,7 @@ class EncoderConfig:
     cls_token: bool = False
     table: TableConfig | None = None
     inputs: InputConfig = field(default_factory=InputConfig)
+    init: str = field(default="", repr=False)  # no setting of the network: fingerprints hash the text of this
 
     def __post_init__(self) -> None:
         check_sizes("encoder", *self.dimensions)

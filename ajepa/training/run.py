@@ -15,6 +15,7 @@ from ajepa.recipes import Recipe, RecipeError
 
 from .devices import lay_out
 from .fabric import Fabric
+from .initial import initialise
 from .optimiser import make_optimizer
 from .probe import Probe
 from .restore import restore_optimizer, restore_weights
@@ -57,7 +58,7 @@ class Run:
         """Build what the recipe says, with the weights of the checkpoint `last` or else new ones.
 
         Raises:
-            RecipeError: the processes cannot share a batch evenly.
+            RecipeError: the processes cannot share a batch evenly, or `encoder.init` does not fit.
         """
         optim = recipe.optim
         if optim.batch_size % (fabric.world_size * optim.accumulate):
@@ -68,6 +69,8 @@ class Run:
         torch.manual_seed(recipe.run.seed)  # the initial weights; every later draw has its own generator
         front_end = LogMel(recipe.front_end).to(fabric.device)
         objective = recipe.objective.build(recipe.encoder, optim.scheduled, recipe.front_end)
+        if recipe.encoder.init and not last:
+            initialise(objective, recipe)
         objective = objective.to(fabric.device)
         start = restore_weights(last, objective) if last else 0
         compiled = lay_out(objective, recipe.run, fabric.device)
