@@ -30,8 +30,7 @@ from tests.test_official import GOLDEN
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
-HOW_TO = [ROOT / "docs" / "embedding.md"]
-PAGES = [ROOT / "README.md", *TUTORIALS, *HOW_TO]
+PAGES = [ROOT / "README.md", *TUTORIALS]
 ALL_PAGES = [
     *PAGES,
     *sorted((ROOT / "docs").glob("*.md")),

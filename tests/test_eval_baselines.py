@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -143,10 +144,12 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"4 weights are missing.*layers\.1\.feed_forward"):
         open_model(str(folder))
-    (tmp_path / "bert").mkdir()
-    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match=r"type 'bert'.*wav2vec2"):
-        open_model(str(tmp_path / "bert"))
+    (tmp_path / "vit").mkdir()
+    config = transformers.ViTConfig(**SMALL, image_size=32)
+    transformers.ViTModel(config).save_pretrained(tmp_path / "vit")
+    transformers.ViTImageProcessor().save_pretrained(tmp_path / "vit")
+    with pytest.raises(ValueError, match=r"vit: .*(takes no audio|cannot load it)"):
+        open_model(str(tmp_path / "vit"))
 
 
 def test_hear_naive_gives_the_numbers_of_hear_s_own() -> None:
@@ -179,3 +182,104 @@ def test_log_mel_statistics() -> None:
     statistics = open_model("logmel").module(waveform_BS, [16_000] * 2, True)
     expected = torch.cat([frames_BLM.mean(1), frames_BLM.std(1, correction=0)], 1)
     torch.testing.assert_close(statistics[:, 0, 0, 0], expected)
+
+
+@pytest.mark.parametrize("kind", ["whisper", "ast", "wav2vec2"])
+def test_features_are_extracted_outside_autocast(kind: str, tmp_path: Path) -> None:
+    """In bfloat16 the blocks differ a little; the extractors, which use numpy, are not touched."""
+    folder = save_small(kind, tmp_path / kind)
+    module = open_model(str(folder), precision="bf16").module
+    with torch.no_grad():
+        exact = module(noise(16_000), [16_000] * 2, True)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = module(noise(16_000), [16_000] * 2, True)
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, atol=0.1, rtol=0.1)
+
+
+def test_clips_of_several_lengths_share_a_batch_of_a_fixed_one(tmp_path: Path) -> None:
+    """Whisper and AST pad every clip to their own length, so that a batch may hold clips of any length."""
+    for kind in ("whisper", "ast"):
+        module = open_model(str(save_small(kind, tmp_path / kind))).module
+        assert module.ragged and module.least_seconds == pytest.approx(2 if kind == "whisper" else 1.28)
+        lengths = [50_000, 9_000, 100]  # of two or three pieces, and of one
+        clips = [noise(length, 1)[0] for length in lengths]
+        with torch.no_grad():
+            together = module(torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), lengths, True)
+            for row, clip in enumerate(clips):
+                alone = module(clip[None], [len(clip)], True)
+                torch.testing.assert_close(together[row : row + 1], alone, atol=1e-4, rtol=1e-4)
+
+
+def save_other(kind: str, folder: Path) -> Path:
+    """Small random models of further kinds, with the extractors that their released weights have."""
+    torch.manual_seed(0)
+    fbank = transformers.SeamlessM4TFeatureExtractor()
+    waves = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
+    if kind == "wav2vec2-bert":
+        config = transformers.Wav2Vec2BertConfig(**SMALL, feature_projection_input_dim=160)
+        model, extractor = transformers.Wav2Vec2BertModel(config), fbank
+    elif kind == "sew":
+        config = transformers.SEWConfig(**SMALL, **CONV, squeeze_factor=2)
+        model, extractor = transformers.SEWModel(config), waves
+    elif kind == "wav2vec2-conformer":
+        model, extractor = (
+            transformers.Wav2Vec2ConformerModel(transformers.Wav2Vec2ConformerConfig(**SMALL, **CONV)),
+            waves,
+        )
+    elif kind == "speech-to-text":
+        sizes = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 1, "vocab_size": 20}
+        heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32}
+        config = transformers.Speech2TextConfig(**sizes, **heads, conv_channels=16)
+        model, extractor = transformers.Speech2TextModel(config), transformers.Speech2TextFeatureExtractor()
+    elif kind == "moonshine":
+        config = transformers.MoonshineConfig(
+            hidden_size=16, intermediate_size=32, encoder_num_hidden_layers=2, decoder_num_hidden_layers=1,
+            encoder_num_attention_heads=2, decoder_num_attention_heads=2, vocab_size=20,
+        )  # fmt: skip
+        model, extractor = transformers.MoonshineModel(config), waves
+    else:
+        audio = {"depths": [1, 1], "num_attention_heads": [2, 2], "patch_embeds_hidden_size": 16}
+        config = transformers.ClapConfig(audio_config={**audio, "hidden_size": 32})
+        model, extractor = (
+            transformers.ClapModel(config),
+            transformers.ClapFeatureExtractor(truncation="rand_trunc"),
+        )
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "kind", ["wav2vec2-bert", "sew", "wav2vec2-conformer", "speech-to-text", "moonshine", "clap"]
+)
+def test_every_encoder_with_hidden_states(kind: str, tmp_path: Path) -> None:
+    module = open_model(f"transformers:{save_other(kind, tmp_path / kind)}").module
+    rate = module.sample_rate
+    with torch.no_grad():
+        for samples in (1, rate, rate * 3 // 2):
+            every = module(noise(samples), [samples] * 2, True)
+            assert every.isfinite().all() and every.shape[:1] == (2,)
+            last = module(noise(samples), [samples] * 2, False)
+            torch.testing.assert_close(every[:, -1], last[:, 0])
+    assert every.shape[1] == (1 if kind in ("clap", "sew") else 3), "the blocks and the output, of one shape"
+    assert 0.001 < module.hop_seconds < 1.3
+
+
+def test_code_of_a_folder_runs_only_when_asked(tmp_path: Path) -> None:
+    folder = save_small("hubert", tmp_path / "own")
+    (folder / "own_code.py").write_text(
+        "from transformers import HubertConfig, HubertModel\n\n\n"
+        "class OwnConfig(HubertConfig):\n    model_type = 'own-hubert'\n\n\n"
+        "class OwnModel(HubertModel):\n    config_class = OwnConfig\n"
+    )
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": "own-hubert",
+        "auto_map": {"AutoConfig": "own_code.OwnConfig", "AutoModel": "own_code.OwnModel"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"runs only on your word: transformers:.*own\?trust_remote_code"):
+        open_model(f"transformers:{folder}")
+    module = open_model(f"transformers:{folder}?trust_remote_code").module
+    assert type(module.model).__name__ == "OwnModel"

@@ -16,7 +16,7 @@ from ajepa.checkpoints import hub
 from ajepa.checkpoints import native as checkpoint
 from ajepa.cli import main
 from ajepa.eval.models.open import default_name
-from ajepa.eval.models.sources import encoder_path
+from ajepa.eval.models.text import absolute
 from ajepa.export.weights import Origin, write_weights
 from ajepa.features import LogMelConfig
 from ajepa.model import AudioEncoder
@@ -87,7 +87,7 @@ def test_toolkits_are_given_the_downloaded_file(
 ) -> None:
     assert pushed(encoder_file, tmp_path / "out") == 0
     assert default_name("hf://me/tiny/model.safetensors") == "tiny"
-    found = Path(encoder_path("hf://me/tiny/model.safetensors"))
+    found = Path(absolute("hf://me/tiny/model.safetensors"))
     assert found.read_bytes() == (tmp_path / "out" / "model.safetensors").read_bytes()
 
 

@@ -29,7 +29,7 @@ ROWS = (
     ("objectives",),
     ("recipes", "checkpoints", "pictures"),
     ("model",),
-    ("training", "export", "embed"),
+    ("training", "export"),
     ("hear_module", "s3prl_upstream"),
     ("eval",),
     ("cli",),

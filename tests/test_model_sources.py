@@ -10,7 +10,7 @@ from ajepa.cli import main
 from ajepa.eval.compare.cells import plan
 from ajepa.eval.compare.config import Comparison
 from ajepa.eval.models.open import S3prlUpstream, open_model
-from ajepa.eval.models.sources import encoder_path
+from ajepa.eval.models.text import absolute
 from ajepa.eval.protocols import OURS, Bench, Conditions, TaskEntry
 from ajepa.model.loading import bundled
 from ajepa.named_source import name_of, named_source
@@ -38,7 +38,7 @@ def test_the_name_ends_at_the_first_equals_sign(run: Path, monkeypatch: pytest.M
 def test_a_path_with_an_equals_sign_is_a_source_for_every_protocol(run: Path) -> None:
     for text, name in ((str(run), "steps=20"), (f"mine={run}", "mine")):
         assert (open_model(text).name, open_model(text).source) == (name, str(run))
-    assert encoder_path(str(run)) == str(run)
+    assert absolute(str(run)) == str(run)
     own = open_model(f"s3prl:hf_hubert_custom:{run}")
     assert own.name == "hf_hubert_custom" and isinstance(own.module, S3prlUpstream)
     assert (own.module.upstream, own.module.checkpoint) == ("hf_hubert_custom", str(run))
@@ -53,10 +53,10 @@ def test_a_dot_in_a_folder_s_name_is_no_suffix(run: Path) -> None:
 
 
 def test_toolkits_are_given_the_file_of_the_default_encoder() -> None:
-    assert encoder_path("default") == str(bundled())
-    assert Path(encoder_path("ajepa-demo")).is_file(), "a recipe of the package"
+    assert absolute("default") == str(bundled())
+    assert Path(absolute("ajepa-demo")).is_file(), "a recipe of the package"
     with pytest.raises(RecipeError, match="nonsense"):
-        encoder_path("nonsense")
+        absolute("nonsense")
 
 
 @pytest.mark.parametrize("protocol", ["linear", "finetune", "hear", "s3prl", "xares"])
@@ -64,14 +64,11 @@ def test_which_models_a_protocol_takes(protocol: str, tiny: Path, tmp_path: Path
     (tmp_path / "16000").mkdir()
     entry = TaskEntry("sounds", "esc50", {"hear": str(tmp_path)})
     refused = {}
+    (tmp_path / "44100").mkdir()
     for source in (str(tiny), "logmel", "hear-naive", "s3prl:mel"):
         bench = Bench("model", source, Conditions(tmp_path, tmp_path))
         refused[source] = OURS[protocol](protocol).refusal(bench, entry)
-    taken = {str(tiny)} | {
-        "linear": {"logmel", "hear-naive"},
-        "hear": {"logmel"},
-        "s3prl": {"s3prl:mel"},
-    }.get(protocol, set())
+    taken = {str(tiny)} if protocol == "finetune" else set(refused)
     assert {source for source, why in refused.items() if not why} == taken
     for source in set(refused) - taken:
         assert refused[source].startswith(f"the protocol {protocol} cannot score {source}; choose")
@@ -84,7 +81,7 @@ def test_a_refused_model_stops_the_command_before_anything_runs(
     (tmp_path / "tasks" / "a" / "task_metadata.json").touch()
     command = ["evaluate", "hear", "--tasks-dir", str(tmp_path / "tasks"), "--out", str(tmp_path / "out")]
     assert main([*command, "--model", str(tiny), "--model", "other=hear-naive"]) == 2
-    assert "ajepa: the protocol hear cannot score hear-naive; choose" in capsys.readouterr().err
+    assert "no audio at the 44100 Hz of other; `ajepa data hear-task" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -106,4 +103,5 @@ def test_a_comparison_says_beforehand_which_models_a_protocol_cannot_be_given(
         ("naive", "finetune"),
         ("naive", "hear"),
     ]
-    assert "the protocol hear cannot score hear-naive" in found.failures[-1].reason
+    assert "the protocol finetune cannot score hear-naive" in found.failures[1].reason
+    assert "no audio at the 44100 Hz of naive" in found.failures[-1].reason

@@ -58,7 +58,7 @@ def test_frames(tiny: Path, samples: int) -> None:
     audio_BS = torch.randn(2, samples, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         frames_BTX = encoder(audio_BS)
-        expected = encoder.model(audio_BS).frames
+        expected = encoder.encoder.encoder(audio_BS).frames
         assert frames_BTX.shape == (2, expected.shape[1], encoder.output_dim)
         assert torch.equal(frames_BTX, expected)
         assert torch.allclose(encoder(audio_BS[0]), frames_BTX[:1], atol=1e-5)
@@ -72,7 +72,7 @@ def test_averaged_frequency(tiny: Path) -> None:
     assert encoder.output_dim == 32
     audio_BS = torch.randn(1, 8000)
     with torch.inference_mode():
-        assert torch.equal(encoder(audio_BS), encoder.model(audio_BS).patches.mean(2))
+        assert torch.equal(encoder(audio_BS), encoder.encoder.encoder(audio_BS).patches.mean(2))
     with pytest.raises(XaresError, match="concatenate or average"):
         XaresEncoder(str(tiny), "max")
 

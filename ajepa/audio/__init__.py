@@ -11,7 +11,6 @@ from .reading import (
     load,
     random_crop,
     resample,
-    stream,
 )
 from .source import AudioBytes, AudioSource
 
@@ -28,5 +27,4 @@ __all__ = [
     "load",
     "random_crop",
     "resample",
-    "stream",
 ]

@@ -118,40 +118,36 @@ class AudioFile:
 
     def whole(self, sample_rate: int) -> np.ndarray:
         """Everything, resampled: [S], S > 0."""
-        if length := self.length(sample_rate):
-            return self.read(0, length, sample_rate)
-        return np.concatenate(list(self.stream(0, None, sample_rate)))
+        length = self.length(sample_rate)
+        if length is None:
+            chunks = list(_resampled(self.blocks(), self.rate, sample_rate))
+            waveform_S = np.concatenate([np.empty(0, dtype=np.float32), *chunks])
+        else:
+            waveform_S = self.read(0, length, sample_rate)
+        if waveform_S.size == 0:
+            raise AudioError.of(self.path, f"0 samples after decoding; {REMOVE}")
+        return waveform_S
 
     def read(self, first: int, stop: int, sample_rate: int) -> np.ndarray:
         """Samples [first, stop), stop <= length(), of the file resampled to `sample_rate`."""
-        out_S, position = np.empty(max(0, stop - first), dtype=np.float32), 0
-        if len(out_S):
-            for block in self.stream(first, stop, sample_rate):
-                out_S[position : position + len(block)] = block
-                position += len(block)
-        return out_S[:position]
-
-    def stream(self, first: int, stop: int | None, sample_rate: int) -> Iterator[np.ndarray]:
-        """The same in blocks, at least one sample in all; without `stop` to the end of the file."""
-        stop = self.length(sample_rate) if stop is None else stop
+        if first >= stop:
+            return np.empty(0, dtype=np.float32)
         # `source_step` source samples last as long as `target_step` resampled ones. A part that begins on
         # such a step finds the resampler in the same phase as the whole does.
         common = math.gcd(self.rate, sample_rate)
         source_step, target_step = self.rate // common, sample_rate // common
         margin = 0 if self.rate == sample_rate else math.ceil(_MARGIN / min(source_step, target_step))
         first_step = max(0, first // target_step - margin)
-        end = self.samples
-        if stop is not None:
-            last = (math.ceil(stop / target_step) + margin) * source_step
-            end = last if end is None else min(last, end)
-        position = first_step * target_step  # of the next resampled sample
-        for chunk in _resampled(self.blocks(first_step * source_step, end), self.rate, sample_rate):
-            wanted = slice(max(0, first - position), len(chunk) if stop is None else max(0, stop - position))
+        stop_step = math.ceil(stop / target_step) + margin
+        blocks = self.blocks(first_step * source_step, min(stop_step * source_step, self.samples or 0))
+        out_S = np.empty(stop - first, dtype=np.float32)
+        position = first_step * target_step - first  # of the next resampled sample within out_S
+        for chunk in _resampled(blocks, self.rate, sample_rate):
+            begin, end = max(position, 0), min(position + len(chunk), len(out_S))
+            if begin < end:
+                out_S[begin:end] = chunk[begin - position : end - position]
             position += len(chunk)
-            if len(part := chunk[wanted]):
-                yield part
-        if position == 0:
-            raise AudioError.of(self.path, f"0 samples after decoding; {REMOVE}")
+        return out_S[: max(position, 0)]
 
 
 def inspect_file(path: AudioSource) -> AudioFile:

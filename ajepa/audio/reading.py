@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -92,26 +92,6 @@ def load(
             path, f"nothing to decode from {start:g} s on: the file ends at {end:g} s; start earlier"
         )
     return torch.from_numpy(part_S)
-
-
-def stream(
-    path: AudioSource,
-    *,
-    start: float = 0.0,
-    seconds: float | None = None,
-    sample_rate: int = SAMPLE_RATE,
-) -> Iterator[Tensor]:
-    """What `load` gives, in blocks [S] of a few seconds as they are decoded: an hour needs no more memory.
-
-    Raises what `load` does, when the audio is reached that cannot be used.
-    """
-    first, stop = _span(start, seconds, sample_rate)
-    found = 0
-    for block in inspect_file(path).stream(first, stop, sample_rate):
-        found += len(block)
-        yield torch.from_numpy(block)
-    if not found:
-        raise AudioError.of(path, f"nothing to decode from {start:g} s on: it ends before; start earlier")
 
 
 def _span(start: float, seconds: float | None, sample_rate: int) -> tuple[int, int | None]:

@@ -11,12 +11,13 @@ Two ways to use a bridge:
   `python -m hearvalidator.validate MODULE`; with `enable("s3prl")` `python -m s3prl.run_downstream ...`,
   a checkout's `python run_downstream.py ...` and `S3PRLUpstream("ajepa")`; with `enable("xares")`
   `python -m xares.run ...`. `disable()` removes the hook, `status()` shows it.
-- `run("heareval.predictions.runner", [...])` applies the cures to this process only.
+- `run("heareval.predictions.runner", [...])` and `imported("s3prl.hub")` apply the cures to this process
+  only.
 
 Without either, an environment is not changed.
 """
 
 from .bridges import BRIDGES, Bridge, HarnessError
-from .manage import disable, enable, run, status
+from .manage import disable, enable, imported, run, status
 
-__all__ = ["BRIDGES", "Bridge", "HarnessError", "disable", "enable", "run", "status"]
+__all__ = ["BRIDGES", "Bridge", "HarnessError", "disable", "enable", "imported", "run", "status"]

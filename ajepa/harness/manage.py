@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from packaging.requirements import Requirement
 
@@ -108,6 +109,25 @@ def run(module: str, args: Sequence[str]) -> None:
     Raises HarnessError for a module that no bridge contains or whose toolkit is missing; what the module
     raises, SystemExit included, passes through.
     """
+    _cure(module)
+    # `python -m` imports from the working directory; a console script would not.
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, str(Path.cwd()))
+    sys.argv = [module, *args]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def imported(module: str) -> ModuleType:
+    """A module of a toolkit, imported in this process with its cures.
+
+    Raises HarnessError for a module that no bridge contains or whose toolkit is missing.
+    """
+    _cure(module)
+    return importlib.import_module(module)
+
+
+def _cure(module: str) -> None:
+    """Apply the cures of a module's toolkit to this process."""
     bridge = bridge_of(module)
     if bridge is None:
         known = ", ".join(package for known in BRIDGES.values() for package in known.packages)
@@ -119,11 +139,6 @@ def run(module: str, args: Sequence[str]) -> None:
             f"imports, `{_pip('install', *bridge.extra_requirements())}`"
         )
     hook.install(*bridge.packages)
-    # `python -m` imports from the working directory; a console script would not.
-    if not getattr(sys.flags, "safe_path", False):
-        sys.path.insert(0, str(Path.cwd()))
-    sys.argv = [module, *args]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def _checked(name: str) -> str:

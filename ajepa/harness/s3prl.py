@@ -24,7 +24,7 @@ from .errors import HarnessError
 from .overlay import attributes, importable, with_names
 
 # Imported by name when s3prl needs it: the core does not depend on the plug-ins.
-UPSTREAMS = "ajepa.s3prl_upstream.hubconf"
+UPSTREAMS = ("ajepa.s3prl_upstream.hubconf", "ajepa.eval.toolkits.s3prl")
 SCRIPT = "run_downstream.py"
 
 
@@ -139,9 +139,9 @@ def loadable_checkpoints(module: Any) -> Iterator[None]:
 def our_upstreams(module: ModuleType) -> Iterator[None]:
     """Add our upstreams to `s3prl.hub`, a fixed list of imports, without replacing any."""
     yield
-    hubconf = importlib.import_module(UPSTREAMS)
-    for name in hubconf.__all__:
-        vars(module).setdefault(name, getattr(hubconf, name))
+    for hubconf in map(importlib.import_module, UPSTREAMS):
+        for name in hubconf.__all__:
+            vars(module).setdefault(name, getattr(hubconf, name))
 
 
 @contextmanager

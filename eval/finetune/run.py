@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from ajepa.eval.models.open import EncoderModel, Named
+from ajepa.eval.models.open import EncoderModel, FrameModel, Named
 from ajepa.eval.results.provenance import about_task, provenance
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
@@ -16,6 +16,7 @@ from ajepa.eval.tasks import Task
 from ajepa.model.fingerprint import fingerprint
 
 from .config import FinetuneConfig
+from .foreign import UNUSED
 from .training import FinetuneError, Waveforms, finetune
 
 
@@ -38,12 +39,14 @@ def finetune_model(
             the score.
 
     Raises:
-        FinetuneError: the model is a baseline and has nothing to train, or training diverged.
+        FinetuneError: the model has nothing to train, or training diverged.
         AudioError: a clip cannot be decoded.
     """
-    if not isinstance(model.module, EncoderModel):
-        raise FinetuneError(f"{model.name}: only encoders that ajepa.load_model loads can be fine-tuned")
-    encoder, weights = model.module.encoder, fingerprint(model.module)
+    module = model.module
+    if not (isinstance(module, FrameModel) and module.trainable):
+        raise FinetuneError(f"{model.name}: has no weights to train; fine-tune an encoder that does")
+    encoder = module.encoder if isinstance(module, EncoderModel) else module
+    weights = fingerprint(module)
     waveforms = Waveforms(task.clips, encoder.sample_rate)
     runs, chosen, seconds = [], [], 0.0
     for seed in seeds:
@@ -82,7 +85,13 @@ def finetune_model(
         seconds=seconds,
         clips_per_s=len(seeds) * config.epochs * trained / seconds,  # trained on, with evaluation's time
         weights=weights,  # the weights before fine-tuning
-        details={"pool": "mean", "precision": "bf16" if bf16 else "float32", "config": asdict(config)},
+        details={
+            "pool": "mean",
+            "precision": "bf16" if bf16 else "float32",
+            "config": asdict(config),
+            # An encoder of other people takes waveforms, to which these settings do not apply.
+            **({} if isinstance(module, EncoderModel) else {"unused": list(UNUSED)}),
+        },
         **fields,
         **about_task(task),
         **provenance(encoder.device),

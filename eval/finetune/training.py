@@ -17,6 +17,7 @@ from torch.nn import functional
 from ajepa.audio import load
 from ajepa.data.order import mix_seed
 from ajepa.errors import AjepaError
+from ajepa.eval.models.frames import FrameModel
 from ajepa.eval.results.scores import Scored
 from ajepa.eval.tasks.task import Clip, Round, Task
 from ajepa.model import AudioEncoder
@@ -26,6 +27,7 @@ from ajepa.training.devices import keep_freed_memory, plain_attention
 from .augment import mixup
 from .classifier import Classifier
 from .config import FinetuneConfig
+from .foreign import ForeignClassifier
 from .targets import Targets
 
 CLIPS_AT_ONCE = 1024  # in memory during scoring
@@ -73,7 +75,7 @@ class Waveforms:
 
 
 def finetune(
-    model: AudioEncoder,
+    model: AudioEncoder | FrameModel,
     task: Task,
     chosen: Round,
     config: FinetuneConfig,
@@ -117,7 +119,8 @@ def finetune(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Classifier(model, len(task.classes), config).to(device)
+        make: Any = Classifier if isinstance(model, AudioEncoder) else ForeignClassifier
+        network = make(model, len(task.classes), config).to(device)
     if device.type == "cpu":
         keep_freed_memory()
         if bf16:
@@ -176,7 +179,7 @@ def finetune(
 
 @torch.no_grad()
 def predict(
-    network: Classifier, waveforms: Waveforms, numbers: np.ndarray, *, bf16: bool = False
+    network: Classifier | ForeignClassifier, waveforms: Waveforms, numbers: np.ndarray, *, bf16: bool = False
 ) -> np.ndarray:
     """Logits of clips [clips, classes]. Clips of similar length share a batch, to keep padding small.
 

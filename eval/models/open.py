@@ -1,7 +1,7 @@
-"""Models that can be evaluated: our encoders, baselines, transformers' encoders, other packages' models.
+"""Models that can be evaluated: our encoders, baselines, and encoders of other people.
 
 Another package adds a model as an entry point of the group `ajepa.models`: a function without arguments that
-returns a clip model. The entry point's name is the model's source.
+returns a clip model. The entry point's name is the model's source. `text` has the other ways to name one.
 """
 
 from __future__ import annotations
@@ -11,22 +11,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 
-from ajepa.checkpoints import hub
 from ajepa.eval.plugins import Registry
-from ajepa.model import AudioEncoder
-from ajepa.model.embedding import time_statistics
 from ajepa.model.loading import load_model
 from ajepa.model.precision import Precision
-from ajepa.named_source import name_of, named_source
 
 from .baselines import BaselineError, HearNaive, LogMelBaseline
+from .foreign import FOREIGN, S3prlUpstream
+from .frames import FrameModel, with_frames
+from .ours import EncoderModel
+from .text import TRANSFORMERS, TRUST, default_name, named_model
+
+__all__ = [
+    "BASELINES",
+    "MODELS",
+    "ClipModel",
+    "EncoderModel",
+    "FrameModel",
+    "Named",
+    "S3prlUpstream",
+    "default_name",
+    "named_model",
+    "open_frames",
+    "open_model",
+    "open_source",
+]
 
 BASELINES: dict[str, Callable[[], nn.Module]] = {"hear-naive": HearNaive, "logmel": LogMelBaseline}
 MODELS = Registry("ajepa.models", BASELINES)
-OF_S3PRL = "s3prl:"
 
 
 @runtime_checkable
@@ -47,28 +60,9 @@ class ClipModel(Protocol):
         """Statistics over each clip's own time, [B, L, X, F, D].
 
         The last layer comes last; without `all_layers` it is the only one. X is 2 (mean and standard
-        deviation), or 1 for a baseline with its own statistics. F is above 1 if a time step has several
+        deviation), or 1 for a model with its own statistics. F is above 1 if a time step has several
         frequency patches.
         """
-
-
-class S3prlUpstream(nn.Module):
-    """An upstream of s3prl, which only s3prl itself can open: `s3prl:UPSTREAM[:CHECKPOINT]`.
-
-    Attributes:
-        upstream: the value of s3prl's -u.
-        checkpoint: the value of its -k, absolute if it is a file; empty for none.
-        config: the settings that its fingerprint covers.
-    """
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.upstream, _, checkpoint = source.removeprefix(OF_S3PRL).partition(":")
-        path = Path(checkpoint)
-        exists = bool(checkpoint) and path.exists()
-        self.checkpoint = str(path.resolve()) if exists else checkpoint  # s3prl runs in another folder
-        state = path.stat() if exists else None
-        self.config = (self.upstream, self.checkpoint, state and (state.st_size, state.st_mtime_ns))
 
 
 class Named(NamedTuple):
@@ -87,70 +81,51 @@ class Named(NamedTuple):
     precision: Precision = "float32"
 
 
-class EncoderModel(nn.Module):
-    """An `AudioEncoder`, pooled over time. Layers: the outputs of the blocks, and the normed last one."""
-
-    def __init__(self, encoder: AudioEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.sample_rate = encoder.sample_rate
-        self.ragged = True
-
-    def forward(self, waveform_BS: Tensor, lengths: list[int], all_layers: bool) -> Tensor:
-        """Clips with these lengths in samples to [B, L, 2, F, D]."""
-        found = self.encoder(waveform_BS, lengths, layers=all_layers)
-        layers = (*found.layers, found.patches)
-        return torch.stack([time_statistics(layer.float(), found.lengths) for layer in layers], 1)
-
-
 def open_model(text: str, device: str | None = None, precision: Precision = "float32") -> Named:
     """A model from SOURCE or NAME=SOURCE; see `open_source`."""
     name, source = named_model(text)
     return open_source(name, source, device, precision)
 
 
-def named_model(text: str) -> tuple[str, str]:
-    """The name and the source in SOURCE or NAME=SOURCE; without a name, the source's default name."""
-    # The path of a checkpoint after a second colon may contain "=".
-    name, source = ("", text) if text.startswith(OF_S3PRL) else named_source(text)
-    return name or default_name(source), source
+def open_frames(source: str, device: str | None = None) -> FrameModel:
+    """An encoder with the interface of all encoders; see `open_source`."""
+    return with_frames(open_source("", source, device).module).eval()
 
 
 def open_source(name: str, source: str, device: str | None = None, precision: Precision = "float32") -> Named:
     """Open a model from its source, under a name.
 
     A source is a baseline's name (`logmel`, `hear-naive`, or one that another package adds), a folder that
-    transformers saved, `s3prl:UPSTREAM[:CHECKPOINT]`, or anything that `ajepa.load_model` takes (a recipe's
-    name gives the same network with random weights).
+    transformers saved, a text with one of the schemes of `text`, or anything that `ajepa.load_model` takes (a
+    recipe's name gives the same network with random weights). Baselines and encoders that compute as their
+    authors wrote them stay in single precision.
 
     Raises:
         ajepa.model.loading.ModelError: there is no such source.
-        BaselineError: a folder of transformers cannot be used.
+        SourceError: the encoder of another interface is not there, or lacks something.
+        BaselineError: a model of transformers cannot be used.
     """
-    if source.startswith(OF_S3PRL):
-        module: nn.Module = S3prlUpstream(source)
+    if kind := next((FOREIGN[scheme] for scheme in FOREIGN if source.startswith(scheme)), None):
+        module: nn.Module = kind(source).to(device or "cpu")
     elif make := MODELS.get(source):
         module = make().to(device or "cpu")
-    elif is_transformers(Path(source)):
-        try:
-            from .transformers_audio import TransformersModel
-        except ImportError as error:
-            raise BaselineError(
-                f"{source}: this is a transformers model; pip install 'ajepa[baselines]' ({error})"
-            ) from error
-        module = TransformersModel(source).to(device or "cpu")
+    elif source.startswith(TRANSFORMERS) or is_transformers(Path(source)):
+        module = _of_transformers(source).to(device or "cpu")
     else:
         module = EncoderModel(load_model(source, device=device, precision=precision))
-    return Named(name, source, module.eval(), precision)
+    rounded = isinstance(module, FrameModel) and module.rounds
+    return Named(name, source, module.eval(), precision if rounded else "float32")
 
 
-def default_name(source: str) -> str:
-    """A model's name in tables if none is given."""
-    if source.startswith(OF_S3PRL):
-        return S3prlUpstream(source).upstream
-    if source.startswith(hub.SCHEME):
-        return hub.Address.parse(source).repo.rpartition("/")[2]
-    return name_of(source)
+def _of_transformers(source: str) -> nn.Module:
+    try:
+        from .transformers_audio import TransformersModel
+    except ImportError as error:
+        raise BaselineError(
+            f"{source}: this is a transformers model; pip install 'ajepa[baselines]' ({error})"
+        ) from error
+    place = source.removeprefix(TRANSFORMERS)
+    return TransformersModel(place.removesuffix(TRUST), trust_remote_code=place.endswith(TRUST))
 
 
 def is_transformers(path: Path) -> bool:

@@ -195,10 +195,11 @@ def _compute(
     module = model.module
     rate = int(module.sample_rate)
     device = next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
+    least = round(getattr(module, "least_seconds", 0.0) * rate)
     shape: tuple[int, ...] = ()
     with (
         path.open("wb") as file,
-        closing(_batches(clips, rate, bool(module.ragged), corruption)) as batches,
+        closing(_batches(clips, rate, bool(module.ragged), least, corruption)) as batches,
         tqdm(total=len(clips), desc=label, unit="clip", disable=None) as bar,
         torch.no_grad(),
         autocast(model.precision, device),
@@ -226,9 +227,13 @@ def _check_finite(values: np.ndarray, model: Named, clip: Clip) -> None:
 
 
 def _batches(
-    clips: tuple[Clip, ...], rate: int, ragged: bool, corruption: Corruption | None
+    clips: tuple[Clip, ...], rate: int, ragged: bool, least: int, corruption: Corruption | None
 ) -> Generator[tuple[list[int], list[Tensor]], None, None]:
-    """Clips from longest to shortest, decoded in threads: (their places in the task, waveforms)."""
+    """Clips from longest to shortest, decoded in threads: (their places in the task, waveforms).
+
+    Args:
+        least: samples to which the model itself pads a shorter clip.
+    """
     seconds = [clip.seconds or audio.info(clip.path).seconds - clip.start for clip in clips]
     order = sorted(range(len(clips)), key=lambda index: -seconds[index])
 
@@ -240,7 +245,7 @@ def _batches(
     waveforms: list[Tensor] = []
     with closing(in_order(decode, order, workers)) as decoded:
         for index, waveform in decoded:
-            padded = (len(rows) + 1) * (max(len(one) for one in waveforms) if waveforms else len(waveform))
+            padded = (len(rows) + 1) * max(least, *(len(one) for one in waveforms), len(waveform))
             full = padded > BATCH_SECONDS * rate or len(rows) == MOST_CLIPS
             if rows and (full or (not ragged and len(waveform) != len(waveforms[0]))):
                 yield rows, waveforms

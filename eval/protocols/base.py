@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from ajepa.errors import AjepaError
 from ajepa.eval.models.open import ClipModel, Named, open_source
@@ -135,7 +136,7 @@ class Protocol(ABC):
 
     reads: ClassVar[str] = "data"
     example: ClassVar[str] = "{data: FOLDER}"
-    takes: ClassVar[tuple[type, ...]] = (ClipModel,)
+    takes: ClassVar[tuple[type, ...]] = (ClipModel,)  # every model
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -169,12 +170,16 @@ class Protocol(ABC):
 
     def refusal(self, bench: Bench, entry: TaskEntry) -> str:
         """Why it cannot score a model on a task; empty if it can."""
-        if isinstance(bench.model().module, self.takes):
+        if self.can_score(bench.model().module):
             return ""
         return (
             f"the protocol {self.protocol} cannot score {bench.source}; choose a model that ajepa.load_model "
             "loads, or the protocol linear or knn"
         )
+
+    def can_score(self, module: nn.Module) -> bool:
+        """Whether a model has what the protocol needs of it."""
+        return isinstance(module, self.takes)
 
     def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
         """What the score depends on, apart from the weights, seeds, precision and version of this package.

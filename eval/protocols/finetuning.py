@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
+
+from torch import nn
 
 from ajepa.eval.finetune.config import FinetuneConfig, config_for, recipe_name
-from ajepa.eval.models.open import EncoderModel
+from ajepa.eval.models.open import FrameModel
 from ajepa.eval.progress import say
 from ajepa.eval.results.result import Result
 
@@ -26,8 +28,6 @@ class Finetuning(Seeded):
 
     recipe: str | None = None
     set: dict[str, Any] = field(default_factory=dict)
-
-    takes: ClassVar[tuple[type, ...]] = (EncoderModel,)  # only our encoders have something to train
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,6 +54,10 @@ class Finetuning(Seeded):
         if surplus := set(own) - {"recipe", "set"}:
             raise ProtocolError(f"task {entry.name}: finetune has {', '.join(surplus)}; it takes recipe, set")
         self.config(entry, entry.multilabel)
+
+    def can_score(self, module: nn.Module) -> bool:
+        """Whether its weights can be trained: those of baselines and of some encoders cannot."""
+        return isinstance(module, FrameModel) and module.trainable
 
     def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
         """The task and all settings."""

@@ -18,7 +18,7 @@ import torch
 from ajepa.eval.digest import digest
 from ajepa.eval.models.baselines import LogMelBaseline
 from ajepa.eval.models.open import EncoderModel
-from ajepa.eval.models.sources import encoder_path
+from ajepa.eval.models.text import HEAR, absolute, hear_parts, is_file
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import deviation
@@ -43,7 +43,6 @@ class Hear(Protocol):
 
     reads: ClassVar[str] = "hear"
     example: ClassVar[str] = "{hear: tasks/esc10-v2.0.0-full}; `ajepa data hear-task` makes one"
-    takes: ClassVar[tuple[type, ...]] = (EncoderModel, LogMelBaseline)  # they have a module for the toolkit
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,10 +73,15 @@ class Hear(Protocol):
         task = entry.folder("hear")
         folder.mkdir(parents=True, exist_ok=True)
         device = bench.conditions.device
-        log_mel = isinstance(bench.model().module, LogMelBaseline)
-        module = "ajepa.eval.logmel" if log_mel else "ajepa.hear_module"
-        weights = [] if log_mel else ["--model", encoder_path(bench.source)]
-        embed = [module, *weights, "--tasks-dir", str(task.parent), "--task", task.name]
+        module, weights = _module(bench)
+        embed = [
+            module,
+            *(["--model", weights] if weights else []),
+            "--tasks-dir",
+            str(task.parent),
+            "--task",
+            task.name,
+        ]
         # Relative: heareval mirrors the path of the embeddings under its logs.
         embedded = Path("embeddings", module, task.name)
         predict = [str(embedded), "--grid", self.grid, "--grid-points", str(self.grid_points)]
@@ -118,6 +122,18 @@ class Hear(Protocol):
             },
         )
         return [Result(record, torch.empty(0))]
+
+
+def _module(bench: Bench) -> tuple[str, str]:
+    """The module with the HEAR API that heareval imports, and the value of its --model."""
+    source, model = bench.source, bench.model().module
+    if isinstance(model, LogMelBaseline):
+        return "ajepa.eval.logmel", ""
+    if isinstance(model, EncoderModel):
+        return "ajepa.hear_module", absolute(source)
+    if source.startswith(HEAR) and not is_file(hear_parts(source)[0]):
+        return hear_parts(absolute(source))
+    return "ajepa.eval.hear", absolute(source)
 
 
 def _is_split(value: object) -> bool:

@@ -22,7 +22,7 @@ import yaml
 from ajepa.data.copies import speaker
 from ajepa.eval.digest import digest
 from ajepa.eval.models.open import EncoderModel, S3prlUpstream
-from ajepa.eval.models.sources import encoder_path
+from ajepa.eval.models.text import absolute
 from ajepa.eval.progress import say
 from ajepa.eval.results.errors import EvaluationError
 from ajepa.eval.results.result import Result
@@ -35,6 +35,7 @@ from .base import Bench, ProtocolError, Seeded, TaskEntry
 
 MODULE = "s3prl.run_downstream"
 SEED = 1337  # s3prl's
+UPSTREAMS = ("ajepa", "ajepa_any")  # that take our options
 # Clips of SUPERB's validation and test sets: other numbers are another task.
 CLIPS = {"speech_commands": (6_798, 3_081), "voxceleb1": (6_904, 8_251)}
 # A key that only this task's settings have.
@@ -65,7 +66,6 @@ class S3prl(Seeded):
 
     reads: ClassVar[str] = "s3prl"
     example: ClassVar[str] = "{s3prl: FOLDER}; `ajepa data s3prl` makes one"
-    takes: ClassVar[tuple[type, ...]] = (EncoderModel, S3prlUpstream)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,9 +116,7 @@ class S3prl(Seeded):
             layer="learned sum",
             clips=sum(counts),
             clips_by_split={"test": counts[1], "valid": counts[0]},
-            weights=bench.fingerprint
-            if upstream == "ajepa"
-            else None,  # s3prl's own are known by its version
+            weights=bench.fingerprint if upstream in UPSTREAMS else None,  # s3prl's own: its version says
             task_hash=_data_fingerprint(data),
             notes=tuple(notes),
             details={"upstream": upstream, "pool": self.frequency, "config": self.settings()},
@@ -136,7 +134,7 @@ class S3prl(Seeded):
         device = bench.conditions.toolkit_device
         train = ["-m", "train", "-a", "-p", "run", "-d", task, "-c", str(data / CONFIG)]
         train += ["-u", upstream, *(["-k", source] if source else [])]
-        train += ["-g", self._options(bench.conditions.folder)] if upstream == "ajepa" else []
+        train += ["-g", self._options(bench.conditions.folder)] if upstream in UPSTREAMS else []
         train += ["--seed", str(seed), "--device", device, "-o", self._overrides()]
         seconds = run_stock(MODULE, train, folder, folder / "train.log", device)
         step, valid = _best(folder / "run" / "log.log")
@@ -186,7 +184,7 @@ def _upstream(bench: Bench) -> tuple[str, str]:
     module = bench.model().module
     if isinstance(module, S3prlUpstream):
         return module.upstream, module.checkpoint
-    return "ajepa", encoder_path(bench.source)
+    return "ajepa" if isinstance(module, EncoderModel) else "ajepa_any", absolute(bench.source)
 
 
 def _task_of(data: Path) -> str:

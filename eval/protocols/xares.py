@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ajepa.eval.digest import digest
-from ajepa.eval.models.open import EncoderModel
-from ajepa.eval.models.sources import encoder_path
+from ajepa.eval.models.text import absolute
 from ajepa.eval.progress import say
 from ajepa.eval.results.errors import EvaluationError
 from ajepa.eval.results.result import Result
@@ -53,7 +52,6 @@ class Xares(Seeded):
 
     reads: ClassVar[str] = "xares"
     example: ClassVar[str] = "{xares: env/esc50}; `ajepa data xares` makes one"
-    takes: ClassVar[tuple[type, ...]] = (EncoderModel,)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,7 +113,7 @@ class Xares(Seeded):
             (env / path.name).unlink(missing_ok=True)  # the same tars may have been elsewhere
             (env / path.name).symlink_to(path)
         encoder, class_name = write_encoder(
-            encoder_path(bench.source), folder, name=bench.name, frequency=self.frequency
+            absolute(bench.source), folder, name=bench.name, frequency=self.frequency
         )
         task_file = folder / f"seed_{seed}_task.py"
         write(task_file, self._task(_task_file(tars.name), seed))

@@ -42,6 +42,9 @@ def run_module(
     """
     own = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     own |= {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    # Modules that a model's source names may be in the folder where the user's command runs.
+    paths = [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
+    own["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     started = time.perf_counter()
     with log.open("a" if append else "w") as file:
         begun = file.tell()

@@ -21,13 +21,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ajepa import files
 from ajepa.errors import AjepaError
+from ajepa.eval.models.open import open_frames
+from ajepa.eval.models.text import absolute, default_name
 from ajepa.model.fingerprint import fingerprint
-from ajepa.model.loading import load_model
-from ajepa.named_source import name_of
 
 FREQUENCIES = ("concatenate", "average")
 
@@ -37,10 +38,10 @@ class XaresError(AjepaError, ValueError):
 
 
 class XaresEncoder(nn.Module):
-    """An `AudioEncoder` as X-ARES calls it.
+    """An encoder as X-ARES calls it.
 
     Args:
-        source: any source of `ajepa.load_model`.
+        source: what `ajepa evaluate --model` takes.
         frequency: "concatenate" joins the F frequency patches of a time step (F * D features); "average"
             averages them (D).
         weights: the fingerprint that the weights must have; None accepts any.
@@ -51,7 +52,7 @@ class XaresEncoder(nn.Module):
         hop_size_in_ms: time between two frames.
 
     Raises:
-        ajepa.model.loading.ModelError: the source cannot be read.
+        AjepaError: as `ajepa.eval.models.open.open_source`.
         XaresError: the weights have another fingerprint, or `frequency` is unknown.
     """
 
@@ -59,23 +60,24 @@ class XaresEncoder(nn.Module):
         super().__init__()
         if frequency not in FREQUENCIES:
             raise XaresError(f"frequency is {frequency!r}; choose {' or '.join(FREQUENCIES)}")
-        self.model = load_model(source).eval()
-        if weights is not None and (found := fingerprint(self.model)) != weights:
+        self.encoder = open_frames(source)
+        if weights is not None and (found := fingerprint(self.encoder)) != weights:
             raise XaresError(
                 f"{source}: its fingerprint is {found}, but {type(self).__name__} was written for {weights}; "
                 f"write its file again with `python -m ajepa.eval.xares {source}`"
             )
         self.frequency = frequency
-        self.sampling_rate = self.model.sample_rate
-        self.hop_size_in_ms = 1000 * self.model.hop_seconds
-        average = frequency == "average"
-        self.output_dim = self.model.encoder.width if average else self.model.embedding_size
+        self.sampling_rate = self.encoder.sample_rate
+        self.hop_size_in_ms = 1000 * self.encoder.hop_seconds
+        with torch.no_grad():
+            self.output_dim = self(torch.zeros(1, self.sampling_rate)).shape[-1]
 
     def forward(self, audio: Tensor) -> Tensor:
         """Clips [B, S], or one [S], S at least 1, to frames [B, T, X], float32; all S samples count."""
-        audio_BS = audio.to(self.model.device)
+        audio_BS = audio.to(self.encoder.device)
         audio_BS = audio_BS[None] if audio_BS.ndim == 1 else audio_BS
-        patches_BTFD = self.model(audio_BS).patches.float()
+        found = self.encoder.frames(audio_BS, [audio_BS.shape[1]] * len(audio_BS), False)
+        patches_BTFD = found.layers[-1].float()
         return patches_BTFD.mean(2) if self.frequency == "average" else patches_BTFD.flatten(2)
 
 
@@ -102,24 +104,23 @@ def write_encoder(
     """Write an encoder file for X-ARES. The file's name and the class's include the weights' fingerprint.
 
     Args:
-        source: any source of `ajepa.load_model`.
+        source: what `ajepa evaluate --model` takes.
         folder: where the file is written.
         name: prefix of the file's name; by default the source's name.
         frequency: as for `XaresEncoder`.
 
     Returns the file and the name of the class in it. Raises the errors of `XaresEncoder`.
     """
-    path = Path(source).resolve()
-    source = str(path) if path.exists() else str(source)
-    weights = fingerprint(XaresEncoder(source, frequency).model)
-    slug = re.sub(r"[^a-z0-9]+", "_", (name or name_of(source)).lower()).strip("_")
+    place = absolute(str(source))
+    weights = fingerprint(XaresEncoder(place, frequency).encoder)
+    slug = re.sub(r"[^a-z0-9]+", "_", (name or default_name(str(source))).lower()).strip("_")
     slug += f"_{weights[:8]}" + ("_average" if frequency == "average" else "")
     class_name = "Ajepa" + "".join(part.capitalize() for part in slug.split("_")) + "Encoder"
-    given = ", ".join(repr(value) for value in (class_name, source, frequency, weights))
+    given = ", ".join(repr(value) for value in (class_name, place, frequency, weights))
     file = Path(folder) / f"ajepa_{slug}.py"
     files.write(
         file,
-        f"# {source!r} for X-ARES, written by `python -m ajepa.eval.xares`.\n"
+        f"# {place!r} for X-ARES, written by `python -m ajepa.eval.xares`.\n"
         "from ajepa.eval.xares import encoder_class\n\n"
         f"{class_name} = encoder_class({given})\n",
     )
@@ -131,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m ajepa.eval.xares", description="Write an X-ARES encoder."
     )
-    parser.add_argument("source", help="what ajepa.load_model takes")
+    parser.add_argument("source", help="what `ajepa evaluate --model` takes")
     parser.add_argument("--out", type=Path, default=Path(), help="folder of the file; default: here")
     parser.add_argument("--name", help="what its name begins with; default: the source's name")
     parser.add_argument("--frequency", choices=FREQUENCIES, default="concatenate")

@@ -1,0 +1,101 @@
+"""The network that is fine-tuned from an encoder of other people: the encoder, the mean over time, a head.
+
+Its input is a waveform, so of the settings only those apply that need no spectrogram and no look into its
+blocks: mixup, crops, loss, schedule, layer decay and the norm after the mean.
+
+Axes: B clips, S samples, T time steps, F frequency patches, X = F D features.
+"""
+
+from __future__ import annotations
+
+import copy
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from ajepa.eval.models.frames import FrameModel
+from ajepa.nn.blocks import LayerNorm
+
+from .config import FinetuneConfig
+
+# Settings that have no effect on such a network.
+UNUSED = ("masked_share", "masked_how", "freq_mask", "time_mask", "noise", "drop_path", "mean", "std")
+
+
+class ForeignClassifier(nn.Module):
+    """A copy of an encoder with a new head.
+
+    Args:
+        model: the encoder, which is copied.
+        classes: C, the outputs of the head.
+    """
+
+    def __init__(self, model: FrameModel, classes: int, config: FinetuneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = copy.deepcopy(model).requires_grad_(True)
+        clip_BS = torch.zeros(1, model.sample_rate, device=model.device)
+        with torch.no_grad():
+            output_BTFD = self.encoder.frames(clip_BS, [model.sample_rate], False).layers[-1]
+        width = output_BTFD[0, 0].numel()
+        self.norm = None if config.norm == "before" else LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+        nn.init.trunc_normal_(self.head.weight, std=config.head_std)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self, waveform_BS: Tensor, lengths_B: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Logits [B, C] of clips with zeros after their ends; `generator` has nothing to decide here."""
+        lengths = lengths_B.tolist()
+        groups = [list(range(len(lengths)))]
+        if not self.encoder.ragged:  # clips of one length at a time
+            order = sorted(groups[0], key=lengths.__getitem__)
+            groups = [list(rows) for _, rows in groupby(order, key=lengths.__getitem__)]
+        pooled: dict[int, Tensor] = {}
+        for rows in groups:
+            longest = max(lengths[row] for row in rows)
+            pooled_RX = self._pooled(waveform_BS[rows, :longest], [lengths[row] for row in rows])
+            pooled |= zip(rows, pooled_RX, strict=True)
+        pooled_BX = torch.stack([pooled[row] for row in range(len(lengths))])
+        return self.head(pooled_BX if self.norm is None else self.norm(pooled_BX))
+
+    def _pooled(self, waveform_BS: Tensor, lengths: list[int]) -> Tensor:
+        """The mean over each clip's own time steps, [B, X]."""
+        found = self.encoder.frames(waveform_BS, lengths, False)
+        frames_BTX = found.layers[-1].flatten(2).float()
+        inside_BT = torch.arange(frames_BTX.shape[1], device=frames_BTX.device) < found.lengths[:, None]
+        weight_BT1 = inside_BT[..., None].to(frames_BTX.dtype)
+        return (frames_BTX * weight_BT1).sum(1) / weight_BT1.sum(1)
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """Parameters with the learning-rate factor for their depth, and whether they get weight decay.
+
+        As for our encoders; the blocks are the longest list of modules. What is outside of it, apart from the
+        head, counts as the first layer.
+        """
+        blocks = _blocks(self.encoder)
+        depth_of = {
+            id(parameter): depth
+            for depth, block in enumerate(blocks, start=1)
+            for parameter in block.parameters()
+        }
+        depth_of |= {id(parameter): len(blocks) + 1 for parameter in self.head.parameters()}
+        if self.norm is not None:
+            depth_of |= {id(parameter): len(blocks) + 1 for parameter in self.norm.parameters()}
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for parameter in self.parameters():
+            depth = depth_of.get(id(parameter), 0)
+            scale = self.config.layer_decay ** (len(blocks) + 1 - depth)
+            groups.setdefault((scale, parameter.ndim > 1), []).append(parameter)
+        return [
+            {"params": params, "scale": scale, "weight_decay": self.config.weight_decay if decays else 0.0}
+            for (scale, decays), params in groups.items()
+        ]
+
+
+def _blocks(encoder: nn.Module) -> list[nn.Module]:
+    """The longest list of modules in an encoder, the first of several; empty if it has none."""
+    lists = [module for module in encoder.modules() if isinstance(module, (nn.ModuleList, nn.Sequential))]
+    return list(max(lists, key=len)) if lists else []
