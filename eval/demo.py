@@ -7,11 +7,14 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+
+import torch
 
 from ajepa.data import synthetic
 from ajepa.hear_module import tasks
@@ -35,7 +38,7 @@ class Size:
 
     sounds: int = 40  # clips of each of ten kinds
     # Each says ten words twice. heareval trains on batches of 1,024 clips: three steps an epoch.
-    speakers: int = 150
+    speakers: int = 100
     unlabelled: int = 400  # clips of 10 s
     settings: tuple[str, ...] = ()
     jobs: int = min(os.cpu_count() or 1, 4)  # processes at a time that make audio or run the toolkit
@@ -61,6 +64,8 @@ def demo(out: Path, data: Path | None = None, size: Size | None = None) -> None:
     tasks_dir = out / "tasks"
     _make_audio(out / "audio", tasks_dir, size, with_unlabelled=data is None)
 
+    folders = sorted(path.parent for path in tasks_dir.glob("*/task_metadata.json"))
+    scored = partial(_score, {folder.name: {"hear": str(folder)} for folder in folders}, out / "hear")
     run = out / (f"pretrain-{data.resolve().name}" if data else "pretrain")
     recipe = load_recipe(RECIPE, size.settings)
     recipe = replace(
@@ -68,21 +73,21 @@ def demo(out: Path, data: Path | None = None, size: Size | None = None) -> None:
         data=replace(recipe.data, source=str(unlabelled), skip_broken=True),
         run=replace(recipe.run, out=str(run)),
     )
-    _say(f"2/4  pre-training on {unlabelled}")
-    encoder = pretrain(recipe)
+    start = pretrain(recipe, untrained=True)
+    models = {"log-mel statistics": "logmel", TWIN: str(start)}
+    if size.jobs > 1:
+        _say(f"2/4  pre-training on {unlabelled}; next to it HEAR's scores of what needs no training")
+        # Small products gain little from a second thread: it does better on the toolkit's own training.
+        with _processes(1) as pool, _fewer_threads():
+            untrained = pool.submit(scored, models)
+            encoder = pretrain(recipe)
+            untrained.result()
+    else:
+        _say(f"2/4  pre-training on {unlabelled}")
+        encoder = pretrain(recipe)
 
     _say("3/4  HEAR: embeddings and predictions with the stock toolkit, for three models")
-    start = run / "checkpoints" / "step-00000000.safetensors"
-    folders = sorted(path.parent for path in tasks_dir.glob("*/task_metadata.json"))
-    comparison = Comparison(
-        models={"log-mel statistics": "logmel", TWIN: str(start), TRAINED: str(encoder)},
-        tasks={folder.name: {"hear": str(folder)} for folder in folders},
-        protocols={"hear": {"grid_points": 1}},
-    )
-    engine = Processes(size.jobs) if size.jobs > 1 else None
-    records, failures = compare(comparison, out / "hear", engine=engine, threads=1)
-    if failures:
-        raise EvaluationError(failures[0].reason)
+    records = scored(models | {TRAINED: str(encoder)}, size.jobs)
 
     _say("4/4  scores (accuracy; ± standard deviation over folds)")
     print(by_task(records))
@@ -96,6 +101,34 @@ def demo(out: Path, data: Path | None = None, size: Size | None = None) -> None:
     )
 
 
+def _score(
+    tasks: dict[str, dict[str, str]], out: Path, models: dict[str, str], jobs: int = 1
+) -> list[Record]:
+    """HEAR's scores of models. Raises EvaluationError: one of them failed."""
+    comparison = Comparison(models=dict(models), tasks=dict(tasks), protocols={"hear": {"grid_points": 1}})
+    engine = Processes(jobs) if jobs > 1 else None
+    records, failures = compare(comparison, out, engine=engine, threads=1)
+    if failures:
+        raise EvaluationError(failures[0].reason)
+    return records
+
+
+def _processes(count: int) -> ProcessPoolExecutor:
+    # A forked process would inherit threads in an unknown state.
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+
+
+@contextmanager
+def _fewer_threads() -> Iterator[None]:
+    """One thread of torch's less, for a process that works next to this one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _make_audio(audio: Path, tasks_dir: Path, size: Size, with_unlabelled: bool) -> None:
     """The sets that are not there yet, several at a time."""
     parts: dict[str, Callable[[], object]] = {
@@ -105,8 +138,7 @@ def _make_audio(audio: Path, tasks_dir: Path, size: Size, with_unlabelled: bool)
     if with_unlabelled:
         folder = audio / "unlabelled"
         parts["unlabelled"] = partial(synthetic.write_unlabelled, folder, clips=size.unlabelled, seed=2)
-    # A forked process would inherit threads in an unknown state.
-    with ProcessPoolExecutor(size.jobs, multiprocessing.get_context("spawn")) as pool:
+    with _processes(size.jobs) as pool:
         making = {
             pool.submit(make): audio / f".{name}.done"
             for name, make in parts.items()

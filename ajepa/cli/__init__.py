@@ -45,13 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def let_threads_sleep() -> None:
-    """Let OpenMP's threads sleep while they wait for each other, also in processes that a command starts.
+    """Let OpenMP's threads wait for each other awake for a moment, then asleep; in child processes too.
 
-    By default they spin, and take processor time from other programs (docs/performance.md). OpenMP reads this
-    when torch is imported. The user's own settings stay.
+    By default they stay awake, and where other programs need the cores that costs ten times the processor
+    time; always asleep, they are a fifth slower on a quiet machine (docs/performance.md). OpenMP, GNU's or
+    LLVM's, reads this when torch is imported. The user's own settings stay.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ |= {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "1"}  # turns; milliseconds
 
 
 class _TopParser(Parser):
