@@ -86,7 +86,8 @@ def test_untagged_variable_rate_mp3_loads_to_its_end(
     assert info(path).seconds == pytest.approx(4.0, abs=0.1)
     halves = [half.square().mean() for half in waveform_S.tensor_split(2)]
     assert (halves[0] > 10 * halves[1]) == loud_first
-    assert torch.equal(random_crop(path, 1.0, generator()), random_crop(waveform_S, 1.0, generator()))
+    crop_S, expected_S = (random_crop(source, 1.0, generator()) for source in (path, waveform_S))
+    torch.testing.assert_close(crop_S, expected_S, rtol=0, atol=1e-5)
 
 
 # --- Errors ---
@@ -136,7 +137,12 @@ def test_bytes_behind_the_audio_are_harmless(tmp_path: Path, name: str, tail: by
     path = write(tmp_path / name)
     expected = load(path)
     path.write_bytes(path.read_bytes() + tail)
-    assert torch.equal(load(path), expected)
+    found = load(path)
+    # FFmpeg believes an MP3's tag, and so the padding at its end, only if it fits the file's size.
+    padded = len(tail) > 100_000 and path.suffix == ".mp3"
+    assert 0 <= len(found) - len(expected) <= (1152 if padded else 0)
+    settled = len(expected) - (320 if padded else 0)
+    torch.testing.assert_close(found[:settled], expected[:settled], rtol=0, atol=1e-6 if padded else 0)
 
 
 def test_unusable_files(tmp_path: Path) -> None:
@@ -145,7 +151,7 @@ def test_unusable_files(tmp_path: Path) -> None:
     (tmp_path / "zero.wav").touch()
     assert "0 bytes" in failure(tmp_path / "zero.wav")
     (tmp_path / "text.wav").write_text("not audio " * 100)
-    assert "Format not recognised" in failure(tmp_path / "text.wav")
+    assert "not readable as audio" in failure(tmp_path / "text.wav")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
     assert "0 samples" in failure(tmp_path / "empty.wav")
     with pytest.raises(AudioError, match="0 samples"):

@@ -10,14 +10,13 @@ What counts as truncated, and how it is known:
   mark is what a live capture looks like; it is read to its end.
 - MP3 with a Xing/Info tag: more than 1 % of the bytes that the tag declares are missing. A smaller loss
   (the last frames), a VBRI tag or no tag at all proves nothing: the file is loaded as it is.
+- MP4, Matroska, WebM, WMA, CAF: the audio ends earlier than the header says (`ajepa.audio.file`).
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-
-import soundfile
 
 from .source import AudioSource, byte_size, open_bytes
 
@@ -28,12 +27,11 @@ _SIZE_CUT = re.compile(
 # Streaming writers declare as much as they can: 0xFFFFFFFF (ffmpeg), 0x7FFFF000 (SoX), 0x80000000 (arecord).
 _STREAMED_SIZE = 0x7FFF_0000
 _LARGEST_OGG_PAGE = 27 + 255 + 255 * 255
-# After a seek the Opus decoder needs time to recover its state: parts may be off by 0.02, mostly by less than
-# 0.002. Up to this length, decoding from the start makes them exact and costs at most about 30 ms.
-_OPUS_EXACT_SECONDS = 30
+# A page that begins a stream: version 0, flag 2 alone.
+_OGG_BEGIN = b"OggS\0\2"
+_SCANNED = 2**20  # bytes read at a time
 # The first MPEG frame of a tagged file: header, side information, name, then flags, frames and bytes.
 _XING = re.compile(rb"\xff[\xe2-\xff].{11,36}?(?:Xing|Info)(.{4})(.{4})(.{4})", re.DOTALL)
-_VBRI = re.compile(rb"\xff[\xe2-\xff].{34}VBRI", re.DOTALL)
 _WAV_HEADER_BYTES = 65_536  # where to look for the data chunk of a streamed WAV
 
 
@@ -45,29 +43,7 @@ class Rewrite:
     offset: int
 
 
-@dataclass(frozen=True)
-class Findings:
-    missing: str | None = None  # what a truncated file lacks, in words
-    rewrite: Rewrite | None = None  # makes the decoder read to the end where no header gives the length
-    seek_limit: int | None = None  # the last sample to which seeking is exact; None if it always is
-
-
-def examine(source: AudioSource, file: soundfile.SoundFile) -> Findings:
-    """Examine the container of `source`, which is open as `file`."""
-    if file.format == "MP3":
-        return _examine_mp3(source)
-    if file.format == "OGG":
-        missing, last_page_start = _examine_ogg(source)
-        if file.subtype == "VORBIS":
-            # The last page is cut to the length of the audio; seeking into it is off by the samples cut.
-            return Findings(missing, seek_limit=last_page_start)
-        is_short = file.frames <= _OPUS_EXACT_SECONDS * file.samplerate
-        return Findings(missing, seek_limit=0 if is_short else None)
-    is_open_ended = file.frames == 0 and file.format in ("WAV", "WAVEX")
-    return Findings(_missing_data(file.extra_info), _open_ended_wav(source) if is_open_ended else None)
-
-
-def _missing_data(log: str) -> str | None:
+def missing_data(log: str) -> str | None:
     """What libsndfile's header log says about missing data: it shortens the file and reports no error."""
     for declared, present in _SIZE_CUT.findall(log):
         if int(present) < int(declared) < _STREAMED_SIZE:
@@ -75,7 +51,17 @@ def _missing_data(log: str) -> str | None:
     return None
 
 
-def _examine_ogg(source: AudioSource) -> tuple[str | None, int]:
+def is_chained_ogg(source: AudioSource) -> bool:
+    """Whether an Ogg file holds several streams, one after the other, as joined files do."""
+    begins, before = 0, b""
+    with open_bytes(source) as file:
+        while block := file.read(_SCANNED):
+            begins += (before + block).count(_OGG_BEGIN)
+            before = block[1 - len(_OGG_BEGIN) :]
+    return begins > 1
+
+
+def examine_ogg(source: AudioSource) -> tuple[str | None, int]:
     """(what is missing, the sample at which the last page begins), from the page headers (RFC 3533).
 
     A page holds "OggS", at byte 6 the position of its last sample, at byte 26 the length of a table of
@@ -94,33 +80,26 @@ def _examine_ogg(source: AudioSource) -> tuple[str | None, int]:
     return None, max([0, *ends])
 
 
-def _examine_mp3(source: AudioSource) -> Findings:
-    """What the tag of an MP3 declares.
-
-    Without a tag the decoder extrapolates the length from the first frame's bit rate. For a variable rate
-    that is far off, and libsndfile would stop there; from a pipe it reads to the end.
-    """
+def missing_mp3(source: AudioSource) -> str | None:
+    """What an MP3 lacks by its tag, if it has one that declares its bytes."""
     with open_bytes(source) as file:
         id3 = file.read(10)
         offset = 0
-        if id3[:3] == b"ID3":  # its size comes in four bytes of seven bits; a footer repeats the header
+        if (
+            id3[:3] == b"ID3" and len(id3) == 10
+        ):  # its size comes in four bytes of seven bits; a footer repeats the header
             offset = 10 + sum(byte << shift for byte, shift in zip(id3[6:], (21, 14, 7, 0), strict=True))
             offset += 10 if id3[5] & 0x10 else 0
         file.seek(offset)
-        head = file.read(4096)
-    if _VBRI.search(head):
-        return Findings()
-    tag = _XING.search(head)
-    flags, frames, declared = (int.from_bytes(field, "big") for field in tag.groups()) if tag else (0, 0, 0)
-    if not flags & 1 or frames == 0:
-        return Findings(rewrite=Rewrite(b"", offset))
+        tag = _XING.search(file.read(4096))
+    flags, _, declared = (int.from_bytes(field, "big") for field in tag.groups()) if tag else (0, 0, 0)
     present = byte_size(source) - offset
     if flags & 2 and present < 0.99 * declared:
-        return Findings(missing=f"its tag declares {declared} bytes, the file has {present}")
-    return Findings()
+        return f"its tag declares {declared} bytes, the file has {present}"
+    return None
 
 
-def _open_ended_wav(source: AudioSource) -> Rewrite | None:
+def open_ended_wav(source: AudioSource) -> Rewrite | None:
     """For a WAV whose data chunk declares 0 bytes but is followed by samples, not by another chunk."""
     with open_bytes(source) as file:
         head = file.read(_WAV_HEADER_BYTES)

@@ -1,70 +1,56 @@
 """One audio file: its header, and its samples as mono float32 blocks at any rate.
 
-Files are read through libsndfile (soundfile) in blocks, mixed down (mean of the channels) block by block
-and resampled by soxr as a stream: decoding an hour of 44.1 kHz stereo needs little more memory than its
-16 kHz mono result. Only the requested part of a file is decoded. Shape suffix: S samples.
+libsndfile and FFmpeg decode block by block (`ajepa.audio.sndfile`, `ajepa.audio.ffmpeg`); a block is mixed
+down (mean of the channels) and resampled by soxr as a stream: decoding an hour of 44.1 kHz stereo needs
+little more memory than its 16 kHz mono result. Nothing is allocated by what a header says. Shape suffixes: S
+samples, X channels.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
+import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
-from typing import BinaryIO
+from typing import Protocol
 
 import numpy as np
-import soundfile
 import soxr
 
-from ajepa.errors import AjepaError
-
-from .containers import Rewrite, examine
+from . import ffmpeg, isolated, sndfile
+from .errors import LOUDEST, REMOVE, AudioError, AudioWarning, DecoderError, check_length, check_rate
 from .source import AudioBytes, AudioSource, byte_size, open_bytes
 
-REMOVE = "remove it or pass --skip-broken"  # the remedy for an unusable file
+__all__ = ["REMOVE", "AudioError", "AudioFile", "inspect_file", "resampled_length"]
 
-_BLOCK = 65_536  # source samples decoded at a time: 0.5 MB for stereo
 # Context on each side of a part before resampling, in samples of the lower of the two rates. The soxr HQ
 # filter is shorter: from 160 samples on, parts agree with the resampled whole to 2e-7.
 _MARGIN = 320
-_UNDECLARED = 2**63 - 1  # libsndfile's SF_COUNT_MAX: a FLAC encoder that wrote to a pipe
+# The mix of channels in opposite phase: its power is this share of the channels', 20 dB below.
+_CANCELLED = 0.01
+# How much earlier than its header says the audio of a container may end: a share, and seconds.
+_SHORTER, _SHORTER_SECONDS = 0.01, 0.1
 
 
-class AudioError(AjepaError, ValueError):
-    """Audio that cannot be used. The message starts with the path, which is also in `path`.
+class Decoder(Protocol):
+    """How the samples of a file are decoded."""
 
-    One positional argument only, so that a DataLoader worker can hand it on as what it is.
-    """
-
-    def __init__(self, message: str, *, path: str | os.PathLike[str] = ""):
-        super().__init__(message)
-        self.path = path
-
-    @classmethod
-    def of(cls, path: AudioSource, problem: str) -> AudioError:
-        return cls(f"{path}: {problem}", path=path.name if isinstance(path, AudioBytes) else path)
+    def samples(self, first: int) -> Iterator[np.ndarray]:
+        """Blocks [S, X] float32 from the sample `first` on, to the end; DecoderError if it fails."""
 
 
 @dataclass(frozen=True)
 class AudioFile:
-    """A file whose header was read.
-
-    Each reading opens the file again: libsndfile's Vorbis decoder keeps state across a seek, and a second
-    part read through the same handle can come from the wrong place.
-    """
+    """A file whose header was read and whose beginning was decoded."""
 
     path: AudioSource
     rate: int
     channels: int
     samples: int | None  # None where only decoding to the end can tell
-    seek_limit: int | None  # seek no further, decode up to there
+    seconds: float | None  # what a header declares that is not exact to the sample
     may_end_early: bool  # ending before `samples` is no error
-    rewrite: Rewrite | None  # what the decoder gets in place of the file
+    decoder: Decoder
 
     def length(self, sample_rate: int) -> int | None:
         """Samples after resampling, None where only decoding to the end can tell."""
@@ -75,114 +61,147 @@ class AudioFile:
     def blocks(self, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """Mono float32 blocks of the source samples [first, stop), at the file's rate."""
         stop = self.samples if stop is None else stop
-        position = first if self.seek_limit is None else min(first, self.seek_limit)
+        if stop is not None and first >= stop:
+            return
+        position, levels = first, _Levels()
         try:
-            with self._decoder() as file:
-                if position:
-                    file.seek(position)
-                while stop is None or position < stop:
-                    wanted = _BLOCK if stop is None else min(_BLOCK, stop - position)
-                    block = file.read(wanted, dtype="float32", always_2d=True)
-                    if len(block) == 0:
-                        break
-                    if not np.isfinite(block).all():
-                        seconds = position / self.rate
-                        raise AudioError.of(
-                            self.path, f"NaN or infinite samples after {seconds:.2f} s; {REMOVE}"
-                        )
-                    yield _mono(block[max(0, first - position) :])
-                    position += len(block)
-        except soundfile.LibsndfileError as error:
-            raise self._cut(position, error.error_string) from error
+            for decoded_SX in self.decoder.samples(first):
+                block_SX = decoded_SX if stop is None else decoded_SX[: stop - position]
+                # NaN is neither; without copies of the block.
+                if not (block_SX.max() <= LOUDEST and block_SX.min() >= -LOUDEST):
+                    raise AudioError.of(self.path, f"{self._extreme(block_SX, position)}; {REMOVE}")
+                mono_S = _mono(block_SX)
+                levels.add(block_SX, mono_S)
+                yield mono_S
+                position += len(block_SX)
+                check_length(self.path, position, self.rate)
+                if position == stop:
+                    break
+        except DecoderError as error:
+            raise self._cut(position, str(error)) from error
         except OSError as error:
             raise AudioError.of(self.path, f"cannot be read ({error}); {REMOVE}") from error
         if stop is not None and position < stop and not self.may_end_early:
+            if self.samples is not None or self._is_short(position):
+                raise self._cut(position, "the data ends there")
+        elif stop is None and self._is_short(position):
             raise self._cut(position, "the data ends there")
+        levels.tell(self.path)
 
-    @contextmanager
-    def _decoder(self) -> Iterator[soundfile.SoundFile]:
-        if self.rewrite is not None:
-            with _piped(self.path, self.rewrite) as pipe, _Sequential(pipe, closefd=False) as file:
-                yield file
-        else:
-            kind = _Sequential if self.samples is None else soundfile.SoundFile
-            with _decodable(self.path) as data, kind(data) as file:
-                yield file
+    def _is_short(self, position: int) -> bool:
+        declared = self.seconds or 0.0
+        return position / self.rate < declared * (1 - _SHORTER) - _SHORTER_SECONDS
+
+    def _extreme(self, block_SX: np.ndarray, position: int) -> str:
+        at = position / self.rate
+        if not np.isfinite(block_SX).all():
+            return f"NaN or infinite samples after {at:.2f} s"
+        peak = float(np.abs(block_SX).max())
+        return f"a sample of {peak:.2g} times full scale after {at:.2f} s, more than {LOUDEST:g}"
 
     def _cut(self, position: int, reason: str) -> AudioError:
-        at = position / self.rate
-        declared = f" of {self.samples / self.rate:.2f} s" if self.samples else ""
+        at, length = position / self.rate, self.seconds
+        if self.samples is not None:
+            length = self.samples / self.rate
+        declared = f" of {length:.2f} s" if length else ""
         return AudioError.of(
             self.path, f"truncated or damaged after {at:.2f} s{declared} ({reason}); {REMOVE}"
         )
 
     def whole(self, sample_rate: int) -> np.ndarray:
         """Everything, resampled: [S], S > 0."""
-        length = self.length(sample_rate)
-        if length is None:
-            chunks = list(_resampled(self.blocks(), self.rate, sample_rate))
-            waveform_S = np.concatenate([np.empty(0, dtype=np.float32), *chunks])
-        else:
-            waveform_S = self.read(0, length, sample_rate)
-        if waveform_S.size == 0:
-            raise AudioError.of(self.path, f"0 samples after decoding; {REMOVE}")
-        return waveform_S
+        return _collected(self.stream(0, None, sample_rate))
 
-    def read(self, first: int, stop: int, sample_rate: int) -> np.ndarray:
-        """Samples [first, stop), stop <= length(), of the file resampled to `sample_rate`."""
-        if first >= stop:
+    def read(self, first: int, stop: int | None, sample_rate: int) -> np.ndarray:
+        """Samples [first, stop), fewer where the file ends, of the file resampled to `sample_rate`."""
+        if stop is not None and first >= stop:
             return np.empty(0, dtype=np.float32)
+        return _collected(self.stream(first, stop, sample_rate))
+
+    def stream(self, first: int, stop: int | None, sample_rate: int) -> Iterator[np.ndarray]:
+        """The same in blocks, at least one sample in all; without `stop` to the end of the file."""
+        stop = self.length(sample_rate) if stop is None else stop
         # `source_step` source samples last as long as `target_step` resampled ones. A part that begins on
         # such a step finds the resampler in the same phase as the whole does.
         common = math.gcd(self.rate, sample_rate)
         source_step, target_step = self.rate // common, sample_rate // common
         margin = 0 if self.rate == sample_rate else math.ceil(_MARGIN / min(source_step, target_step))
         first_step = max(0, first // target_step - margin)
-        stop_step = math.ceil(stop / target_step) + margin
-        blocks = self.blocks(first_step * source_step, min(stop_step * source_step, self.samples or 0))
-        out_S = np.empty(stop - first, dtype=np.float32)
-        position = first_step * target_step - first  # of the next resampled sample within out_S
-        for chunk in _resampled(blocks, self.rate, sample_rate):
-            begin, end = max(position, 0), min(position + len(chunk), len(out_S))
-            if begin < end:
-                out_S[begin:end] = chunk[begin - position : end - position]
+        end = self.samples
+        if stop is not None:
+            last = (math.ceil(stop / target_step) + margin) * source_step
+            end = last if end is None else min(last, end)
+        position = first_step * target_step  # of the next resampled sample
+        for chunk in _resampled(self.blocks(first_step * source_step, end), self.rate, sample_rate):
+            wanted = slice(max(0, first - position), len(chunk) if stop is None else max(0, stop - position))
             position += len(chunk)
-        return out_S[: max(position, 0)]
+            if len(part := chunk[wanted]):
+                yield part
+        if position == 0:
+            raise AudioError.of(self.path, f"0 samples after decoding; {REMOVE}")
 
 
 def inspect_file(path: AudioSource) -> AudioFile:
-    """Read a file's header and look for missing data; AudioError says why it cannot be used."""
+    """Read a file's header and its first samples; AudioError says why it cannot be used."""
     if not isinstance(path, AudioBytes):
         if not Path(path).exists():
             raise AudioError.of(path, "no such file; check the path")
         if Path(path).is_dir():
             raise AudioError.of(path, "is a folder, not a file; find_audio lists the files in it")
-    if byte_size(path) == 0:
-        raise AudioError.of(path, f"0 bytes; {REMOVE}")
     try:
-        with _decodable(path) as data, soundfile.SoundFile(data) as file:
-            findings = examine(path, file)
-    except soundfile.LibsndfileError as error:
-        raise AudioError.of(path, f"not readable as audio ({error.error_string}); {REMOVE}") from error
+        if byte_size(path) == 0:
+            raise AudioError.of(path, f"0 bytes; {REMOVE}")
+        if isolated.is_isolated():
+            return isolated.inspect(path)
+        file = _inspected(path)
+    except DecoderError as error:
+        raise AudioError.of(path, f"not readable as audio ({error}); {REMOVE}") from error
     except OSError as error:
         raise AudioError.of(path, f"cannot be read ({error}); {REMOVE}") from error
-    if findings.missing:
-        raise AudioError.of(path, f"truncated: {findings.missing}; copy it again, {REMOVE}")
-    return AudioFile(
-        path,
-        file.samplerate,
-        file.channels,
-        samples=None if findings.rewrite or file.frames == _UNDECLARED else file.frames,
-        seek_limit=findings.seek_limit,
-        # Tools that cut an MP3 leave its tag unchanged.
-        may_end_early=file.format == "MP3",
-        rewrite=findings.rewrite,
-    )
+    check_rate(path, file.rate)
+    if file.samples is not None:
+        check_length(path, file.samples, file.rate)
+    return file
+
+
+def _inspected(path: AudioSource) -> AudioFile:
+    with open_bytes(path) as file:
+        magic = file.read(4)
+    if magic in sndfile.MAGIC:
+        try:
+            decoder, rate, channels, samples = sndfile.inspect(path)
+            return AudioFile(path, rate, channels, samples, None, may_end_early=False, decoder=decoder)
+        except sndfile.OtherDecoderError:
+            pass
+    found, channels, samples, seconds = ffmpeg.inspect(path)
+    return AudioFile(path, found.rate, channels, samples, seconds, may_end_early=found.mpeg, decoder=found)
 
 
 def resampled_length(samples: int, source_rate: int, target_rate: int) -> int:
     """What soxr gives: rounded, halves up."""
     return (2 * samples * target_rate + source_rate) // (2 * source_rate)
+
+
+class _Levels:
+    """The power of a file's channels and of their mix, for stereo in opposite phase."""
+
+    def __init__(self) -> None:
+        self.channels, self.mix = 0.0, 0.0
+
+    def add(self, block_SX: np.ndarray, mono_S: np.ndarray) -> None:
+        if block_SX.shape[1] > 1:
+            flat = block_SX.ravel()
+            self.channels += float(np.vdot(flat, flat)) / block_SX.shape[1]
+            self.mix += float(np.vdot(mono_S, mono_S))
+
+    def tell(self, path: AudioSource) -> None:
+        if self.mix < _CANCELLED * self.channels:
+            warnings.warn(
+                f"{path}: its channels cancel each other (opposite phase): their mean is 20 dB or more below "
+                "them; invert one of them",
+                AudioWarning,
+                stacklevel=2,
+            )
 
 
 def _mono(block: np.ndarray) -> np.ndarray:
@@ -210,49 +229,13 @@ def _resampled(blocks: Iterable[np.ndarray], rate: int, sample_rate: int) -> Ite
     yield stream.resample_chunk(np.empty(0, dtype=np.float32), last=True)
 
 
-class _Sequential(soundfile.SoundFile):
-    """Leaves out soundfile's seek after each read, which fails at the end of a file of undeclared length."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-@contextmanager
-def _decodable(source: AudioSource) -> Iterator[str | os.PathLike[str] | BinaryIO]:
-    """What soundfile opens: a path, which libsndfile reads, or a Python file."""
-    if isinstance(source, AudioBytes):
-        with source.for_decoder() as data:
-            yield data
-    else:
-        yield source
-
-
-@contextmanager
-def _piped(source: AudioSource, rewrite: Rewrite) -> Iterator[int]:
-    """The reading end of a pipe that a thread fills with the rewritten file.
-
-    A failure looks like the end of the file to the reader; its error is raised when the context exits.
-    """
-    reading, writing = os.pipe()
-    failures: list[Exception] = []
-
-    def feed() -> None:
-        try:
-            with os.fdopen(writing, "wb") as pipe, open_bytes(source) as file:
-                pipe.write(rewrite.head)
-                file.seek(rewrite.offset)
-                shutil.copyfileobj(file, pipe)
-        except BrokenPipeError:  # the reader stopped before the end
-            pass
-        except Exception as error:
-            failures.append(error)
-
-    feeder = Thread(target=feed, daemon=True)
-    feeder.start()
-    try:
-        yield reading
-    finally:
-        os.close(reading)
-        feeder.join()
-        if failures:
-            raise failures[0]
+def _collected(blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """One array of all blocks, which grows with what is decoded."""
+    whole_S, size = np.empty(0, dtype=np.float32), 0
+    for block_S in blocks:
+        if size + len(block_S) > len(whole_S):
+            whole_S.resize(max(size + len(block_S), len(whole_S) * 3 // 2), refcheck=False)
+        whole_S[size : size + len(block_S)] = block_S
+        size += len(block_S)
+    whole_S.resize(size, refcheck=False)
+    return whole_S

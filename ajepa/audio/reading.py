@@ -1,14 +1,14 @@
 """Decode audio files to mono float32 waveforms at one sample rate, whole or in crops.
 
-`ajepa.audio.file` decodes and resamples; `ajepa.audio.containers` says what counts as truncated. Nothing here
-keeps global state: threads and forked workers may call every function. Shape suffix: S samples.
+`ajepa.audio.file` decodes and resamples; `ajepa.audio.containers` says what counts as truncated. Threads and
+forked workers may call every function. Shape suffix: S samples.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,13 +18,16 @@ import soxr
 import torch
 from torch import Tensor
 
-from .file import REMOVE, AudioError, inspect_file, resampled_length
+from .errors import REMOVE, AudioError
+from .file import inspect_file, resampled_length
 from .source import AudioSource
 
 SAMPLE_RATE = 16_000
 
 AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
+    {".wav", ".rf64", ".w64", ".flac", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".ogg", ".oga"}
+    | {".opus", ".mp3", ".mp2", ".m4a", ".m4b", ".mp4", ".aac", ".webm", ".weba", ".mka", ".mkv", ".amr"}
+    | {".3gp", ".3ga", ".wma"}
 )
 
 # A peak below this is digital silence: a third of the smallest non-zero 16-bit value (2**-15 = 3.1e-5), well
@@ -67,31 +70,52 @@ def load(
     """Decode `seconds` seconds from `start` (the rest of the file if None) -> [S] float32, mono.
 
     Times are rounded to samples of `sample_rate`. A file that ends sooner gives a shorter waveform. A part
-    equals the same samples of the whole: exactly if the file is at `sample_rate`, to about 1e-6 of full scale
-    if it is resampled. The exception is Opus of more than 30 s, whose decoder needs time to recover its state
-    after a seek: parts differ by up to 0.02, mostly by less than 0.002. Silence is allowed.
+    equals the same samples of the whole, in every format: exactly if the file is at `sample_rate`, to about
+    1e-6 of full scale if it is resampled. Silence is allowed.
 
     Raises AudioError for a file that is missing, a folder, unreadable, empty, truncated (see
-    `ajepa.audio.containers`) or has NaN or infinite samples in the part read, and for a `start` at or beyond
-    the end.
+    `ajepa.audio.containers`), for a rate, a length or a sample that no recording has (`ajepa.audio.errors`;
+    NaN and infinity are two), and for a `start` at or beyond the end. Warns (AudioWarning) of channels that
+    cancel each other.
     """
     if not start >= 0 or (seconds is not None and not seconds > 0):
         raise ValueError(f"start must be >= 0 and seconds > 0, got start={start} and seconds={seconds}")
     first, stop = _span(start, seconds, sample_rate)
     file = inspect_file(path)
     length = file.length(sample_rate)
-    if length is None or (first == 0 and stop is None):
-        whole_S = file.whole(sample_rate)
-        length = len(whole_S)
-        part_S = whole_S if first == 0 and stop is None else whole_S[first:stop].copy()
-    else:
-        part_S = file.read(first, length if stop is None else min(stop, length), sample_rate)
+    if length is not None:
+        stop = length if stop is None else min(stop, length)
+    part_S = file.read(first, stop, sample_rate)
     if len(part_S) == 0:
-        end = length / sample_rate
-        raise AudioError.of(
-            path, f"nothing to decode from {start:g} s on: the file ends at {end:g} s; start earlier"
-        )
+        raise _ends_before(path, start, None if length is None else length / sample_rate)
     return torch.from_numpy(part_S)
+
+
+def stream(
+    path: AudioSource,
+    *,
+    start: float = 0.0,
+    seconds: float | None = None,
+    sample_rate: int = SAMPLE_RATE,
+) -> Iterator[Tensor]:
+    """What `load` gives, in blocks [S] of a few seconds as they are decoded: an hour needs no more memory.
+
+    Raises what `load` does, when the audio is reached that cannot be used.
+    """
+    first, stop = _span(start, seconds, sample_rate)
+    found = 0
+    for block in inspect_file(path).stream(first, stop, sample_rate):
+        found += len(block)
+        yield torch.from_numpy(block)
+    if not found:
+        raise _ends_before(path, start, None)
+
+
+def _ends_before(path: AudioSource, start: float, end: float | None) -> AudioError:
+    if end == 0:
+        return AudioError.of(path, f"0 samples after decoding; {REMOVE}")
+    before = "it ends before" if end is None else f"the file ends at {end:g} s"
+    return AudioError.of(path, f"nothing to decode from {start:g} s on: {before}; start earlier")
 
 
 def _span(start: float, seconds: float | None, sample_rate: int) -> tuple[int, int | None]:
@@ -189,8 +213,8 @@ def random_crop(
 
     `source` is a file, of which only the part needed is decoded, or its decoded waveform [S] at
     `sample_rate`. Both use the same random numbers in the same order, so a memory cache of `load(path)`
-    gives the same crops, as closely as a part equals the whole in `load`. (An MP3 whose tag declares a wrong
-    length may differ; one without a tag, and a FLAC of undeclared length, are decoded whole for each crop.)
+    gives the same crops, as closely as a part equals the whole in `load`. (A file of unknown length, such as
+    AAC or a streamed FLAC, is decoded whole for each crop.)
     The crop never shares memory with `source`. `start` and `duration`, in seconds, restrict the source to
     that part: crops begin in it and wrap around at its end.
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from ajepa.audio.isolated import isolate
+
 from . import compare, curves, data, demo, embed, evaluate, export, harness, masks, pretrain
 from .defects import reported
 from .parser import Parser, PrintCompletion
@@ -21,7 +23,8 @@ GROUPS = {
     "tools": ("demo", "harness"),
 }
 EPILOG = """\
-`ajepa COMMAND --help` describes a command; with --debug a command that fails shows its traceback.
+`ajepa COMMAND --help` describes a command. Every command takes --debug (one that fails shows its traceback)
+and --isolate (audio from strangers is decoded in a process that may crash).
 Completion of commands, options and files in the shell:
   ajepa --print-completion bash > ~/.local/share/bash-completion/completions/ajepa
 """
@@ -38,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if word.startswith("--") and "." not in word.partition("=")[0] and options.parser.nearest(word):
             options.parser.refuse([word])
     options.rest = rest
+    if options.isolate:
+        isolate()
     try:
         return options.run(options) or 0
     except (Exception, KeyboardInterrupt) as error:
@@ -94,7 +99,7 @@ def build_parser() -> Parser:
         choices=["bash", "zsh", "tcsh"],
         help="print a script that completes commands in this shell",
     )
-    parser.set_defaults(takes_rest=False, debug=False)
+    parser.set_defaults(takes_rest=False, debug=False, isolate=False)
     parser.commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for command in (pretrain, curves, embed, export, data, masks, harness, evaluate, compare, demo):
         command.add(parser.commands)
