@@ -29,6 +29,7 @@ ROWS = (
     ("objectives",),
     ("recipes", "checkpoints", "pictures"),
     ("model",),
+    ("hf",),
     ("training", "export"),
     ("hear_module", "s3prl_upstream"),
     ("eval",),

@@ -49,7 +49,8 @@ def save(path: str | Path, checkpoint: Checkpoint) -> Path:
     """
     path = Path(path)
     header = {
-        "format": FORMAT,
+        "format": "pt",  # by which transformers knows that these are torch's tensors
+        "ajepa_format": FORMAT,
         "recipe": json.dumps(checkpoint.recipe),
         "step": str(checkpoint.step),
         "info": json.dumps(checkpoint.info),
@@ -79,8 +80,8 @@ def load(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                found = header.get("format", "no format entry")
+            found = header.get("ajepa_format") or header.get("format", "no format entry")  # until 0.3
+            if found != FORMAT:
                 raise CheckpointError(
                     f"{path}: {found} in its header, expected {FORMAT}; not a checkpoint of ajepa"
                 )

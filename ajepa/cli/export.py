@@ -41,6 +41,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     export.add_argument("--onnx", action="store_true", help="also model.onnx, checked in onnxruntime")
     export.add_argument("--torch-export", action="store_true", help="also model.pt2, for torch.export.load")
     export.add_argument(
+        "--transformers", action="store_true", help="also settings and code, for AutoModel.from_pretrained"
+    )
+    export.add_argument(
         "--push", metavar="OWNER/NAME", help="put it on the Hub (HF_TOKEN or `hf auth login`)"
     )
     export.add_argument("--private", action="store_true", help="of a repository that --push makes")
@@ -77,6 +80,7 @@ def run_export(options: argparse.Namespace) -> None:
         repo=options.push,
         onnx=options.onnx,
         torch_export=options.torch_export,
+        transformers=options.transformers,
     )
     for path in exported.files:
         difference = exported.differences.get(path.name)

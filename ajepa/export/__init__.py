@@ -37,6 +37,7 @@ def export_model(
     repo: str | None = None,
     onnx: bool = False,
     torch_export: bool = False,
+    transformers: bool = False,
 ) -> Exported:
     """Write model.safetensors (which `load_model` reads), a model card and, on request, graphs.
 
@@ -49,6 +50,7 @@ def export_model(
         licence: of the weights, such as "cc-by-4.0".
         repo: owner/name on the Hub, for the card's example.
         onnx, torch_export: also write model.onnx, model.pt2 and compare them with the model.
+        transformers: also write what AutoModel reads, settings and code.
 
     Raises:
         ExportError: random weights, or a graph cannot be made or disagrees with the model.
@@ -67,6 +69,14 @@ def export_model(
         if torch_export:
             differences[TORCH_EXPORT] = write_torch(program, out / TORCH_EXPORT, model)
     files += [out / file for file in differences]
+    if transformers:
+        try:
+            from ajepa.hf import save_folder
+        except ImportError as error:
+            raise ExportError(
+                f"a folder for transformers needs it: pip install 'ajepa[baselines]' ({error})"
+            ) from error
+        files += save_folder(model, out)
     files.append(out / CARD)
     write_card(
         out / CARD,

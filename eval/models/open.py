@@ -129,6 +129,6 @@ def _of_transformers(source: str) -> nn.Module:
 
 
 def is_transformers(path: Path) -> bool:
-    """Whether transformers saved a model in this folder."""
+    """Whether transformers saved a model in this folder that is not one of ours, which `load_model` reads."""
     config = path / "config.json"
-    return config.is_file() and "model_type" in json.loads(config.read_text())
+    return config.is_file() and json.loads(config.read_text()).get("model_type", "ajepa") != "ajepa"

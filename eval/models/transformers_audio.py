@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
+import ajepa.hf  # noqa: F401  (registers our own, which are read as any other)
+
 from .baselines import BaselineError
 from .foreign import as_written
 from .frames import FrameModel, Frames

@@ -1,0 +1,63 @@
+"""The configuration of an encoder in the transformers library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from ajepa.features import InputConfig, LogMelConfig
+from ajepa.nn.encoder import EncoderConfig
+from ajepa.nn.positions import TableConfig
+
+
+class AjepaConfig(PretrainedConfig):
+    """Front end, encoder, and how long audio is cut.
+
+    Args:
+        front_end, encoder: the settings of `LogMelConfig` and `EncoderConfig`; None for their defaults.
+        chunk_seconds: longest part that is encoded at once.
+        pooling: of a clip over time, "mean" or "mean+std".
+        recipe: name of the recipe, or of the official system, of the weights.
+    """
+
+    model_type = "ajepa"
+
+    def __init__(
+        self,
+        front_end: dict[str, Any] | None = None,
+        encoder: dict[str, Any] | None = None,
+        chunk_seconds: float = 10.24,
+        pooling: str = "mean",
+        recipe: str = "",
+        **options: Any,
+    ) -> None:
+        self.front_end = dict(front_end or {})
+        self.encoder = dict(encoder or {})
+        self.chunk_seconds = chunk_seconds
+        self.pooling = pooling
+        self.recipe = recipe
+        network = self.encoder_config()
+        width, depth, heads = network.dimensions
+        # What other code reads of every configuration.
+        self.hidden_size = network.mels // network.patch[1] * width
+        self.num_hidden_layers, self.num_attention_heads = depth, heads
+        self.sampling_rate = self.front_end_config().sample_rate
+        for derived in ("hidden_size", "num_hidden_layers", "num_attention_heads", "sampling_rate"):
+            options.pop(derived, None)
+        super().__init__(**options)
+
+    def front_end_config(self) -> LogMelConfig:
+        """The settings of the spectrogram."""
+        return LogMelConfig(**self.front_end)
+
+    def encoder_config(self) -> EncoderConfig:
+        """The sizes of the encoder."""
+        given = dict(self.encoder)
+        if given.get("table"):
+            given["table"] = TableConfig(**given["table"])
+        if given.get("inputs"):
+            given["inputs"] = InputConfig(**given["inputs"])
+        if "patch" in given:
+            given["patch"] = tuple(given["patch"])
+        return EncoderConfig(**given)

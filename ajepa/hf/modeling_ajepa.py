@@ -1,0 +1,100 @@
+"""An encoder as a model of the transformers library.
+
+Its weights have the names of `ajepa export`, and its outputs are those of `ajepa.load_model`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from ajepa.features import LogMel
+from ajepa.model import AudioEncoder
+
+from .configuration_ajepa import AjepaConfig
+
+
+@dataclass
+class AjepaOutput(ModelOutput):
+    """The outputs of a batch of B clips, of at most T time steps; X is `config.hidden_size`.
+
+    Attributes:
+        last_hidden_state: the frequency patches of each time step side by side, [B, T, X]; zero after a
+            clip's end.
+        pooler_output: one vector a clip over its own time, [B, X], or [B, 2 X] for "mean+std".
+        frame_lengths: time steps of each clip, [B].
+        hidden_states: every block's output, [B, T, X] each, on request.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    frame_lengths: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class AjepaModel(PreTrainedModel):
+    """Front end and encoder; see `AjepaConfig`.
+
+    Attributes:
+        audio: both as the encoder that `ajepa.load_model` returns.
+    """
+
+    config_class = AjepaConfig
+    base_model_prefix = "ajepa"
+    main_input_name = "input_values"
+    input_modalities = "audio"
+    audio: AudioEncoder
+
+    def __init__(self, config: AjepaConfig) -> None:
+        super().__init__(config)
+        audio = AudioEncoder(config.front_end_config(), config.encoder_config(), config.chunk_seconds)
+        audio.pooling = config.pooling  # type: ignore[assignment]
+        self.features, self.encoder = audio.features, audio.encoder
+        object.__setattr__(self, "audio", audio)  # not a module of its own: its parts are above
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """The parts draw their own initial weights."""
+
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
+        """As of every model. The spectrogram, made while the library's default precision was that of the
+        weights, is made again in single precision."""
+        found = super().from_pretrained(*arguments, **options)
+        model = found[0] if isinstance(found, tuple) else found
+        model.features = LogMel(model.config.front_end_config()).to(model.device)
+        model.audio.features = model.features
+        return found
+
+    def save_pretrained(self, save_directory: Any, *arguments: Any, **options: Any) -> None:
+        """As of every model. Where ajepa is installed, the folder gets all that `ajepa export` writes but the
+        card: code, feature extractor, and a header that `ajepa.load_model` reads."""
+        super().save_pretrained(save_directory, *arguments, **options)
+        if __name__.startswith("ajepa."):
+            importlib.import_module("ajepa.hf.folder").complete(self, save_directory)
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **ignored: Any,
+    ) -> AjepaOutput | tuple[Tensor, ...]:
+        """Encode waveforms [B, samples]; each clip gets the same outputs alone and in any batch.
+
+        Args:
+            attention_mask: 1 for a clip's own samples, which come first; None if all are.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = bool(self.config.output_hidden_states)
+        lengths_B = None if attention_mask is None else attention_mask.sum(1)
+        found = self.audio(input_values, lengths_B, layers=output_hidden_states)
+        layers = tuple(layer.flatten(2) for layer in found.layers) if output_hidden_states else None
+        output = AjepaOutput(found.frames, found.clip, found.lengths, layers)
+        return output.to_tuple() if return_dict is False else output

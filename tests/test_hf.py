@@ -1,0 +1,206 @@
+"""Our encoders in the transformers library and in torch.hub: the outputs of `load_model`, to 1e-5."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ajepa import load_model
+from ajepa.cli import main
+from ajepa.eval.models.open import EncoderModel, open_model
+from ajepa.features import InputConfig, LogMelConfig
+from ajepa.model import AudioEncoder
+from ajepa.nn.encoder import EncoderConfig
+from ajepa.nn.positions import TableConfig
+from tests.test_hub import encoder_file, server  # noqa: F401
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: ajepa[baselines]")
+import ajepa.hf  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+LENGTHS = (20_000, 5_001, 33_000)  # several time steps, and more than one chunk of 1.28 s
+
+
+def clips() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [0.1 * torch.randn(length, generator=generator) for length in LENGTHS]
+
+
+@pytest.fixture
+def exported(encoder_file: Path, tmp_path: Path) -> Path:  # noqa: F811
+    folder = tmp_path / "exported"
+    assert main(["export", str(encoder_file), "--out", str(folder), "--transformers"]) == 0
+    return folder
+
+
+def check(model: Any, encoder: AudioEncoder, extractor: Any) -> None:
+    """The same frames, clips and layers, for a padded batch and for one clip alone."""
+    waves = clips()
+    batch = extractor([wave.numpy() for wave in waves], sampling_rate=16_000, return_tensors="pt")
+    padded_BS = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    with torch.no_grad():
+        found = model(**batch, output_hidden_states=True)
+        expected = encoder(padded_BS, LENGTHS, layers=True)
+        alone = model(**extractor(waves[1].numpy(), return_tensors="pt"))
+    for ours, theirs in (
+        (expected.frames, found.last_hidden_state),
+        (expected.clip, found.pooler_output),
+        (expected.clip[1:2], alone.pooler_output),
+        *zip([layer.flatten(2) for layer in expected.layers], found.hidden_states, strict=True),
+    ):
+        torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+    assert found.frame_lengths.tolist() == expected.lengths.tolist()
+    assert alone.hidden_states is None
+    assert len(found.hidden_states) == model.config.num_hidden_layers
+    assert found.last_hidden_state.shape[-1] == model.config.hidden_size
+
+
+def test_auto_classes_read_an_exported_folder(exported: Path) -> None:
+    model = transformers.AutoModel.from_pretrained(exported, trust_remote_code=False)
+    assert type(model) is ajepa.hf.AjepaModel and not model.training
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(exported, trust_remote_code=False)
+    check(model, load_model(exported), extractor)
+    assert isinstance(open_model(str(exported)).module, EncoderModel), "it stays a folder of ours as well"
+
+
+def test_the_folder_loads_where_ajepa_is_not_installed(exported: Path, tmp_path: Path) -> None:
+    program = f"""
+import sys
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "ajepa":
+            raise ModuleNotFoundError("no ajepa here")
+sys.meta_path.insert(0, Nothing())
+import numpy, torch
+from transformers import AutoFeatureExtractor, AutoModel
+extractor = AutoFeatureExtractor.from_pretrained({str(exported)!r}, trust_remote_code=True)
+model = AutoModel.from_pretrained({str(exported)!r}, trust_remote_code=True)
+waves = list(numpy.load({str(tmp_path / "waves.npz")!r}).values())
+batch = extractor(waves, sampling_rate=16_000, return_tensors="pt")
+with torch.no_grad():
+    found = model(**batch, output_hidden_states=True)
+numpy.savez({str(tmp_path / "found.npz")!r}, frames=found.last_hidden_state, clip=found.pooler_output)
+model.save_pretrained({str(tmp_path / "again")!r})
+extractor.save_pretrained({str(tmp_path / "again")!r})
+AutoModel.from_pretrained({str(tmp_path / "again")!r}, trust_remote_code=True)
+"""
+    np.savez(tmp_path / "waves.npz", *[wave.numpy() for wave in clips()])
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = np.load(tmp_path / "found.npz")
+    with torch.no_grad():
+        padded_BS = torch.nn.utils.rnn.pad_sequence(clips(), batch_first=True)
+        expected = load_model(exported)(padded_BS, LENGTHS)
+    np.testing.assert_allclose(found["frames"], expected.frames.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found["clip"], expected.clip.numpy(), atol=1e-5)
+
+
+def test_save_pretrained_and_back(tmp_path: Path) -> None:
+    """An encoder with everything that a configuration holds; its folder is one of ours too."""
+    torch.manual_seed(0)
+    network = EncoderConfig(
+        width=32, depth=2, heads=2, patch=(8, 32), cls_token=True, table=TableConfig(12, 4),
+        inputs=InputConfig("peak", "zero", 4),
+    )  # fmt: skip
+    encoder = AudioEncoder(LogMelConfig(mean=-5.0, std=3.0), network, 0.96).eval()
+    encoder.pooling = "mean+std"
+    encoder.encoder.position_table.table.normal_()  # type: ignore[union-attr]
+    model = ajepa.hf.from_encoder(encoder)
+    extractor = ajepa.hf.AjepaFeatureExtractor()
+    check(model, encoder, extractor)
+    model.save_pretrained(tmp_path / "saved")
+    again, report = ajepa.hf.AjepaModel.from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    check(again.eval(), encoder, extractor)
+    check(model, load_model(tmp_path / "saved"), extractor)
+    assert load_model(tmp_path / "saved").pooling == "mean+std"
+    settings = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert settings["model_type"] == "ajepa" and "init" not in settings["encoder"]
+
+
+def test_a_model_with_new_weights_trains() -> None:
+    sizes = {"width": 32, "depth": 1, "heads": 2}
+    model = transformers.AutoModel.from_config(ajepa.hf.AjepaConfig(encoder=sizes))
+    model(0.1 * torch.randn(2, 8000)).pooler_output.square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert 0 < float(model.encoder.patch_embed.weight.detach().std()) < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_leaves_the_spectrogram_alone(exported: Path, dtype: torch.dtype) -> None:
+    model = transformers.AutoModel.from_pretrained(exported, dtype=dtype)
+    exact = transformers.AutoModel.from_pretrained(exported)
+    wave_BS = clips()[0][None]
+    with torch.no_grad():
+        torch.testing.assert_close(model.features(wave_BS), exact.features(wave_BS))
+        rounded, found = model(wave_BS).pooler_output, exact(wave_BS).pooler_output
+    torch.testing.assert_close(rounded.float(), found, atol=0.1, rtol=0.1)
+
+
+def test_push_to_hub(exported: Path, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Through the library's own method; the repository is read by AutoModel and by `load_model`."""
+    from huggingface_hub import HfApi
+
+    model = transformers.AutoModel.from_pretrained(exported)
+    folder = tmp_path / "pushed"
+    model.save_pretrained(folder)
+    api = HfApi(endpoint=server.url)
+    api.create_repo("me/tiny")
+    api.upload_folder(repo_id="me/tiny", folder_path=folder)
+    names = set(list(server.repositories["me/tiny"].commits.values())[-1])
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_ajepa.py"} <= names
+    check(model, load_model("hf://me/tiny"), ajepa.hf.AjepaFeatureExtractor())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda take: take(np.zeros(100), sampling_rate=8_000),
+            "the audio has 8000 Hz, the model takes 16000",
+        ),
+        (lambda take: take(np.zeros((2, 3, 100))), r"shapes \[\(2, 3, 100\)\]; give mono"),
+        (lambda take: take([np.zeros(100), np.zeros(0)]), r"\(0,\)\]; give mono"),
+    ],
+)
+def test_what_the_extractor_refuses(call: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(ajepa.hf.AjepaFeatureExtractor())
+
+
+def test_the_extractor_pads_and_says_where() -> None:
+    take = ajepa.hf.AjepaFeatureExtractor()
+    batch = take([np.ones(5, np.float32), np.ones(3, np.float32)], return_tensors="pt")
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+    assert batch["input_values"][1].tolist() == [1, 1, 1, 0, 0]
+    assert take(list(np.ones(4)), return_tensors="pt")["input_values"].shape == (1, 4), "one clip, as numbers"
+    assert take(np.ones((2, 4)), return_tensors="pt")["input_values"].shape == (2, 4)
+
+
+def test_the_adapter_of_transformers_gives_the_same_features(exported: Path) -> None:
+    """Each frequency patch by itself natively, a time step's side by side there."""
+    wave_BS = clips()[0][None]
+    with torch.no_grad():
+        theirs = open_model(f"transformers:{exported}").module(wave_BS, [wave_BS.shape[1]], True)
+        ours = open_model(str(exported)).module(wave_BS, [wave_BS.shape[1]], True)
+    torch.testing.assert_close(theirs[..., 0, :], ours.flatten(-2), atol=1e-4, rtol=1e-4)
+
+
+def test_torch_hub(encoder_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    for arguments in ((), (str(encoder_file),)):
+        found = torch.hub.load(str(ROOT), "ajepa", *arguments, source="local")
+        expected = load_model(*arguments)
+        with torch.no_grad():
+            wave_BS = clips()[0][None]
+            torch.testing.assert_close(found(wave_BS).clip, expected(wave_BS).clip, atol=1e-5, rtol=1e-5)
