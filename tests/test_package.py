@@ -51,8 +51,9 @@ def test_only_ajepa_lands_at_the_top_level(wheel: Path, tmp_path: Path) -> None:
     # -I keeps the checkout and the environment's own paths out: what imports comes from the wheel.
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "import ajepa.hear_module, ajepa.s3prl_upstream, ajepa.eval\n"
-        "for part in (ajepa, ajepa.hear_module, ajepa.s3prl_upstream, ajepa.eval): print(part.__file__)"
+        "import ajepa.hear_module, ajepa.s3prl_upstream, ajepa.evar_model, ajepa.eval\n"
+        "parts = ajepa, ajepa.hear_module, ajepa.s3prl_upstream, ajepa.evar_model, ajepa.eval\n"
+        "for part in parts: print(part.__file__)"
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

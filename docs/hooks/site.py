@@ -1,4 +1,4 @@
-"""MkDocs hooks: the page of the command line is drawn from the parsers, the API's from all four folders."""
+"""MkDocs hooks: the page of the command line is drawn from the parsers, the API's from all folders."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SOURCES = ROOT / "build" / "api"  # where mkdocs.yml lets mkdocstrings look
 
 
 def on_startup(**_: Any) -> None:
-    """Lay the package out as it is installed: mkdocstrings reads files, and three folders stand elsewhere."""
+    """Lay the package out as it is installed: mkdocstrings reads files, and four folders stand elsewhere."""
     shutil.rmtree(SOURCES, ignore_errors=True)
     package = SOURCES / "ajepa"
     package.mkdir(parents=True)
-    folders = [ROOT / name for name in ("eval", "hear_module", "s3prl_upstream")]
+    folders = [ROOT / name for name in ("eval", "evar_model", "hear_module", "s3prl_upstream")]
     for path in [*(ROOT / "ajepa").iterdir(), *folders]:
         (package / path.name).symlink_to(path)
 
