@@ -17,12 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ajepa import audio
-from ajepa.data.copies import one_of_each
-from ajepa.data.tables import KEYWORDS as HEAR_WORDS
+from ajepa.data.speech_commands import KEYWORDS, SILENCE, UNKNOWN, SpeechCommands, official_test
 from ajepa.data.tables import (
     LABEL_SEPARATOR,
     TaskError,
-    audio_names,
     check_separator,
     existing_folder,
     find_path_column,
@@ -31,7 +29,6 @@ from ajepa.data.tables import (
     note,
     read_table,
     without_missing,
-    without_suffix,
 )
 
 from .task_folder import ALL_SCORES, TRAINVALTEST, Clip, Task, file_stem, write_task
@@ -122,44 +119,33 @@ def from_speech_commands(
     is slices of `_background_noise_`, 1 s long and half overlapping, with those of `running_tap` for
     validation. HEAR's default mode, `5h`, draws a subset of this mode, `full`. Raises `TaskError`.
     """
-    source = existing_folder(source, "a Speech Commands folder with a folder for each word")
-    lists = {"valid": source / "validation_list.txt", "test": source / "testing_list.txt"}
-    split_of: dict[str, str] = {}
-    for split, path in lists.items():
-        if not path.is_file():
-            raise TaskError(f"{path}: no such file; copy the official list there, it splits by speaker")
-        split_of |= {without_suffix(name): split for name in path.read_text().split()}
-
-    present = {path.name for path in source.iterdir() if path.is_dir() and path.name[0] not in "._"}
     if words is not None and test_source is not None:
         raise TaskError("pass words or test_source, not both: the 12-class task fixes its words")
-    if absent := sorted(set(words or ()) - present):
-        raise TaskError(
-            f"{source}: no folder for the words {listed(absent)}; there are {listed(sorted(present))}"
-        )
-    names = audio_names(source, sorted(words or present))
-    if not names:
-        raise TaskError(f"{source}: no audio in its folders; expected a folder for each word")
-    wanted = [f"{name}.wav" for name in split_of if words is None or name.split("/")[0] in words]
-    without_missing([(locate(source, name), name) for name in wanted], source / "*_list.txt", skip_missing)
-
-    classes = len({name.split("/")[0] for name in names})
-    complete = words is None and (len(names), classes) in {(105_829, 35), (64_721, 30)}
+    copy = SpeechCommands(source)
+    recordings = copy.clips(words, skip_missing=skip_missing)
+    classes = len({one.word for one in recordings})
+    complete = words is None and (len(recordings), classes) in {(105_829, 35), (64_721, 30)}
     if not complete:
-        note(f"{len(names):,} clips of {classes} words; the whole of v0.02 is 105,829 clips of 35 words.")
+        note(
+            f"{len(recordings):,} clips of {classes} words; the whole of v0.02 is 105,829 clips of 35 words."
+        )
     clips = []
-    for name in names:
-        word = name.split("/")[0]
-        split = split_of.get(without_suffix(name), "train")
+    for one in recordings:
+        stem = file_stem(f"{one.word}/{one.path.name}")
         if test_source is None:
-            clips.append(Clip(source / name, split, (word,), file_stem(name)))
-        elif split != "test":
-            label = word if word in HEAR_WORDS else "_unknown_"
-            clips.append(Clip(source / name, split, (label,), file_stem(name)))
+            clips.append(Clip(one.path, one.split, (one.word,), stem))
+        elif one.split != "test":
+            label = one.word if one.word in KEYWORDS else UNKNOWN
+            clips.append(Clip(one.path, one.split, (label,), stem))
     if test_source is not None:
-        clips += _silence_slices(source / "_background_noise_")
-        test_folder = existing_folder(test_source, "the official test set, one folder a class")
-        clips += _official_test_clips(test_folder)
+        for one, start in copy.silence(to_the_end=False):
+            samples = round(start * audio.info(one.path).sample_rate)
+            stem = file_stem(f"{SILENCE}/{one.path.stem}-{samples}.wav")
+            clips.append(Clip(one.path, one.split, (SILENCE,), stem, start))
+        clips += [
+            Clip(one.path, "test", (one.word,), file_stem(f"test/{one.word}/{one.path.name}"))
+            for one in official_test(test_source)
+        ]
     name = task_name or ("speech_commands" if test_source is not None else f"speech_commands_{classes}_words")
     mode = "full" if complete else "partial"
     task = Task(name, "v0.0.2", mode, "trainvaltest", TRAINVALTEST, 1.0, clips, evaluation=("top1_acc",))
@@ -267,31 +253,6 @@ def _split_column(
     wanted = " or ".join(repr(column) for _, column in candidates)
     problem = "has both columns; name the one to use" if found else f"its columns are {listed(list(row))}"
     raise TaskError(f"{table}: expected a column {wanted}; {problem}")
-
-
-def _silence_slices(folder: Path) -> list[Clip]:
-    """Parts of 1 s every half second, as in HEAR."""
-    existing_folder(folder, "the background noise of Speech Commands")
-    files = one_of_each(folder.iterdir())
-    if not files:
-        raise TaskError(f"{folder}: no audio; copy the noises of Speech Commands there for _silence_")
-    clips = []
-    for path in files:
-        info = audio.info(path)
-        split = "valid" if path.stem.startswith("running_tap") else "train"
-        for start in range(0, info.samples - info.sample_rate, info.sample_rate // 2):
-            stem = file_stem(f"_silence_/{path.stem}-{start}.wav")
-            clips.append(Clip(path, split, ("_silence_",), stem, start / info.sample_rate))
-    return clips
-
-
-def _official_test_clips(source: Path) -> list[Clip]:
-    expected = {*HEAR_WORDS, "_unknown_", "_silence_"}
-    found = {path.name for path in source.iterdir() if path.is_dir()}
-    if absent := sorted(expected - found):
-        raise TaskError(f"{source}: no folder {listed(absent)}; expected the official 12-class test set")
-    names = audio_names(source, sorted(expected))
-    return [Clip(source / name, "test", (name.split("/")[0],), file_stem(f"test/{name}")) for name in names]
 
 
 def _by_fold(counts: Counter[int]) -> str:

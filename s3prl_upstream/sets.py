@@ -22,15 +22,14 @@ import yaml
 from tqdm import tqdm
 
 from ajepa.audio import load
-from ajepa.data.copies import COPY_SUFFIXES, one_of_each
+from ajepa.data.copies import COPY_SUFFIXES
+from ajepa.data.speech_commands import NOISE, SpeechCommands, official_test
 from ajepa.data.synthetic.layouts import which_set
 from ajepa.data.tables import TaskError, existing_folder, without_missing
 from ajepa.files import folder_in_place_of
 
 SAMPLE_RATE = 16_000
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
-TEST_CLASSES = (*KEYWORDS, "_unknown_", "_silence_")
-NOISE = "_background_noise_"
 BATCH = 32  # of keyword spotting: s3prl drops a last, smaller batch
 SPEAKERS = range(10_001, 11_252)  # classes of s3prl's speaker identification: 1,251
 CONFIG = "config.yaml"
@@ -59,36 +58,35 @@ def speech_commands(
 
     Returns the folder. Raises DataSetError.
     """
-    source, out = existing_folder(source, "a folder for each word").resolve(), Path(out)
-    clips = _named_clips(source, keywords)
-    noises = one_of_each(existing_folder(source / NOISE, "WAV noise for the class _silence_").iterdir())
+    source, out = Path(source).resolve(), Path(out)
+    copy = SpeechCommands(source)
+    clips, noises = _named_clips(copy, keywords), copy.noises
     split = {path: which_set(path.name) for paths in clips.values() for path in paths}
     _check_speech_commands(source, Counter(split.values()), noises)
-    official = existing_folder(test_source, "the official test archive").resolve() if test_source else None
-    if official and (absent := set(TEST_CLASSES) - {path.name for path in official.iterdir()}):
-        raise DataSetError(f"{official}: no folder {', '.join(sorted(absent))}; expected the test archive")
+    tested: dict[str, list[Path]] = {}
+    if test_source:
+        for one in official_test(Path(test_source).resolve()):
+            tested.setdefault(one.word, []).append(one.path)
     _check_out(out, force)
     with folder_in_place_of(out) as partial:
         for name, paths in [*clips.items(), (NOISE, noises)]:
             _place_all(paths, partial / "train" / name)
-        if official:
-            for name in TEST_CLASSES:
-                _place_all(one_of_each((official / name).iterdir()), partial / "test" / name)
-        else:
+        for name, paths in tested.items():
+            _place_all(paths, partial / "test" / name)
+        if not test_source:
             _write_test(clips, split, noises, partial / "test")
         _write_config("speech_commands", partial, out)
     return out
 
 
-def _named_clips(source: Path, keywords: Sequence[str]) -> dict[str, list[Path]]:
+def _named_clips(copy: SpeechCommands, keywords: Sequence[str]) -> dict[str, list[Path]]:
     """Audio of each word, by the name of its new folder."""
     if not 1 <= len(set(keywords)) == len(keywords) <= len(KEYWORDS):
         raise DataSetError(f"keywords {', '.join(keywords)}: give 1 to {len(KEYWORDS)} different words")
-    words = sorted(path.name for path in source.iterdir() if path.is_dir() and path.name[0] not in "._")
-    clips = {word: paths for word in words if (paths := one_of_each((source / word).iterdir()))}
+    clips = {word: paths for word in copy.words if (paths := copy.of_word(word))}
     if not set(clips) & set(keywords):
         raise DataSetError(
-            f"{source}: no audio for any of the keywords {', '.join(keywords)}; choose up to ten of "
+            f"{copy.folder}: no audio for any of the keywords {', '.join(keywords)}; choose up to ten of "
             f"{', '.join(clips)} with --keywords"
         )
     named = dict(zip(keywords, KEYWORDS, strict=False))
@@ -104,8 +102,6 @@ def _check_speech_commands(source: Path, counts: Counter[str], noises: Sequence[
                 f"{source}: {counts[wanted]} clips for {wanted} by the hash of their names, s3prl needs at "
                 f"least {least}; names must be SPEAKER_nohash_N.wav"
             )
-    if not noises:
-        raise DataSetError(f"{source / NOISE}: no audio; copy the noises of Speech Commands there")
     for path in noises:
         if soundfile.info(path).duration <= 1:
             raise DataSetError(f"{path}: 1 s or less, but s3prl draws 1 s from each noise; remove the file")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from ajepa.data.speech_commands import KEYWORDS
 from ajepa.data.synthetic import write_esc50, write_speech_commands, write_voxceleb1
 from ajepa.eval.models.open import open_model
 from ajepa.eval.protocols.probing import Probing
 from ajepa.eval.tasks import Clip, Task, TaskError, open_task
-from ajepa.hear_module.tasks import HEAR_WORDS
 from tests.hear_tasks import tones, write_rows
 from tests.probing import probed
 
@@ -112,18 +112,18 @@ def test_words(tmp_path: Path) -> None:
     assert "84,843" in task.notes[0]
     check_rounds(task)
     (data / "testing_list.txt").unlink()
-    with pytest.raises(TaskError, match=r"testing_list\.txt.*official lists.*v0\.02"):
+    with pytest.raises(TaskError, match=r"testing_list\.txt.*copy the official list there"):
         open_task("speech_commands_v2", data)
 
 
 def test_twelve_classes(tmp_path: Path) -> None:
     data, test = tmp_path / "v1", tmp_path / "test"
-    words = [*HEAR_WORDS, "bed", "cat"]
+    words = [*KEYWORDS, "bed", "cat"]
     tones(data, [f"{word}/{speaker}_nohash_0.wav" for word in words for speaker in ("a", "b", "c")], 0.1)
     (data / "validation_list.txt").write_text("".join(f"{word}/b_nohash_0.wav\n" for word in words))
     (data / "testing_list.txt").write_text("".join(f"{word}/c_nohash_0.wav\n" for word in words))
     tones(data / "_background_noise_", ["white_noise.wav", "running_tap.wav"], seconds=2.5)
-    classes = [*HEAR_WORDS, "_unknown_", "_silence_"]
+    classes = [*KEYWORDS, "_unknown_", "_silence_"]
     tones(test, [f"{label}/d_nohash_0.wav" for label in classes], 0.1)
     (test / "_unknown_" / "d_nohash_0.wav").rename(
         test / "_unknown_" / "bed_d_nohash_0.wav"

@@ -15,10 +15,10 @@ from filelock import FileLock
 from ajepa.cli import main
 from ajepa.data import download
 from ajepa.data.download import DownloadError
+from ajepa.data.speech_commands import KEYWORDS
 from ajepa.data.synthetic import write_esc50, write_speech_commands
 from ajepa.eval.tasks import open_task, public
 from ajepa.eval.tasks.public import Archive, check_esc50, check_test_set, check_words
-from ajepa.hear_module.tasks import HEAR_WORDS
 from tests.hear_tasks import tones
 from tests.range_server import RangeServer, sha256
 
@@ -43,14 +43,12 @@ def small_sets(tmp_path: Path, web: RangeServer, monkeypatch: pytest.MonkeyPatch
         for path in sorted((source / "ESC-50-master" / "audio").iterdir())
     ]
     words = source / "words"
-    tones(
-        words, [f"{word}/{who}_nohash_0.wav" for word in (*HEAR_WORDS, "bed") for who in "abc"], seconds=0.05
-    )
+    tones(words, [f"{word}/{who}_nohash_0.wav" for word in (*KEYWORDS, "bed") for who in "abc"], seconds=0.05)
     tones(words / "_background_noise_", ["white_noise.wav", "running_tap.wav"], seconds=1.2)
     for split, who in (("validation", "b"), ("testing", "c")):
-        names = "".join(f"{word}/{who}_nohash_0.wav\n" for word in (*HEAR_WORDS, "bed"))
+        names = "".join(f"{word}/{who}_nohash_0.wav\n" for word in (*KEYWORDS, "bed"))
         (words / f"{split}_list.txt").write_text(names)
-    labels = (*HEAR_WORDS, "_unknown_", "_silence_")
+    labels = (*KEYWORDS, "_unknown_", "_silence_")
     tones(source / "test", [f"{label}/d_nohash_0.wav" for label in labels], seconds=0.05)
 
     (esc50,) = public.SETS["esc50"]
@@ -167,7 +165,7 @@ def test_incomplete_words_are_refused(tmp_path: Path) -> None:
     check_words(tmp_path / "words", (2, 2, 2))
     with pytest.raises(DownloadError, match="2 / 2 / 2 clips, not 3 / 2 / 2"):
         check_words(tmp_path / "words", (3, 2, 2))
-    labels = (*HEAR_WORDS, "_unknown_", "_silence_")
+    labels = (*KEYWORDS, "_unknown_", "_silence_")
     tones(tmp_path / "test", [f"{label}/d.wav" for label in labels], seconds=0.05)
     with pytest.raises(DownloadError, match="12 clips, not 13"):
         check_test_set(tmp_path / "test", 13)

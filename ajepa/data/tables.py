@@ -15,8 +15,6 @@ from .copies import COPY_SUFFIXES, one_of_each
 
 PATH_COLUMNS = ("filename", "path")  # default columns of the files in a table
 LABEL_SEPARATOR = ";"
-# Of Speech Commands' task with 12 classes; the others are `_unknown_` and `_silence_`.
-KEYWORDS = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
 
 
 class TaskError(AjepaError, ValueError):

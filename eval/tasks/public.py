@@ -16,14 +16,12 @@ from filelock import FileLock, Timeout
 
 from ajepa import audio
 from ajepa.data.download import ArchiveError, DownloadError, fetch, unpack
+from ajepa.data.speech_commands import TEST_CLASSES
 from ajepa.eval.digest import digest
 
 from .esc50 import CLIPS as ESC50_CLIPS
 from .esc50 import open_esc50
 from .speech_commands import (
-    KEYWORDS,
-    SILENCE,
-    UNKNOWN,
     V1_COUNTS,
     V1_TEST_CLIPS,
     V2_COUNTS,
@@ -92,7 +90,7 @@ def check_words(folder: Path, counts: tuple[int, int, int]) -> None:
 
 def check_test_set(folder: Path, clips: int) -> None:
     """The folder has this number of clips of the 12 classes, each a WAV file by its first bytes."""
-    classes = (*KEYWORDS, UNKNOWN, SILENCE)
+    classes = TEST_CLASSES
     if absent := [name for name in classes if not (folder / name).is_dir()]:
         raise ContentError(f"{folder}: no folder {', '.join(absent)}")
     paths = [path for name in classes for path in audio.find_audio(folder / name)]
