@@ -1,7 +1,7 @@
 """The documentation does what it says: its commands run, and its site builds without a warning.
 
-Every shell and Python block of README.md and docs/tutorials is run, in order, each page in an empty folder.
-Comments that no reader sees steer it:
+Every shell and Python block of README.md, the tutorials and the two pages about encoders is run, in order,
+each page in an empty folder. Comments that no reader sees steer it:
 
     <!-- test: skip REASON -->         the next block is not run but counted; REASON begins with one of SKIPS
     <!-- test: setup ... -->           Python that runs here
@@ -30,10 +30,11 @@ from tests.test_official import GOLDEN
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
-PAGES = [ROOT / "README.md", *TUTORIALS]
+DOORS = [ROOT / "docs" / "encoders_in.md", ROOT / "docs" / "encoders_out.md"]
+PAGES = [ROOT / "README.md", *TUTORIALS, *DOORS]
 ALL_PAGES = [
     *PAGES,
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted(set((ROOT / "docs").glob("*.md")) - set(DOORS)),
     *sorted((ROOT / "docs" / "concepts").glob("*.md")),
 ]
 SLOW = {"harnesses.md"}  # the stock toolkits, each in processes of its own

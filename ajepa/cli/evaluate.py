@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 GOES_ON = "stopped; what is finished is kept, and the same command goes on"
 SOURCES = "what ajepa.load_model takes (`default` is the encoder that comes with the package)"
-BASELINES = f"{SOURCES}, `logmel`, `hear-naive`, or a folder saved by transformers"
+BASELINES = (
+    f"{SOURCES}, `logmel`, `hear-naive`, or an encoder of other people, such as hear:MODULE, s3prl:UPSTREAM, "
+    "transformers:FOLDER or python:MODULE:FACTORY (docs/encoders_in.md)"
+)
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
