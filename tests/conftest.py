@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 
-from ajepa.data import download, open_clips, remote
+from ajepa.data import download, open_clips
 from ajepa.data.encode import Packing
 from ajepa.data.pack import write_shards
 from ajepa.features import LogMelConfig
@@ -120,7 +120,7 @@ def shards(noise_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.001)
     with Server(("127.0.0.1", 0), partial(Handler, directory=str(shards))) as running:
         running.requests, running.answers = Counter(), {}
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ajepa.data import open_clips, remote
+from ajepa.data import download, open_clips, remote
 from ajepa.data.clips import DataError
 from ajepa.data.crops import CropDataset
 from ajepa.data.order import Draw, StepSampler
@@ -38,11 +38,10 @@ def test_remote_shards_are_fetched_once(server: Server, shards: Path, tmp_path: 
 
 def test_a_wrong_checksum_and_absent_files_are_told(server: Server, tmp_path: Path) -> None:
     clips = open_clips(server.url, shard_cache=tmp_path / "cache")
-    server.answers = {"shard-000000.tar": ["wrong"] * remote.ATTEMPTS, "shard-000001.tar": [404]}
+    server.answers = {"shard-000000.tar": ["wrong"] * download.ATTEMPTS, "shard-000001.tar": [404]}
     dataset = CropDataset(clips, 0.5, 16_000, 0.0, skip_broken=True)
     crop = dataset[Draw(0, 0)]
-    assert f"not fetched in {remote.ATTEMPTS} attempts" in crop.failure
-    assert "checksum" in crop.failure
+    assert f"{download.ATTEMPTS} attempts without progress, the last: the SHA-256 of its" in crop.failure
     assert "ajepa data index" in crop.failure
     assert crop.broken == [], "a server's failure is no reason to leave clips out"
     crop = dataset[Draw(9, 0)]
@@ -157,8 +156,25 @@ def test_a_broken_connection_is_no_full_disk(
     def broken(*args: object, **options: object) -> None:
         raise ssl.SSLError("decryption failed")
 
-    monkeypatch.setattr(remote, "BACKOFF_SECONDS", 0.0)
-    monkeypatch.setattr(remote.urllib.request, "urlopen", broken)
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(download.urllib.request, "urlopen", broken)
     failure = CropDataset(clips, 0.5, 16_000, 0.0)[Draw(0, 0)].failure
-    assert f"not fetched in {remote.ATTEMPTS} attempts, the last: " in failure
+    assert f"{download.ATTEMPTS} attempts without progress, the last: " in failure
     assert "decryption failed" in failure and "free space" not in failure
+
+
+def test_a_transfer_that_broke_off_is_resumed(
+    server: Server, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the next process as well: what a killed one began is there, and counts as long as room is left."""
+    cache = tmp_path / "cache"
+    clips = open_clips(server.url, shard_cache=cache)
+    assert isinstance(clips, remote.RemoteShards)
+    shard = clips.listing.shards[0]
+    whole = (shards / shard.name).read_bytes()
+    (cache / f"{shard.sha256}.fetched.part").write_bytes(whole[:-7])
+    (cache / f"{shard.sha256}.reserved").write_bytes(b"")
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    assert all(map(torch.equal, crops(clips), crops(open_clips(shards))))
+    assert (cache / f"{shard.sha256}.tar").read_bytes() == whole
+    assert not list(cache.glob("*.fetched*")) and not list(cache.glob("*.reserved"))

@@ -6,6 +6,7 @@ import errno
 import gzip
 import http.client
 import lzma
+import random
 import re
 import shutil
 import stat
@@ -53,12 +54,23 @@ class ArchiveError(DownloadError):
 
 
 def fetch(
-    url: str, path: Path, *, sha256: str | None = None, report: Report = lambda done, total: None
+    url: str,
+    path: Path,
+    *,
+    sha256: str | None = None,
+    remedy: str = "name a mirror with --url",
+    insist: bool = False,
+    report: Report = lambda done, total: None,
 ) -> str:
     """Fetch a file to `path`, which appears whole or not at all; returns its SHA-256.
 
     A broken transfer is resumed where it stopped, at once and in the next call. This needs an ETag or a date
     from the server, which shows that the file is still the same, or a checksum; without both it starts again.
+
+    Args:
+        remedy: the end of messages: what else the user can do.
+        insist: a wrong checksum is a failure like others and is tried again, as for small files that are
+            replaced on the server while they are read; else it is an error at once.
 
     Raises:
         DownloadError: not an http(s) address, no answer with the file, a wrong checksum, or a full disk.
@@ -70,12 +82,15 @@ def fetch(
     while not path.is_file():
         try:
             _receive(url, part, sha256 is not None, report)
+            if insist and sha256 not in (None, found := file_sha256(part)):
+                _forget(part)
+                raise ConnectionError(f"the SHA-256 of its bytes is {found}, not {sha256}")
             break
         except urllib.error.HTTPError as error:
             if error.code < 500 and error.code not in (408, 429):
                 raise DownloadError(
                     f"{url}: the server answers {error.code} {_line(error.reason)}; check the address, or "
-                    "name a mirror with --url"
+                    f"{remedy}"
                 ) from error
             failure: Exception = error
         except (http.client.HTTPException, OSError) as error:
@@ -86,16 +101,16 @@ def fetch(
         if failures == ATTEMPTS:
             raise DownloadError(
                 f"{url}: {ATTEMPTS} attempts without progress, the last: {_line(failure)}; check the "
-                "connection or name a mirror with --url; the next call resumes the download"
+                f"connection, or {remedy}; the next call resumes the download"
             ) from failure
-        time.sleep(BACKOFF_SECONDS * 2 ** (failures - 1))
+        # Several processes that fail together do not all come back together.
+        time.sleep(BACKOFF_SECONDS * 2 ** (failures - 1) * random.uniform(0.5, 1.5))
     found = file_sha256(path if path.is_file() else part)
     if sha256 is not None and found != sha256:
-        for bad in (path, part, _tag_file(part)):
-            bad.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        _forget(part)
         raise DownloadError(
-            f"{url}: its SHA-256 is {found}, not {sha256}; the download was removed. Call again, or name "
-            "another mirror with --url"
+            f"{url}: its SHA-256 is {found}, not {sha256}; the download was removed. Call again, or {remedy}"
         )
     if part.is_file():
         part.replace(path)
@@ -153,6 +168,11 @@ def unpack(
             raise ArchiveError(f"{archive}: damaged ({error}); fetch it again") from error
         raise DownloadError(f"{folder}: cannot be written ({error}); free space and call again") from error
     return count
+
+
+def _forget(part: Path) -> None:
+    for path in (part, _tag_file(part)):
+        path.unlink(missing_ok=True)
 
 
 def _line(reason: object) -> str:

@@ -7,33 +7,22 @@ that another one removes (`_OpenShard`).
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import os
-import random
-import time
-import urllib.error
-import urllib.request
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 from threading import Thread
-from typing import TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from filelock import FileLock, Timeout
 
 from .clips import Clips, DataError
+from .download import DownloadError, fetch
 from .shards import INDEX, LISTING, MAKE_AGAIN, Listing, Shard, Shards, parse_listing
 
-ATTEMPTS = 6
-TIMEOUT_SECONDS = 30  # without a byte
-BACKOFF_SECONDS = 0.5  # doubles with each attempt, times 0.5 to 1.5 so that ranks do not all retry at once
-_BLOCK = 2**20
-_LARGEST_LISTING = 256 * 2**20
-_Result = TypeVar("_Result")
+REMEDY = f"copy the shards to the server again, or {MAKE_AGAIN}"
 
 
 def open_url(url: str, window: int, cache: Path, megabytes: int) -> Shards:
@@ -47,7 +36,13 @@ def open_url(url: str, window: int, cache: Path, megabytes: int) -> Shards:
     parts = urlsplit(base)
     base = parts._replace(path=parts.path.rstrip("/") + "/").geturl()
     address = urljoin(base, LISTING)
-    listing = parse_listing(_retry(address, partial(_get, address)).decode("utf-8", "replace"), address)
+    with TemporaryDirectory() as folder:
+        path = Path(folder, LISTING)
+        try:
+            fetch(address, path, remedy=REMEDY)
+        except DownloadError as error:
+            raise DataError(str(error)) from error
+        listing = parse_listing(path.read_text("utf-8", "replace"), address)
     least = sum(sorted((shard.size for shard in listing.shards), reverse=True)[: window + 1])
     if least > megabytes * 2**20:
         raise DataError(
@@ -140,14 +135,17 @@ class ShardCache:
         try:
             with self._lock(sha256):
                 if not path.is_file():
-                    partial_file = self.folder / f"{sha256}.partial"
-                    self._make_room(partial_file, size)
+                    reserved, fetched = (self.folder / f"{sha256}.{kind}" for kind in ("reserved", "fetched"))
+                    self._make_room(reserved, size)
                     address = urljoin(self.base, quote(name))
-                    _retry(address, partial(_download, address, partial_file, sha256, size))
+                    fetch(address, fetched, sha256=sha256, remedy=REMEDY, insist=True)
                     with self._lock("room"):  # another process may be counting the files
-                        partial_file.replace(path)
+                        fetched.replace(path)
+                        reserved.unlink()
                 os.utime(path)
-        except (OSError, _DiskError) as error:
+        except DownloadError as error:
+            raise DataError(str(error)) from error
+        except OSError as error:
             raise DataError(
                 f"{self.folder}: cannot be written ({error}); free space there or name another "
                 "data.shard_cache"
@@ -157,73 +155,34 @@ class ShardCache:
     def _lock(self, name: str, timeout: float = -1) -> FileLock:
         return FileLock(self.folder / f"{name}.lock", timeout=timeout)
 
-    def _make_room(self, partial_file: Path, size: int) -> None:
-        """Remove the least recently used shards until `size` bytes fit, and reserve them."""
+    def _idle(self, name: str) -> bool:
+        """Whether no process is at work on a file of this name."""
+        try:
+            with self._lock(name, timeout=0):
+                return True
+        except Timeout:
+            return False
+
+    def _make_room(self, reserved: Path, size: int) -> None:
+        """Remove the least recently used files until `size` bytes fit, and reserve them.
+
+        What a killed process began is resumed later, unless room is needed; what others reserve counts.
+        """
         with self._lock("room"):
-            partial_file.unlink(missing_ok=True)
-            for other in self.folder.glob("*.partial"):
-                try:
-                    with self._lock(other.stem, timeout=0):  # succeeds if its process was killed
-                        other.unlink(missing_ok=True)
-                except Timeout:
-                    continue
+            reserved.unlink(missing_ok=True)
+            for other in self.folder.glob("*.reserved"):
+                if self._idle(other.stem):
+                    other.unlink(missing_ok=True)
+            begun = [
+                path for path in self.folder.glob("*.fetched*") if self._idle(path.name.partition(".")[0])
+            ]
             shards = sorted(self.folder.glob("*.tar"), key=lambda path: path.stat().st_mtime_ns)
-            total = size + sum(path.stat().st_size for path in [*shards, *self.folder.glob("*.partial")])
-            for path in shards:
+            counted = [*begun, *shards, *self.folder.glob("*.reserved")]
+            total = size + sum(path.stat().st_size for path in counted)
+            for path in (*begun, *shards):
                 if total <= self.limit:
                     break
                 total -= path.stat().st_size
                 path.unlink()
-            with partial_file.open("wb") as file:
+            with reserved.open("wb") as file:
                 file.truncate(size)  # takes no blocks on the disk, but counts
-
-
-def _retry(address: str, attempt: Callable[[], _Result]) -> _Result:
-    """The result of `attempt`; failures that may pass are retried, each time after a longer pause."""
-    for number in range(1, ATTEMPTS + 1):
-        try:
-            return attempt()
-        except urllib.error.HTTPError as error:
-            if error.code < 500 and error.code not in (408, 429):
-                raise DataError(
-                    f"{address}: the server answers {error.code} {error.reason}; check the address"
-                ) from error
-            failure: Exception = error
-        except (http.client.HTTPException, OSError, _WrongBytesError) as error:
-            failure = error  # of the network: the disk raises _DiskError
-        if number < ATTEMPTS:
-            time.sleep(BACKOFF_SECONDS * 2 ** (number - 1) * random.uniform(0.5, 1.5))
-    raise DataError(f"{address}: not fetched in {ATTEMPTS} attempts, the last: {failure}") from failure
-
-
-class _WrongBytesError(Exception):
-    """The server's bytes do not match the checksum."""
-
-
-class _DiskError(Exception):
-    """The disk is full or fails: not an error of the network."""
-
-
-def _get(address: str) -> bytes:
-    with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as answer:
-        return answer.read(_LARGEST_LISTING)
-
-
-def _download(address: str, path: Path, sha256: str, size: int) -> None:
-    digest, position = hashlib.sha256(), 0
-    with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as answer, path.open("r+b") as file:
-        while block := answer.read(_BLOCK):
-            digest.update(block)
-            try:
-                position += file.write(block)
-                file.flush()
-            except OSError as error:
-                raise _DiskError(str(error)) from error
-            if 0 < size < position:
-                break
-        file.truncate()
-    if digest.hexdigest() != sha256:
-        raise _WrongBytesError(
-            f"the {position} bytes received do not match the checksum of the index; copy the shards to the "
-            f"server again, or {MAKE_AGAIN}"
-        )
