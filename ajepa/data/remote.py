@@ -174,7 +174,10 @@ class ShardCache:
                 if self._idle(other.stem):
                     other.unlink(missing_ok=True)
             begun = [
-                path for path in self.folder.glob("*.fetched*") if self._idle(path.name.partition(".")[0])
+                path
+                for kind in ("*.fetched*", "*.partial")  # the latter by version 0.3
+                for path in self.folder.glob(kind)
+                if self._idle(path.name.partition(".")[0])
             ]
             shards = sorted(self.folder.glob("*.tar"), key=lambda path: path.stat().st_mtime_ns)
             counted = [*begun, *shards, *self.folder.glob("*.reserved")]
