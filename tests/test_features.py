@@ -235,13 +235,16 @@ def test_wrong_dtype(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("setting", "remedy"),
     [
-        ({"sample_rate": 0}, "positive number of hertz"),
-        ({"mels": 3}, "at least 4 bands"),
+        ({"sample_rate": 0}, "give 1 to 1000000 Hz"),
+        ({"mels": 3}, "needs 4 to 1024 bands"),
         ({"window_seconds": 1e-4}, "at least 4 samples"),
         ({"hop_seconds": 1e-5}, "lengthen it"),
         ({"low_hz": 9000.0}, "change low_hz"),
         ({"high_hz": 8001.0}, "change low_hz"),
         ({"std": 0.0}, "give a positive number"),
+        ({"mels": 10**9}, "needs 4 to 1024 bands"),
+        ({"window_seconds": 1e9}, "at most 65536 samples"),
+        ({"hop_seconds": float("inf")}, "finite number"),
     ],
 )
 def test_settings_that_cannot_work(setting: dict, remedy: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ajepa.errors import AjepaError
 from ajepa.files import in_place_of
 
 FORMAT = "ajepa-1"
+FLOATS = ("F32", "BF16", "F16", "F64")
 
 
 class CheckpointError(AjepaError, ValueError):
@@ -31,14 +33,14 @@ class Checkpoint:
         recipe: the full recipe as nested dictionaries.
         step: optimiser steps done.
         info: such as package version, git commit and data fingerprint.
-        names: of all tensors in the file, read or not; empty before it is written.
+        shapes: of all tensors in the file by name, read or not; empty before it is written.
     """
 
     tensors: dict[str, Tensor]
     recipe: dict[str, Any]
     step: int
     info: dict[str, Any]
-    names: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> Path:
@@ -85,11 +87,29 @@ def load(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> Checkpoint:
                 raise CheckpointError(
                     f"{path}: {found} in its header, expected {FORMAT}; not a checkpoint of ajepa"
                 )
-            names = tuple(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names if name.startswith(prefixes)}
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # not a dictionary
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            for name, part in slices.items():
+                if part.get_dtype() not in FLOATS:
+                    raise CheckpointError(f"{path}: {name} is of type {part.get_dtype()}, must be a float")
+            tensors = {name: file.get_tensor(name) for name in shapes if name.startswith(prefixes)}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({error}); is the copy complete?"
         ) from error
-    recipe, info = json.loads(header["recipe"]), json.loads(header["info"])
-    return Checkpoint(tensors, recipe, int(header["step"]), info, names)
+    recipe, step, info = (_entry(path, header, key) for key in ("recipe", "step", "info"))
+    if not isinstance(recipe, dict) or not isinstance(info, dict) or type(step) is not int or step < 0:
+        raise CheckpointError(
+            f"{path}: recipe and info in its header must be mappings, step a whole number; not a checkpoint "
+            "of ajepa"
+        )
+    return Checkpoint(tensors, recipe, step, info, shapes)
+
+
+def _entry(path: Path, header: dict[str, str], key: str) -> Any:
+    if key not in header:
+        raise CheckpointError(f"{path}: no {key} in its header; not a checkpoint of ajepa")
+    try:
+        return json.loads(header[key])
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {key} in its header is no JSON ({error})") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from argparse import Namespace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,10 +20,14 @@ class UnpickleError(AjepaError, ValueError):
     """A torch file cannot be read safely; the message names the file and the remedy."""
 
 
+ZIP = b"PK\x03\x04"  # the format of torch.save since 2020
+OLD = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the number with which the format before begins
+
+
 def is_torch_file(path: Path) -> bool:
-    """Whether the file starts like a zip archive, the format of torch.save since 2020."""
+    """Whether the file starts like one of torch.save."""
     with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
+        return file.read(len(OLD)).startswith((ZIP, OLD))
 
 
 def load_torch(path: Path) -> Any:
@@ -36,17 +39,25 @@ def load_torch(path: Path) -> Any:
     """
     remedy = "load it where you trust it and save only its state dict"
     try:
-        foreign = set(get_unsafe_globals_in_checkpoint(path)) - set(ALLOWED)
+        with path.open("rb") as file:
+            is_zip = file.read(len(ZIP)) == ZIP
+        # The old format has no list of its classes: the restricted unpickler refuses the first foreign one.
+        foreign = set(get_unsafe_globals_in_checkpoint(path)) - set(ALLOWED) if is_zip else set()
         if foreign:
             raise UnpickleError(
                 f"{path}: holds pickled objects of {', '.join(sorted(foreign))}, which could run code; only "
                 f"tensors, plain containers and {', '.join(ALLOWED)} are read; {remedy}"
             )
         with safe_globals([(value, name) for name, value in ALLOWED.items()]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        raise UnpickleError(f"{path}: not read ({str(error).splitlines()[0]}); {remedy}") from error
-    except (RuntimeError, ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        if isinstance(error, UnpickleError):
-            raise
-        raise UnpickleError(f"{path}: a damaged torch file ({error}); is the copy complete?") from error
+        raise UnpickleError(
+            f"{path}: not read ({(str(error) or 'damaged').splitlines()[0]}); {remedy}"
+        ) from error
+    except UnpickleError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:  # of a damaged pickle: any of Python's
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UnpickleError(f"{path}: a damaged torch file ({reason}); is the copy complete?") from error

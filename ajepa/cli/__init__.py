@@ -8,8 +8,6 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from ajepa.audio.isolated import isolate
-
 from . import compare, curves, data, demo, embed, evaluate, export, harness, masks, pretrain
 from .defects import reported
 from .parser import Parser, PrintCompletion
@@ -42,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.parser.refuse([word])
     options.rest = rest
     if options.isolate:
+        from ajepa.audio import isolate
+
         isolate()
     try:
         return options.run(options) or 0

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import overload
 
 from torch import Tensor
+
+# Recipes come with weights, also with those of strangers: beyond these the filter bank would fill the memory.
+HIGHEST_RATE = 1_000_000
+MOST_MELS = 1024
+LONGEST_WINDOW = 65_536
 
 
 @dataclass(frozen=True)
@@ -26,10 +32,18 @@ class LogMelConfig:
     std: float = 4.5689974
 
     def __post_init__(self) -> None:
-        if self.sample_rate <= 0:
-            raise ValueError(f"sample_rate is {self.sample_rate}; give a positive number of hertz")
-        if self.mels < 4:
-            raise ValueError(f"mels is {self.mels}; Kaldi's filter bank needs at least 4 bands")
+        if not 0 < self.sample_rate <= HIGHEST_RATE:
+            raise ValueError(f"sample_rate is {self.sample_rate}; give 1 to {HIGHEST_RATE} Hz")
+        if not 4 <= self.mels <= MOST_MELS:
+            raise ValueError(f"mels is {self.mels}; Kaldi's filter bank needs 4 to {MOST_MELS} bands")
+        for key in ("window_seconds", "hop_seconds", "low_hz", "high_hz", "mean", "std"):
+            if not math.isfinite(getattr(self, key)):
+                raise ValueError(f"{key} is {getattr(self, key)}; give a finite number")
+        if max(self.window_seconds, self.hop_seconds) * self.sample_rate > LONGEST_WINDOW:
+            raise ValueError(
+                f"window_seconds={self.window_seconds}, hop_seconds={self.hop_seconds}: give at most "
+                f"{LONGEST_WINDOW} samples"
+            )
         if self.window < 4:
             raise ValueError(
                 f"window_seconds={self.window_seconds} is {self.window} samples at {self.sample_rate} Hz; "

@@ -13,6 +13,7 @@ from ajepa.checkpoints import hub, layout, timm_vit
 from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.official import Official, OfficialError, read_official
 from ajepa.checkpoints.official.contents import fill_module
+from ajepa.checkpoints.sizes import check_finite, check_sizes
 from ajepa.checkpoints.unpickle import UnpickleError, is_torch_file
 from ajepa.errors import AjepaError
 from ajepa.recipes import RecipeError, load_recipe, recipe_from_dict
@@ -164,7 +165,9 @@ def _in_folder(path: Path, weights: str | None) -> Path:
         return own
     last = layout.latest_checkpoint(path)
     if weights and finished.is_file():
-        evaluated = next(iter(recipe_from_dict(checkpoint.load(finished, ()).recipe).objective.encoders))
+        evaluated = next(
+            iter(recipe_from_dict(checkpoint.load(finished, ()).recipe, finished).objective.encoders)
+        )
         if weights == evaluated or last is None:
             return finished
     if last is None:
@@ -185,9 +188,9 @@ def _from_file(path: Path, weights: str | None, chunk_seconds: float | None) -> 
     if path.is_dir():
         path = _in_folder(path, weights)
     header = checkpoint.load(path, prefixes=())
-    recipe = recipe_from_dict(header.recipe)
+    recipe = recipe_from_dict(header.recipe, path)
     encoders = recipe.objective.encoders
-    exported = "encoder.norm.weight" in header.names
+    exported = "encoder.norm.weight" in header.shapes
     held = header.info.get("encoder", next(iter(encoders)))  # in an exported file
     found = _attribute(encoders, weights, path, recipe.objective.title)
     if exported and weights and found != encoders[held]:
@@ -195,14 +198,19 @@ def _from_file(path: Path, weights: str | None, chunk_seconds: float | None) -> 
     if exported:
         found = f"exported {held} encoder" if "encoder" in header.info else "exported encoder"
     prefix = "encoder." if exported else f"objective.{found}."
+    check_sizes(path, recipe.encoder, header.shapes, prefix)
     saved = checkpoint.load(path, prefixes=(prefix, "features."))
     state = {f"encoder.{k.removeprefix(prefix)}": v for k, v in saved.tensors.items() if k.startswith(prefix)}
     state |= {name: value for name, value in saved.tensors.items() if name.startswith("features.")}
+    check_finite(path, state)
     source = Source(str(path), recipe.name, saved.step, found)
     model = AudioEncoder(recipe.front_end, recipe.encoder, chunk_seconds or recipe.data.crop_seconds, source)
     model.pooling = saved.info.get("pooling", "mean")
     _check_pooling(model.pooling, path)
-    missing, unexpected = model.load_state_dict(state, strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ModelError(f"{path}: {' '.join(str(error).split())}") from error
     if missing or unexpected:
         raise ModelError(
             f"{path}: weights missing: {missing or 'none'}; not expected: {unexpected or 'none'}"

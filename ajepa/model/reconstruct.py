@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.official import read_official
 from ajepa.checkpoints.official.contents import fill_module
+from ajepa.checkpoints.sizes import check_network, check_sizes
 from ajepa.checkpoints.unpickle import is_torch_file
 from ajepa.errors import AjepaError
 from ajepa.features import LogMel, LogMelConfig, levelled
@@ -98,7 +99,9 @@ def load_reconstructor(source: str | Path, *, heads: int | None = None) -> Recon
             raise ReconstructError(f"{path}: {found.system}; {remedy}")
         return Reconstructor(found.front_end, objective).eval()
     saved = checkpoint.load(path, prefixes=("objective.",))
-    recipe = recipe_from_dict(saved.recipe)
+    recipe = recipe_from_dict(saved.recipe, path)
+    check_sizes(path, recipe.encoder, saved.shapes, "objective.encoder.")
+    check_network(path, recipe.objective, "decoder", saved.shapes)
     objective = recipe.objective.build(recipe.encoder, 1, recipe.front_end)
     if not isinstance(objective, Reconstructing) or not saved.tensors:
         raise ReconstructError(f"{path}: {recipe.name}; {remedy}")

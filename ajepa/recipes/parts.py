@@ -8,6 +8,8 @@ from typing import Literal
 
 from ajepa.schedules import warmup_cosine, warmup_decay
 
+LONGEST_CROP = 3600.0  # seconds
+
 
 def _at_least(part: str, settings: object, **bounds: float) -> None:
     """Raises ValueError for a setting below its bound; one that is None is not checked."""
@@ -46,6 +48,8 @@ class DataConfig:
     shard_cache_megabytes: int = 32_768
 
     def __post_init__(self) -> None:
+        if not self.crop_seconds <= LONGEST_CROP:
+            raise ValueError(f"data.crop_seconds is {self.crop_seconds}, must be at most {LONGEST_CROP:g}")
         _at_least("data", self, crop_seconds=1e-3, gain_db=0, workers=0, cache_megabytes=0)
         _at_least("data", self, shard_window=1, shard_cache_megabytes=1)
 

@@ -7,7 +7,7 @@ The same keys are options of the command line (`--optim.lr 1e-3` or `optim.lr=1e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ajepa.suggest import did_you_mean
 
 from .keys import explained, leaves
 from .parts import DataConfig, OptimConfig, RunConfig
+from .stored import StoredError, check_mappings, from_plain
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,30 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
         if f"--optim.{steps}" in given and f"--optim.{epochs}" not in given:
             options.append(f"--optim.{epochs}=null")
     return _build(
-        _chosen_system(path, options), lambda parser: parser.parse_args([f"--recipe={path}", *options])
+        _chosen_system(_read_yaml(path), options),
+        lambda parser: parser.parse_args([f"--recipe={path}", *options]),
     )
 
 
-def recipe_from_dict(values: dict[str, Any]) -> Recipe:
-    """A recipe from plain dictionaries, as a checkpoint stores it."""
-    return _build(_system_of(values), lambda parser: parser.parse_object(values))
+def recipe_from_dict(values: Any, source: object = "") -> Recipe:
+    """A recipe from plain dictionaries, as a checkpoint stores it; keys that are missing keep their defaults.
+
+    Args:
+        source: the file, for messages.
+
+    Raises:
+        RecipeError: a key is unknown or a value of the wrong type or size.
+    """
+    try:
+        system = _system_of(values)
+        objective: Any = objective_config(system)
+        parts = {} if not isinstance(values, dict) else values
+        rest = {key: value for key, value in parts.items() if key != "objective"}
+        recipe = from_plain(Recipe, rest if isinstance(values, dict) else values)
+        return replace(recipe, objective=from_plain(objective, parts.get("objective", {}), "objective"))
+    except (ValueError, RecursionError) as error:
+        place = f"{source}: " if source else ""
+        raise RecipeError(f"{place}in its recipe: {' '.join(str(error).split())}") from error
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -141,19 +159,32 @@ def _as_options(overrides: Sequence[str]) -> list[str]:
 def _system_of(values: Any) -> str:
     """`objective.system` of a recipe's plain dictionaries; without one it is A-JEPA's."""
     objective = values.get("objective") if isinstance(values, dict) else None
-    return objective.get("system", "a-jepa") if isinstance(objective, dict) else "a-jepa"
+    return str(objective.get("system", "a-jepa")) if isinstance(objective, dict) else "a-jepa"
 
 
-def _chosen_system(path: Path, options: Sequence[str]) -> str:
+def _chosen_system(values: Any, options: Sequence[str]) -> str:
     """The system that a recipe, or an option that overrides it, asks for."""
     for position, option in reversed(list(enumerate(options))):
         key, _, value = option.partition("=")
         if key == "--objective.system":
             return value or "".join(options[position + 1 : position + 2])
+    return _system_of(values)
+
+
+def _read_yaml(path: Path) -> Any:
+    """A recipe's file, with mappings where settings belong."""
     try:
-        return _system_of(yaml.safe_load(path.read_text()))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        objective: Any = objective_config(_system_of(values))
+        check_mappings(Recipe, values, path)
+        check_mappings(objective, (values or {}).get("objective"), path, "objective")
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not YAML ({error})") from error
+        raise RecipeError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise RecipeError(f"{path}: not readable ({error})") from error
+    except (StoredError, ObjectiveError) as error:
+        raise RecipeError(str(error)) from error
+    return values
 
 
 def _parser(system: str) -> Any:

@@ -100,7 +100,7 @@ def checkpoint_of(recipe: Recipe, info: dict[str, Any]) -> Path | None:
         return None
     saved = checkpoint.load(held, prefixes=())
     changed = _differences(recipe, info, saved)
-    ours, theirs = recipe.optim, recipe_from_dict(saved.recipe).optim
+    ours, theirs = recipe.optim, recipe_from_dict(saved.recipe, held).optim
     shared = _shared_steps(ours, theirs)
     if shared is None:
         changed += [
@@ -127,7 +127,9 @@ def checkpoint_of(recipe: Recipe, info: dict[str, Any]) -> Path | None:
 def finished_run(recipe: Recipe) -> Path | None:
     """The encoder that a run of this recipe's length has left; None where steps are still to be done."""
     finished = finished_encoder(Path(recipe.run.out))
-    if finished and _same_length(recipe.optim, recipe_from_dict(checkpoint.load(finished, ()).recipe).optim):
+    if finished and _same_length(
+        recipe.optim, recipe_from_dict(checkpoint.load(finished, ()).recipe, finished).optim
+    ):
         return finished
     return None
 

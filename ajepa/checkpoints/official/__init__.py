@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ajepa.checkpoints.unpickle import load_torch
 
+from .account import plain_name
 from .audio_jepa import read_audio_jepa
 from .audio_mae import read_audio_mae
 from .contents import Classifier, Official, OfficialError
@@ -36,15 +37,23 @@ def read_official(
     path = Path(path)
     content = load_torch(path)
     keys = sorted(map(str, content)) if isinstance(content, dict) else [type(content).__name__]
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        if sample_rate is not None:
-            raise OfficialError(f"{path}: only `heads` can be chosen for Audio-MAE; leave out sample_rate")
-        return read_audio_mae(path, content, heads)
-    if isinstance(content, dict) and any(
-        str(key).startswith("target_encoder.") for key in (content.get("state_dict") or ())
-    ):
-        return read_audio_jepa(path, content, heads, sample_rate)
+    content = content if isinstance(content, dict) else {}
+    for key in ("model", "state_dict", None):  # None: the file is the weights alone
+        weights = content if key is None else content.get(key)
+        if not isinstance(weights, dict):
+            continue
+        names = {plain_name(name) for name in weights}
+        if {"patch_embed.proj.weight", "pos_embed"} & names:
+            if sample_rate is not None:
+                raise OfficialError(
+                    f"{path}: only `heads` can be chosen for Audio-MAE; leave out sample_rate"
+                )
+            return read_audio_mae(path, weights, content.get("epoch") if key else None, heads)
+        if any(name.startswith("target_encoder.") for name in names):
+            return read_audio_jepa(
+                path, weights, content.get("global_step") if key else None, heads, sample_rate
+            )
     raise OfficialError(
-        f"{path}: neither a file of Audio-MAE ('model' with tensors) nor of Audio-JEPA ('state_dict' with "
-        f"target_encoder.*): it holds {', '.join(keys[:12])}"
+        f"{path}: neither weights of Audio-MAE (patch_embed.*) nor of Audio-JEPA (target_encoder.*)"
+        f": it holds {', '.join(keys[:12])}"
     )

@@ -19,6 +19,27 @@ MOST_BLOCKS = 1000  # a larger number is damage and must not start a loop
 VIT_PARTS = {name: name for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")}
 
 
+def plain_name(name: object) -> str:
+    """A tensor's name without what DDP (`module`) and torch.compile (`_orig_mod`) put around modules."""
+    return ".".join(part for part in str(name).split(".") if part not in ("module", "_orig_mod"))
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and bool(value.isfinite().all())
+
+
+def count(path: Path, value: object) -> int:
+    """Epochs or steps as a file says them; -1 where it does not, as in copies that were saved again.
+
+    Raises OfficialError for another value.
+    """
+    if value is None:
+        return -1
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise OfficialError(f"{path}: its count of steps is {str(value)[:40]!r}, must be a whole number")
+    return value
+
+
 class TensorAccount:
     """The tensors of a file, taken one by one under their new names; those missing or left over are named.
 
@@ -28,12 +49,14 @@ class TensorAccount:
     """
 
     def __init__(self, path: Path, tensors: dict[str, Any]) -> None:
-        # torch.compile inserts `_orig_mod` into the names of wrapped modules.
-        self.left = {str(name).replace("._orig_mod.", "."): tensor for name, tensor in tensors.items()}
+        self.left = {plain_name(name): tensor for name, tensor in tensors.items()}
         self.path = path
-        strangers = [name for name, tensor in self.left.items() if not isinstance(tensor, Tensor)]
+        strangers = [name for name, tensor in self.left.items() if not _is_weight(tensor)]
         if strangers:
-            raise OfficialError(f"{path}: not tensors: {', '.join(strangers)}")
+            raise OfficialError(
+                f"{path}: not tensors of finite floats: {', '.join(strangers[:8])}"
+                f"{' and others' if len(strangers) > 8 else ''}"
+            )
         self.taken: dict[str, Tensor] = {}
         self.missing: list[str] = []
 

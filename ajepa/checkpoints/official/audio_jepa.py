@@ -13,7 +13,7 @@ from ajepa.nn.positions import TableConfig
 from ajepa.nn.predictor import PredictorConfig
 from ajepa.objectives.audio_jepa import AudioJEPAConfig
 
-from .account import VIT_PARTS, TensorAccount, fast_axis, mlp_ratio
+from .account import VIT_PARTS, TensorAccount, count, fast_axis, mlp_ratio
 from .contents import Official, OfficialError
 
 # 10 s at 32 kHz; the hop is the clip's length over its frames, the window 2.5 hops. Log energies are not
@@ -29,22 +29,23 @@ del FLASH_PARTS["attn.qkv"], FLASH_PARTS["attn.proj"]
 
 def read_audio_jepa(
     path: Path,
-    content: dict[str, Any],
+    weights: dict[str, Any],
+    step: object,
     heads: int | None,
     sample_rate: int | None,
 ) -> Official:
-    """The content of an Audio-JEPA file.
+    """The weights of an Audio-JEPA file; copies may lack the context encoder and the predictor.
 
     Raises:
         OfficialError: a tensor is missing or unexpected, or a size does not fit.
     """
-    tensors = TensorAccount(path, content["state_dict"])
+    tensors = TensorAccount(path, weights)
     patch_time, patch_freq = tensors.shape("target_encoder.patch_embed.proj.weight", 4)[2:]
     tensors.shape("target_encoder.pos_embed", 3)
     table = _audio_jepa_table(path, tensors.left["target_encoder.pos_embed"][0])
-    predictor_width = tensors.shape("predictor.predictor_embed.weight", 2)[0]
-    predictor_hidden = tensors.shape("predictor.predictor_blocks.0.mlp.fc1.weight", 2)[0]
-    for name in ("encoder", "target_encoder"):
+    has_predictor = any(name.startswith("predictor.") for name in tensors.left)
+    has_context = any(name.startswith("encoder.") for name in tensors.left)
+    for name in ("encoder", "target_encoder") if has_context else ("target_encoder",):
         tensors.take(f"{name}.pos_embed", f"{name}.position_table.table", lambda codes: codes[0])
         encoder = tensors.encoder(
             f"{name}.",
@@ -56,12 +57,7 @@ def read_audio_jepa(
             table=table,
             inputs=INPUTS,
         )
-    tensors.take("predictor.mask_token", "predictor.mask_token", torch.flatten)
-    tensors.take("predictor.predictor_pos_embed", "predictor.position_table.table", lambda codes: codes[0])
-    tensors.affine("predictor.predictor_embed", "predictor.embed")
-    predictor_depth = tensors.blocks("predictor.predictor_blocks", "predictor.blocks", FLASH_PARTS)
-    tensors.affine("predictor.predictor_norm", "predictor.norm")
-    tensors.affine("predictor.predictor_proj", "predictor.head")
+    predictor = _predictor(tensors, table) if has_predictor else None
     hop = SECONDS / (table.time * patch_time)
     front_end = LogMelConfig(
         sample_rate=sample_rate or SAMPLE_RATE,
@@ -71,24 +67,38 @@ def read_audio_jepa(
         mean=0.0,
         std=0.5,  # LogMel divides by 2 std: no change
     )
-    predictor = PredictorConfig(
-        kind="targets",
-        depth=predictor_depth,
-        width=predictor_width,
-        # Embeddings do not depend on it, so a predictor of another width is read too.
-        heads=PREDICTOR_HEADS if predictor_width % PREDICTOR_HEADS == 0 else 1,
-        mlp_ratio=mlp_ratio(predictor_hidden, predictor_width),
-        table=table,
-    )
+    # Without the predictor or the context encoder there is no objective, but the target encoder is whole.
+    is_whole = predictor is not None and has_context
     return Official(
         path,
         "Audio-JEPA",
         front_end,
         encoder,
         SECONDS,
-        AudioJEPAConfig(predictor=predictor),
-        int(content.get("global_step", -1)),
+        AudioJEPAConfig(predictor=predictor or PredictorConfig(kind="targets")),
+        count(path, step),
         tensors.finish(),
+        is_whole,
+    )
+
+
+def _predictor(tensors: TensorAccount, table: TableConfig) -> PredictorConfig:
+    width = tensors.shape("predictor.predictor_embed.weight", 2)[0]
+    hidden = tensors.shape("predictor.predictor_blocks.0.mlp.fc1.weight", 2)[0]
+    tensors.take("predictor.mask_token", "predictor.mask_token", torch.flatten)
+    tensors.take("predictor.predictor_pos_embed", "predictor.position_table.table", lambda codes: codes[0])
+    tensors.affine("predictor.predictor_embed", "predictor.embed")
+    depth = tensors.blocks("predictor.predictor_blocks", "predictor.blocks", FLASH_PARTS)
+    tensors.affine("predictor.predictor_norm", "predictor.norm")
+    tensors.affine("predictor.predictor_proj", "predictor.head")
+    return PredictorConfig(
+        kind="targets",
+        depth=depth,
+        width=width,
+        # Embeddings do not depend on it, so a predictor of another width is read too.
+        heads=PREDICTOR_HEADS if width % PREDICTOR_HEADS == 0 else 1,
+        mlp_ratio=mlp_ratio(hidden, width),
+        table=table,
     )
 
 

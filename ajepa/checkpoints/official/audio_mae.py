@@ -13,7 +13,7 @@ from ajepa.nn.decoder import DecoderConfig
 from ajepa.nn.positions import TableConfig
 from ajepa.objectives.audio_mae import AudioMAEConfig
 
-from .account import VIT_PARTS, TensorAccount, fast_axis, mlp_ratio
+from .account import VIT_PARTS, TensorAccount, count, fast_axis, mlp_ratio
 from .contents import Official, OfficialError
 
 # Before the normalisation clips are padded to 1024, 512 or 128 frames, all multiples of 8 time patches.
@@ -24,13 +24,15 @@ SWIN_PARTS = VIT_PARTS | {
 }
 
 
-def read_audio_mae(path: Path, content: dict[str, Any], heads: int | None) -> Official:
-    """The content of an Audio-MAE file; with `head` or `fc_norm` it is a fine-tuned one.
+def read_audio_mae(path: Path, weights: dict[str, Any], step: object, heads: int | None) -> Official:
+    """The weights of an Audio-MAE file; with `head` or `fc_norm` it is a fine-tuned one.
+
+    Copies may lack the classifier's head or the decoder.
 
     Raises:
         OfficialError: a tensor is missing or unexpected, or a size does not fit.
     """
-    tensors = TensorAccount(path, content["model"])
+    tensors = TensorAccount(path, weights)
     patch_time, patch_freq = tensors.shape("patch_embed.proj.weight", 4)[2:]
     tensors.shape("pos_embed", 3)
     positions = tensors.left["pos_embed"]
@@ -51,14 +53,14 @@ def read_audio_mae(path: Path, content: dict[str, Any], heads: int | None) -> Of
         inputs=INPUTS,
     )
     config = None
-    if tuned:
+    if tuned and any(name.startswith("head.") for name in tensors.left):
         tensors.affine("head", "head")
-    else:
+    elif not tuned and any(name.startswith(("decoder", "mask_token")) for name in tensors.left):
         config = AudioMAEConfig(decoder=_audio_mae_decoder(tensors, table))
     seconds = table.time * patch_time * front_end.hop_seconds
     system = "Audio-MAE, fine-tuned" if tuned else "Audio-MAE"
-    step = int(content.get("epoch", -1))
-    return Official(path, system, front_end, encoder, seconds, config, step, tensors.finish())
+    done = count(path, step)
+    return Official(path, system, front_end, encoder, seconds, config, done, tensors.finish())
 
 
 def _audio_mae_table(path: Path, codes_ND: Tensor, patch_freq: int) -> TableConfig:

@@ -53,6 +53,7 @@ class Official:
         objective_config: None for a fine-tuned file, which lacks the rest of its objective.
         step: epochs (Audio-MAE) or steps (Audio-JEPA) of training, by the file; -1 if it does not say.
         tensors: by the names of this project's modules, such as `encoder.blocks.0.norm1.weight`.
+        is_whole: all of the objective's tensors are there; copies may hold an encoder alone.
     """
 
     path: Path
@@ -63,11 +64,13 @@ class Official:
     objective_config: ObjectiveConfig | None
     step: int
     tensors: dict[str, Tensor]
+    is_whole: bool = True
 
     @property
     def encoders(self) -> Mapping[str, str]:
         """The attributes of its encoders by name; the first is used in evaluation."""
-        return self.objective_config.encoders if self.objective_config else {"encoder": "encoder"}
+        found = self.objective_config.encoders if self.objective_config else {"encoder": "encoder"}
+        return {name: part for name, part in found.items() if f"{part}.norm.weight" in self.tensors}
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names start with `prefix` and a dot, without it."""
@@ -80,8 +83,10 @@ class Official:
         Raises:
             OfficialError: the file is fine-tuned, or the shape of a tensor does not fit the sizes.
         """
-        if self.objective_config is None:
-            raise OfficialError(f"{self.path}: a fine-tuned file has no decoder; use the pre-trained one")
+        if self.objective_config is None or not self.is_whole:
+            raise OfficialError(
+                f"{self.path}: holds an encoder with no decoder or predictor; use the whole pre-trained file"
+            )
         objective = self.objective_config.build(self.encoder, 1, self.front_end)
         return fill_module(objective, self.tensors, self.path)
 
@@ -106,5 +111,5 @@ def fill_module(module: Module, tensors: dict[str, Tensor], path: Path) -> Modul
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        raise OfficialError(f"{path}: {error}") from error
+        raise OfficialError(f"{path}: {' '.join(str(error).split())}") from error
     return module.eval()
