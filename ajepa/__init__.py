@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ajepa.audio import AudioError
+    from ajepa.embed import read_embeddings
     from ajepa.errors import AjepaError
     from ajepa.features import LogMel, LogMelConfig
     from ajepa.model import AudioEncoder, Embedding
@@ -28,6 +29,7 @@ _HOMES = {
     "Recipe": "ajepa.recipes",
     "load_model": "ajepa.model.loading",
     "load_recipe": "ajepa.recipes",
+    "read_embeddings": "ajepa.embed",
     "pretrain": "ajepa.training.loop",
 }
 
@@ -42,6 +44,7 @@ __all__ = [
     "load_model",
     "load_recipe",
     "pretrain",
+    "read_embeddings",
 ]
 
 

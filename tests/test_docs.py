@@ -30,11 +30,11 @@ from tests.test_official import GOLDEN
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
-DOORS = [ROOT / "docs" / "encoders_in.md", ROOT / "docs" / "encoders_out.md"]
-PAGES = [ROOT / "README.md", *TUTORIALS, *DOORS]
+HOW_TO = [ROOT / "docs" / name for name in ("embedding.md", "encoders_in.md", "encoders_out.md")]
+PAGES = [ROOT / "README.md", *TUTORIALS, *HOW_TO]
 ALL_PAGES = [
     *PAGES,
-    *sorted(set((ROOT / "docs").glob("*.md")) - set(DOORS)),
+    *sorted(set((ROOT / "docs").glob("*.md")) - set(HOW_TO)),
     *sorted((ROOT / "docs" / "concepts").glob("*.md")),
 ]
 SLOW = {"harnesses.md"}  # the stock toolkits, each in processes of its own

@@ -31,7 +31,7 @@ ROWS = (
     ("recipes", "checkpoints", "pictures"),
     ("model",),
     ("hf",),
-    ("training", "export"),
+    ("training", "export", "embed"),
     ("hear_module", "s3prl_upstream", "evar_model"),
     ("eval",),
     ("cli",),

@@ -3,136 +3,163 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from . import device
 from .usage import UsageError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ajepa.model import AudioEncoder
-
-# Clips are sorted by length before they are batched: limits of what is held for that.
-HELD_CLIPS, HELD_SECONDS = 64, 1200
+EXAMPLES = """\
+examples:
+  ajepa embed recordings/ --out embeddings.parquet
+  ajepa embed recordings/ --out embeddings/ --window 10 --hop 5      a row for each window of long recordings
+  ajepa embed segments.csv --out embeddings.parquet                  columns path, start, end
+The same command goes on where it was stopped, and adds files that are new.
+"""
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    embed = commands.add_parser("embed", help="embed audio files into one .npz file")
-    embed.add_argument("audio", nargs="+", type=Path, help="audio files, or folders to search")
-    embed.add_argument("--model", default=None, help="a source of ajepa.load_model; default: its default")
-    embed.add_argument("--out", type=Path, required=True, help="embeddings.npz: arrays `files` and `clip`")
+    embed = commands.add_parser(
+        "embed",
+        help="embed audio, from ten files to millions, as Parquet or NPZ",
+        description="Embed audio. What --out names decides the form: a folder of Parquet parts for large "
+        "jobs, a .parquet file, or an .npz file for small ones. Processes that get the same command share "
+        "the work.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    embed.add_argument(
+        "audio",
+        nargs="+",
+        help="audio files, folders that are searched, manifests and tables of segments (.csv, .parquet with "
+        "path and perhaps start and end or duration), folders of tar shards or their addresses",
+    )
+    embed.add_argument("--out", type=Path, required=True, help="a folder, or FILE.parquet, or FILE.npz")
+    embed.add_argument("--model", help="what ajepa.load_model takes; default: its default")
     embed.add_argument(
         "--encoder", metavar="NAME", help="of A-JEPA's and Audio-JEPA's runs: target or context"
     )
+    embed.add_argument(
+        "--what",
+        default="clip",
+        choices=["clip", "frames", "patches", "layers"],
+        help="one vector a clip, one a time step, the same with frequency patches apart, or the clip's "
+        "vector from every block; default: clip",
+    )
+    embed.add_argument(
+        "--window", type=float, default=0.0, metavar="S", help="seconds of a window; default: whole clips"
+    )
+    embed.add_argument(
+        "--hop", type=float, default=0.0, metavar="S", help="seconds between windows; default: the window"
+    )
+    embed.add_argument(
+        "--pooling", choices=["mean", "mean+std"], help="over time, of clips and layers; default: the model's"
+    )
+    embed.add_argument(
+        "--numbers", choices=["float32", "float16"], default="float32", help="as values are stored"
+    )
     device.add(embed)
+    embed.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes, each with a GPU of its own where there are some; torchrun does the same",
+    )
     embed.add_argument(
         "--precision",
         choices=["float32", "bf16"],
         default="float32",
-        help="bf16: about 3 times as fast if the processor multiplies in bfloat16; cosine above 0.999",
+        help="bf16: some 3 times as fast where the processor multiplies in bfloat16; cosine above 0.999",
     )
     embed.add_argument("--batch", type=int, default=8, help="clips embedded at once; default: 8")
+    embed.add_argument("--workers", type=int, default=2, help="threads that decode ahead; default: 2")
     embed.add_argument("--skip-broken", action="store_true", help="list unreadable files, do not stop")
     embed.set_defaults(run=run_embed)
 
 
-def run_embed(options: argparse.Namespace) -> None:
+def run_embed(options: argparse.Namespace) -> int:
     """`ajepa embed`."""
-    import numpy as np
+    from ajepa.embed.inputs import Inputs
+    from ajepa.embed.job import JOB
+    from ajepa.embed.options import Wanted
+    from ajepa.embed.output import job_folder, merged_blocks
+    from ajepa.files import check_place
 
-    from ajepa.audio import find_audio
-    from ajepa.files import check_place, in_place_of
-    from ajepa.model.loading import load_model
+    for name in ("batch", "workers", "devices"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name} is {getattr(options, name)}, must be at least 1")
+    wanted = Wanted(options.what, options.window, options.hop, options.numbers)
+    folder, merged = job_folder(options.out), merged_blocks(options.out)
+    check_place(folder / JOB if folder == options.out else options.out, "--out")
+    inputs = Inputs(options.audio)
+    if options.devices > 1:
+        return _several(options.devices)
+    place = options.device or _of_torchrun()
+    device.check_device(place)
 
-    check_place(options.out, "--out")
-    files = [f for item in options.audio for f in (find_audio(item) if item.is_dir() else [item])]
-    if options.batch < 1:
-        raise UsageError(f"--batch is {options.batch}, must be at least 1")
-    device.check_device(options.device)
-    model = load_model(
-        options.model, weights=options.encoder, device=options.device, precision=options.precision
-    )
-    names, clip_BE = embed_files(model, files, options)
-    with in_place_of(options.out, "npz") as partial:
-        np.savez(partial, files=np.array(names), clip=clip_BE.numpy())
-    print(f"{options.out}: {len(names)} embeddings of {model.clip_size} features")
-
-
-def embed_files(
-    model: AudioEncoder, files: Sequence[Path], options: argparse.Namespace
-) -> tuple[list[str], Tensor]:
-    """Names of the readable files, and their clip embeddings [B, F * D].
-
-    Raises:
-        AudioError: a file cannot be read; with --skip-broken, no file can.
-        ModelError: an embedding is not finite.
-    """
-    import torch
     from tqdm import tqdm
 
-    from ajepa.audio import AudioError, load
+    from ajepa.audio import AudioError
+    from ajepa.embed import job as jobs
+    from ajepa.embed.output import finish
+    from ajepa.embed.table import describe
+    from ajepa.model.loading import load_model
 
-    names: list[str] = []
-    embedded: list[Tensor] = []
-    held: list[Tensor] = []
-
-    def embed_held() -> None:
-        clip_BE = embed_clips(model, held, options.batch)
-        check_finite(clip_BE, names[-len(held) :], options.model or "the default model")
-        embedded.append(clip_BE)
-        held.clear()
-
-    for path in tqdm(files, unit="file", disable=None):
-        try:
-            waveform = load(path, sample_rate=model.sample_rate)
-        except AudioError as error:
-            if not options.skip_broken:
-                raise
-            print(error, file=sys.stderr)
-            continue
-        names.append(str(path))
-        held.append(waveform)
-        if len(held) == HELD_CLIPS or sum(map(len, held)) > HELD_SECONDS * model.sample_rate:
-            embed_held()
-    if held:
-        embed_held()
-    if not embedded:
-        raise AudioError("none of the files could be read; their reasons are above")
-    return names, torch.cat(embedded)
-
-
-def check_finite(clip_BE: Tensor, names: Sequence[str], model: str) -> None:
-    """Raises ModelError, which names the model and the first clip, for an embedding that is not finite."""
-    from ajepa.model.loading import ModelError
-
-    finite_B = clip_BE.isfinite().all(1).tolist()
-    if not all(finite_B):
-        raise ModelError(
-            f"{model}: the embedding of {names[finite_B.index(False)]} has values that are NaN or infinite; "
-            "the weights have diverged or are damaged, so nothing is written; use an earlier checkpoint"
+    model = load_model(
+        options.model,
+        device=place,
+        weights=options.encoder,
+        precision=options.precision,
+        pooling=options.pooling,
+    )
+    job = jobs.Job(folder, inputs, describe(model, wanted), merged)
+    with tqdm(total=len(job), initial=len(job) - job.left(), unit="clip", disable=None) as bar:
+        jobs.run(
+            job,
+            model,
+            wanted,
+            batch=options.batch,
+            workers=options.workers,
+            skip_broken=options.skip_broken,
+            progress=bar.update,
         )
+    broken = job.broken()
+    if broken == len(job):
+        raise AudioError("none of the files could be read; their reasons are above", path=options.audio[0])
+    if not finish(job, options.out):
+        print(f"{options.out}: other processes are at work on {job.left()} clips; the last one finishes it")
+        return 0
+    left_out = f"; {broken} could not be used, see broken-*.csv in {folder}" if broken else ""
+    print(f"{options.out}: {len(job) - broken} clips, {job.about['features']} features{left_out}")
+    return 0
 
 
-def embed_clips(model: AudioEncoder, waveforms: list[Tensor], batch: int) -> Tensor:
-    """Clip embeddings [B, F * D] of waveforms [S], on the CPU; clips of like lengths share a batch."""
+def _of_torchrun() -> str | None:
+    """The GPU of this process under torchrun; None elsewhere or without GPUs."""
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is None:
+        return None
     import torch
-    from torch.nn.utils.rnn import pad_sequence
 
-    order = sorted(range(len(waveforms)), key=lambda clip: len(waveforms[clip]))
-    most_samples = HELD_SECONDS * model.sample_rate
-    embedded = torch.empty(len(waveforms), model.clip_size)
-    while order:
-        # Ascending lengths: short clips are not padded to the length of a long recording.
-        rows = order[:batch]
-        while len(rows) > 1 and len(rows) * len(waveforms[rows[-1]]) > most_samples:
-            rows.pop()
-        order = order[len(rows) :]
-        padded_BS = pad_sequence([waveforms[row] for row in rows], batch_first=True)
-        with torch.inference_mode():
-            embedded[rows] = model(padded_BS, [len(waveforms[row]) for row in rows]).clip.cpu()
-    return embedded
+    return f"cuda:{rank}" if torch.cuda.is_available() else None
+
+
+def _several(count: int) -> int:
+    """The same command in several processes, which share the job; the first failure's exit status."""
+    import torch
+
+    arguments = list(sys.argv[1:])
+    place = next(n for n, word in enumerate(arguments) if word.startswith("--devices"))
+    del arguments[place : place + (1 if "=" in arguments[place] else 2)]
+    gpus = torch.cuda.device_count()
+    threads = str(max(1, torch.get_num_threads() // count))
+    processes = []
+    for number in range(count):
+        environment = os.environ | {"LOCAL_RANK": str(number % max(1, gpus)), "OMP_NUM_THREADS": threads}
+        command = [sys.executable, "-m", "ajepa.cli", *arguments]
+        processes.append(subprocess.Popen(command, env=environment))
+    return max(process.wait() for process in processes)

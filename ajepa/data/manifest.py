@@ -1,8 +1,8 @@
 """Manifests: tables of clips, CSV or Parquet, for sets that are too large or too selective for a folder.
 
-Columns: `path` (relative to the manifest's folder, or absolute), and optionally `start` and `duration` in
-seconds (a part of the file; empty for all of it) and `labels` (text). Other columns are ignored. A path may
-appear in several rows, for several parts of one recording.
+Columns: `path` (relative to the manifest's folder, or absolute), and optionally `start` and `duration` or
+`end` in seconds (a part of the file; empty for all of it) and `labels` (text). Other columns are ignored. A
+path may appear in several rows, for several parts of one recording.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ajepa.files import in_place_of
 from .clips import Clip, DataError
 
 SUFFIXES = (".csv", ".parquet")
-COLUMNS = {"path": pa.string(), "start": pa.float64(), "duration": pa.float64()}
+COLUMNS = {"path": pa.string(), "start": pa.float64(), "duration": pa.float64(), "end": pa.float64()}
 _ROWS = 65_536  # at a time; changing it changes every fingerprint
 _CHECKED_FILES = 8  # at the start, so that a wrong folder is reported before training
 
@@ -100,7 +100,7 @@ class Manifest:
 
 
 def read_manifest(path: Path, *, labels: bool = False) -> pa.Table:
-    """The columns of COLUMNS that a manifest has, checked; null for empty times."""
+    """Those of the columns path, start, duration and labels that a manifest has; null for empty times."""
     if not path.is_file():
         raise DataError(f"{path}: no such manifest; make one with `ajepa data manifest FOLDER {path}`")
     types = COLUMNS | ({"labels": pa.string()} if labels else {})
@@ -118,7 +118,19 @@ def read_manifest(path: Path, *, labels: bool = False) -> pa.Table:
             right = values >= 0 if name == "start" else values > 0
             wrong = table[name].is_valid().to_numpy() & ~(np.isfinite(values) & right)
             _refuse_rows(path, wrong, f"{name} must be a number of seconds, {least}, or empty")
-    return table
+    return _with_durations(path, table) if "end" in table.column_names else table
+
+
+def _with_durations(path: Path, table: pa.Table) -> pa.Table:
+    """A table of segments: `end` turned into `duration`."""
+    if "duration" in table.column_names:
+        raise DataError(f"{path}: has the columns duration and end; remove one")
+    starts = table["start"].fill_null(0.0) if "start" in table.column_names else pa.scalar(0.0)
+    durations = pc.subtract(table["end"], starts)
+    values = durations.to_numpy()
+    wrong = durations.is_valid().to_numpy() & ~(np.isfinite(values) & (values > 0))
+    _refuse_rows(path, wrong, "end must be a number of seconds after start, or empty")
+    return table.append_column("duration", durations).drop_columns(["end"])
 
 
 def write_manifest(path: Path, rows: Iterable[dict[str, Any]], types: dict[str, pa.DataType]) -> int:
@@ -201,7 +213,7 @@ def _wanted(path: Path, names: list[str], types: dict[str, pa.DataType]) -> list
 
 def _name_bad_number(path: Path, texts: pa.Table) -> None:
     """Raise DataError for the first value that is not a number, if there is one."""
-    for name in ("start", "duration"):
+    for name in ("start", "duration", "end"):
         if name not in texts.column_names:
             continue
         for row, text in enumerate(texts[name].to_pylist(), start=1):

@@ -1,0 +1,134 @@
+"""Clips as the pieces that are embedded: whole clips or windows, decoded in threads ahead of the model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from ajepa.audio import AudioError, stream
+from ajepa.audio.source import AudioBytes, open_bytes
+from ajepa.data.clips import Clip
+
+from .inputs import Item
+from .options import Wanted
+
+LONG_SECONDS = 60.0  # audio is decoded at once up to here, as a stream beyond
+
+
+@dataclass
+class Piece:
+    """A stretch of audio that becomes one row.
+
+    Attributes:
+        item: the clip.
+        number: of the row within the clip.
+        start, end: seconds into the file.
+        waveform_S: the samples; None where `blocks` brings them.
+        blocks: the samples of a long clip, decoded while they are read; `end` is known after that.
+    """
+
+    item: Item
+    number: int
+    start: float
+    end: float
+    waveform_S: Tensor | None = None
+    blocks: Iterator[Tensor] | None = None
+
+
+@dataclass
+class Decoded:
+    """What a thread made of a clip.
+
+    Attributes:
+        pieces: in order; of long audio they are decoded as they are taken.
+        sha256: of the encoded bytes.
+        failure: why the clip cannot be used.
+    """
+
+    item: Item
+    pieces: Iterable[Piece] = ()
+    sha256: str = ""
+    failure: AudioError | None = None
+
+
+def decode(item: Item, wanted: Wanted, sample_rate: int) -> Decoded:
+    """Read a clip; short audio whole, long audio as a stream."""
+    clip = item.clip
+    try:
+        sha256 = _sha256(clip)
+        waveforms = stream(clip.audio, start=clip.start, seconds=clip.seconds, sample_rate=sample_rate)
+        held, samples = [], 0
+        for block in waveforms:
+            held.append(block)
+            samples += len(block)
+            if samples > LONG_SECONDS * sample_rate:
+                return Decoded(item, _long(item, held, waveforms, wanted, sample_rate), sha256)
+        waveform_S = torch.cat(held)
+    except AudioError as error:
+        return Decoded(item, failure=error)
+    except OSError as error:
+        return Decoded(item, failure=AudioError(f"{item.name}: cannot be read ({error})", path=item.name))
+    if wanted.window:
+        return Decoded(item, list(_windows(item, iter([waveform_S]), wanted, sample_rate)), sha256)
+    end = clip.start + len(waveform_S) / sample_rate
+    return Decoded(item, [Piece(item, 0, clip.start, end, waveform_S)], sha256)
+
+
+def _long(
+    item: Item, held: list[Tensor], rest: Iterator[Tensor], wanted: Wanted, sample_rate: int
+) -> Iterator[Piece]:
+    def blocks() -> Iterator[Tensor]:
+        yield from held
+        held.clear()
+        yield from rest
+
+    if wanted.window:
+        yield from _windows(item, blocks(), wanted, sample_rate)
+    else:
+        yield Piece(item, 0, item.clip.start, float("nan"), blocks=blocks())
+
+
+def _windows(item: Item, blocks: Iterator[Tensor], wanted: Wanted, sample_rate: int) -> Iterator[Piece]:
+    """Windows of a clip, the last one at its end, from blocks of its samples."""
+    size, step = (max(1, round(seconds * sample_rate)) for seconds in (wanted.window, wanted.step))
+    held, first, number = torch.empty(0), 0, 0  # `held` begins `first` samples into the clip
+    start = 0  # of the next window
+
+    def piece(waveform_S: Tensor, begin: int) -> Piece:
+        seconds = item.clip.start + begin / sample_rate
+        return Piece(item, number, seconds, seconds + len(waveform_S) / sample_rate, waveform_S)
+
+    for block in blocks:
+        held = torch.cat([held, block])
+        while len(held) > start - first + size:  # more follows: this is not the last window
+            yield piece(held[start - first : start - first + size].clone(), start)
+            start, number = start + step, number + 1
+        # The last window may begin anywhere from its turn backwards: keep a window's length.
+        drop = max(0, min(start - first, len(held) - size))
+        held, first = held[drop:], first + drop
+    last = max(0, first + len(held) - size)
+    yield piece(held[max(0, last - first) :].clone(), last)
+
+
+def _sha256(clip: Clip) -> str:
+    if isinstance(clip.audio, AudioBytes):
+        with open_bytes(clip.audio) as file:
+            return _digest(file)
+    path = Path(clip.audio)
+    if not path.is_file():
+        raise AudioError(f"{path}: no such file; check the path", path=path)
+    with path.open("rb") as file:
+        return _digest(file)
+
+
+def _digest(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(2**20):
+        digest.update(block)
+    return digest.hexdigest()

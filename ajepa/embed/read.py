@@ -1,0 +1,99 @@
+"""Reading embeddings back: `ajepa.read_embeddings`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .options import EmbedError
+
+PARTS = "part-*.parquet"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What `ajepa embed` wrote, N rows.
+
+    Attributes:
+        paths: the file of each row, as the command named it.
+        start, end: seconds into the file, [N].
+        sha256: of each row's file.
+        values: [N, features] with "clip"; [N, layers, features] with "layers"; else a list of arrays
+            [T, features] or, with "patches", [T, F, D].
+        about: what the job computed: model, options, time between steps.
+    """
+
+    paths: list[str]
+    start: np.ndarray
+    end: np.ndarray
+    sha256: list[str]
+    values: np.ndarray | list[np.ndarray]
+    about: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def read_embeddings(path: str | Path) -> Embeddings:
+    """Read a Parquet file or a job's folder of `ajepa embed` into memory.
+
+    pandas, polars and DuckDB open the same files directly.
+
+    Raises:
+        EmbedError: nothing is there, or it is not a result of `ajepa embed`.
+    """
+    from .table import about_of
+
+    table = _table(Path(path))
+    about = about_of(table.schema)
+    if not about:
+        raise EmbedError(f"{path}: Parquet, but not of `ajepa embed`; read it with pandas or pyarrow")
+    values: np.ndarray | list[np.ndarray]
+    column = table[about["what"]].combine_chunks()
+    if about["what"] in ("clip", "layers"):
+        flat = column.flatten().to_numpy(zero_copy_only=False)
+        shape = (about["layers"], -1) if about["what"] == "layers" and len(table) else (about["features"],)
+        values = flat.reshape(len(table), *shape)
+    else:
+        ends = column.offsets.to_numpy()
+        steps = column.values.flatten().to_numpy(zero_copy_only=False).reshape(-1, about["features"])
+        if about["what"] == "patches":
+            steps = steps.reshape(-1, about["frequency_patches"], about["width"])
+        values = [steps[first:last] for first, last in pairwise(ends)]
+    return Embeddings(
+        table["path"].to_pylist(),
+        table["start"].to_numpy(),
+        table["end"].to_numpy(),
+        table["sha256"].to_pylist(),
+        values,
+        about,
+    )
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """The finished parts of a job's folder, in the order of its plan."""
+    return sorted(folder.glob(PARTS))
+
+
+def _table(path: Path) -> pa.Table:
+    if path.is_dir():
+        parts = parts_of(path)
+        if not parts:
+            raise EmbedError(
+                f"{path}: no {PARTS} in it; give a folder or a file that `ajepa embed --out` named"
+            )
+        return pa.concat_tables(pq.read_table(part) for part in parts)
+    if not path.is_file():
+        raise EmbedError(f"{path}: no such file; give a folder or a file that `ajepa embed --out` named")
+    try:
+        return pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise EmbedError(
+            f"{path}: not readable as Parquet ({error}); `.npz` is read by numpy.load"
+        ) from error
