@@ -47,7 +47,7 @@ class Size:
 def demo(out: Path, data: Path | None = None, size: Size | None = None) -> None:
     """Pre-train a small A-JEPA and score it beside its random twin and log-mel statistics.
 
-    Finished parts are not done again: a demo that was stopped goes on.
+    Finished parts are not done again: a demo that was stopped continues.
 
     Args:
         out: everything is written below it.

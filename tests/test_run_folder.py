@@ -106,7 +106,7 @@ def test_a_run_that_holds_its_rate_is_extended_exactly(
     six = (out / "encoder.safetensors").read_bytes()
     longer = with_optim(held, steps=9)
     extended = pretrain(longer)
-    assert f"{out}: 6 steps are done; the run of 9 goes on from step 3" in capsys.readouterr().err
+    assert f"{out}: 6 steps are done; the run of 9 continues from step 3" in capsys.readouterr().err
     assert (out / "encoder-00000006.safetensors").read_bytes() == six
     assert (out / "encoder-context-00000006.safetensors").is_file()
     assert steps(out) == list(range(1, 10))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .device import check_device
-from .evaluate import GOES_ON
+from .evaluate import CONTINUES
 from .usage import UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def run_compare(options: argparse.Namespace) -> int:
             runs_folder=options.runs,
         )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(GOES_ON) from None
+        raise KeyboardInterrupt(CONTINUES) from None
     print(table(records))
     if any(record.corrupted for record in records):
         print(f"\n{robustness_table(records)}")

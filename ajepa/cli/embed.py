@@ -16,7 +16,7 @@ examples:
   ajepa embed recordings/ --out embeddings.parquet
   ajepa embed recordings/ --out embeddings/ --window 10 --hop 5      a row for each window of long recordings
   ajepa embed segments.csv --out embeddings.parquet                  columns path, start, end
-The same command goes on where it was stopped, and adds files that are new.
+The same command continues where it was stopped, and adds files that are new.
 """
 
 

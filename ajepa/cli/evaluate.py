@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ajepa.eval.protocols import Protocol
     from ajepa.eval.results.record import Record
 
-GOES_ON = "stopped; what is finished is kept, and the same command goes on"
+CONTINUES = "stopped; finished results are kept, and the same command continues"
 SOURCES = "what ajepa.load_model takes (`default` is the encoder that comes with the package)"
 BASELINES = (
     f"{SOURCES}, `logmel`, `hear-naive`, or an encoder of other people, such as hear:MODULE, s3prl:UPSTREAM, "
@@ -92,7 +92,7 @@ def _clips(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", help="name of the model with which the others are compared")
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the models")
     parser.add_argument(
-        "--out", type=Path, help="folder for results: the same command goes on from it; default: none"
+        "--out", type=Path, help="folder for results, from which the same command continues; default: none"
     )
 
 
@@ -200,7 +200,7 @@ def _kept(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="folder for results, logs and the toolkit's files: the same command goes on from it",
+        help="folder for results, logs and the toolkit's files, from which the same command continues",
     )
 
 
@@ -266,7 +266,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
             comparison, options.out, given.get("cache", DEFAULT_CACHE), device=options.device, keep=keep
         )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(GOES_ON if options.out else "") from None
+        raise KeyboardInterrupt(CONTINUES if options.out else "") from None
     finally:
         for note in dict.fromkeys(f"note: {one.task}: {text}" for one in shown for text in one.notes):
             print(note, file=sys.stderr)

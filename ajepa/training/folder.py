@@ -158,7 +158,7 @@ def _extend(recipe: Recipe, start: Path | None) -> None:
         return
     done = checkpoint_step(later[-1] if later else start)
     print(
-        f"{out}: {done} steps are done; the run of {recipe.optim.steps} goes on from step "
+        f"{out}: {done} steps are done; the run of {recipe.optim.steps} continues from step "
         f"{checkpoint_step(start)}",
         file=sys.stderr,
     )
