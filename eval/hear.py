@@ -1,6 +1,9 @@
 """The HEAR API for any encoder that `ajepa evaluate` takes.
 
-    python -m heareval.embeddings.runner ajepa.eval.hear --model transformers:FOLDER --tasks-dir TASKS
+    echo transformers:FOLDER > mine.source
+    python -m heareval.embeddings.runner ajepa.eval.hear --model mine.source --tasks-dir TASKS
+
+heareval takes only a file that exists as --model, so the text that names the encoder is in one.
 
 A scene embedding is the mean over time of the last layer's frames, with the frequency patches of a time step
 side by side; an encoder or baseline with its own vector a clip gives that. Timestamp embeddings come every
@@ -9,6 +12,8 @@ side by side; an encoder or baseline with its own vector a clip gives that. Time
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +21,8 @@ from ajepa.hear_module import timestamps_ms
 
 from .models.frames import FrameModel, frames_at
 from .models.open import open_frames
+
+SUFFIX = ".source"
 
 __all__ = ["HearModel", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
@@ -35,10 +42,16 @@ class HearModel(nn.Module):
 def load_model(model_file_path: str = "") -> HearModel:
     """Load the encoder that a text names; without one, the one that comes with the package.
 
+    Args:
+        model_file_path: the text, or a file whose name ends in `.source` and which holds it.
+
     Raises:
         AjepaError: as `ajepa.eval.models.open.open_source`.
     """
-    return HearModel(open_frames(model_file_path or "default"))
+    source = str(model_file_path) or "default"
+    if source.endswith(SUFFIX):
+        source = Path(source).read_text().strip()
+    return HearModel(open_frames(source))
 
 
 @torch.no_grad()

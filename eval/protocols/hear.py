@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 
 from ajepa.eval.digest import digest
+from ajepa.eval.hear import SUFFIX
 from ajepa.eval.models.baselines import LogMelBaseline
 from ajepa.eval.models.open import EncoderModel
 from ajepa.eval.models.text import HEAR, absolute, hear_parts, is_file
@@ -23,6 +24,7 @@ from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import deviation
 from ajepa.eval.toolkits.commands import run_stock, versions
+from ajepa.files import write
 
 from .base import Bench, Protocol, ProtocolError, TaskEntry
 
@@ -73,7 +75,7 @@ class Hear(Protocol):
         task = entry.folder("hear")
         folder.mkdir(parents=True, exist_ok=True)
         device = bench.conditions.device
-        module, weights = _module(bench)
+        module, weights = _module(bench, folder)
         embed = [
             module,
             *(["--model", weights] if weights else []),
@@ -124,16 +126,20 @@ class Hear(Protocol):
         return [Result(record, torch.empty(0))]
 
 
-def _module(bench: Bench) -> tuple[str, str]:
-    """The module with the HEAR API that heareval imports, and the value of its --model."""
+def _module(bench: Bench, folder: Path) -> tuple[str, str]:
+    """The module with the HEAR API that heareval imports, and the value of its --model, a file."""
     source, model = bench.source, bench.model().module
     if isinstance(model, LogMelBaseline):
         return "ajepa.eval.logmel", ""
     if isinstance(model, EncoderModel):
         return "ajepa.hear_module", absolute(source)
-    if source.startswith(HEAR) and not is_file(hear_parts(source)[0]):
-        return hear_parts(absolute(source))
-    return "ajepa.eval.hear", absolute(source)
+    if source.startswith(HEAR):
+        name, weights = hear_parts(absolute(source))
+        if not is_file(name) and (not weights or Path(weights).exists()):
+            return name, weights
+    file = folder / f"encoder{SUFFIX}"
+    write(file, absolute(source))
+    return "ajepa.eval.hear", str(file.resolve())
 
 
 def _is_split(value: object) -> bool:

@@ -110,7 +110,7 @@ class S3prl(Seeded):
             runs,
             ("s3prl", "torchaudio"),
             32 * self.steps,
-            source=source or upstream,
+            source=bench.source if upstream == "ajepa_any" else source or upstream,
             task=task,
             chosen=tuple({"seed": seed, **run["chosen"]} for seed, run in zip(self.seeds, runs, strict=True)),
             layer="learned sum",
