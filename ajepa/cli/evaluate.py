@@ -43,6 +43,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         ("linear", "a linear probe on frozen embeddings", (_models, _clips, _linear, _probe)),
         ("knn", "nearest neighbours among frozen embeddings", (_models, _clips, _knn, _probe)),
         ("finetune", "train all weights and a linear head", (_models, _clips, _recipe, _training)),
+        ("verify", "speaker verification by cosines: the equal error rate of trials", (_models, _verify)),
         ("hear", "the stock HEAR toolkit, on tasks that `ajepa data hear-task` made", (_models, _hear)),
         ("s3prl", "s3prl's own heads (SUPERB), on data that `ajepa data s3prl` made", (_models, _s3prl)),
         ("xares", "the stock X-ARES toolkit, on tars that `ajepa data xares` made", (_models, _xares)),
@@ -164,6 +165,30 @@ def _training(parser: argparse.ArgumentParser, settings: str = "epochs=20 or mas
         help=f"a setting of the training, such as {settings}; may be repeated",
     )
     parser.add_argument("--seeds", type=_seeds, help="such as 0,1,2; default: one, the protocol's first")
+
+
+def _verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trials",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="lines `1 PATH PATH` (one speaker) or `0 PATH PATH`, such as VoxCeleb1's veri_test.txt; next to "
+        "the speakers' folders or to wav/ with them",
+    )
+    parser.add_argument("--layer", default="last", help="last or a number from 1; default: last")
+    parser.add_argument("--pool", choices=["concat", "mean"], default="concat", help="of frequency patches")
+    parser.add_argument("--time", choices=["mean", "mean+std"], default="mean", help="over time")
+    parser.add_argument(
+        "--center",
+        choices=["no", "yes"],
+        default="no",
+        help="subtract the mean over all utterances of the trials first; default: no",
+    )
+    parser.add_argument("--baseline", help="name of the model with which the others are compared")
+    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the models")
+    parser.add_argument("--out", type=Path, help="folder for results; default: none")
+    _cache(parser)
 
 
 def _hear(parser: argparse.ArgumentParser) -> None:
@@ -288,6 +313,8 @@ def _tasks(options: argparse.Namespace, how: type[Protocol]) -> dict[str, dict[s
             wanted = f" {options.task}" if options.task else ""
             raise UsageError(f"{options.tasks_dir}: no HEAR task{wanted}; `ajepa data hear-task` makes one")
         return found
+    if how.reads == "verify":
+        return {options.trials.stem: {"verify": str(options.trials)}}
     folder = options.data / options.task if how.reads == "xares" else options.data
     return {options.task: {how.reads: str(folder)}}
 

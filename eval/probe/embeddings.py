@@ -126,9 +126,22 @@ def embed_task(
         AudioError: a clip cannot be decoded.
         EmbeddingError: an embedding is not finite; then nothing is kept.
     """
+    clips = task.clips if corruption is None else tuple(task.clips[place] for place in task.test_clips)
+    return embed_clips(model, clips, task.name, all_layers=all_layers, cache=cache, corruption=corruption)
+
+
+def embed_clips(
+    model: Named,
+    clips: tuple[Clip, ...],
+    name: str,
+    *,
+    all_layers: bool = False,
+    cache: str | Path = DEFAULT_CACHE,
+    corruption: Corruption | None = None,
+) -> Embedded:
+    """The embeddings of clips, as `embed_task`; `name` is for the progress bar."""
     weights = fingerprint(model.module)
     folder = Path(cache).expanduser()
-    clips = task.clips if corruption is None else tuple(task.clips[place] for place in task.test_clips)
     key = _key(model, weights, clips, corruption)
     last, every = (folder / f"{key}-{layers}.safetensors" for layers in ("last", "all"))
     path = every if all_layers else last
@@ -142,10 +155,10 @@ def embed_task(
     rows = own_partial(path, "rows")
     started = time.perf_counter()
     try:
-        heard = f"{task.name}, {corruption}" if corruption else task.name
+        heard = f"{name}, {corruption}" if corruption else name
         computed = _compute(model, clips, corruption, f"{model.name} on {heard}", all_layers, rows)
         seconds = time.perf_counter() - started
-        header = {"seconds": repr(seconds), "model": model.name, "source": model.source, "task": task.name}
+        header = {"seconds": repr(seconds), "model": model.name, "source": model.source, "task": name}
         with in_place_of(path) as partial:
             save_file({"values": computed}, partial, metadata=header)
     finally:

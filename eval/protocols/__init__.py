@@ -9,6 +9,7 @@ from .finetuning import Finetuning
 from .hear import Hear
 from .probing import Probing
 from .s3prl import S3prl
+from .verify import Verify
 from .xares import Xares
 
 __all__ = ["OURS", "PROTOCOLS", "Bench", "Conditions", "Protocol", "ProtocolError", "Seeded", "TaskEntry"]
@@ -17,6 +18,7 @@ OURS: dict[str, type[Protocol]] = {
     "linear": Probing,
     "knn": Probing,
     "finetune": Finetuning,
+    "verify": Verify,
     "hear": Hear,
     "s3prl": S3prl,
     "xares": Xares,
