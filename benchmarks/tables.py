@@ -34,6 +34,7 @@ TASKS = {
     "esc10": "ESC-10",
     "esc50_fold4": "ESC-50 fold 4",
     "esc50_fold4_subcv": "ESC-50 fold 4",
+    "veri_test": "425 trials",
     "words": "12 words",
     "speakers": "37 speakers",
     "ravdess": "24 speakers, other sentence",
