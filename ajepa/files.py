@@ -41,6 +41,17 @@ def own_partial(path: Path, kind: str = "partial") -> Path:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let a failed write, such as on a full disk, say which file it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise type(error)(error.errno, error.strerror or "", str(path)) from error
+        raise
+
+
+@contextmanager
 def in_place_of(path: Path, kind: str = "partial") -> Iterator[Path]:
     """A file to write that replaces `path` when the context exits without an error.
 
@@ -52,8 +63,9 @@ def in_place_of(path: Path, kind: str = "partial") -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = own_partial(path, kind)
     try:
-        yield partial
-        partial.replace(path)
+        with naming(path):
+            yield partial
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)  # gone already after a success
 

@@ -31,7 +31,7 @@ class AudioError(AjepaError, ValueError):
         return cls(f"{path}: {problem}", path=path.name if isinstance(path, AudioBytes) else path)
 
 
-class DecoderError(Exception):
+class DecoderError(AjepaError, RuntimeError):
     """A decoder cannot go on; the message is its own."""
 
 

@@ -17,6 +17,8 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
+from ajepa.errors import AjepaError
+
 from .containers import Rewrite, examine_ogg, is_chained_ogg, missing_data, open_ended_wav
 from .errors import REMOVE, AudioError, DecoderError
 from .source import AudioBytes, AudioSource, open_bytes
@@ -35,7 +37,7 @@ _UNDECLARED = 2**63 - 1  # SF_COUNT_MAX: a FLAC encoder that wrote to a pipe
 _OF_ANOTHER_CODING = (1, 4)
 
 
-class OtherDecoderError(Exception):
+class OtherDecoderError(AjepaError, RuntimeError):
     """The file is one for FFmpeg."""
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,6 +36,7 @@ class Checkpoint:
         step: optimiser steps done.
         info: such as package version, git commit and data fingerprint.
         shapes: of all tensors in the file by name, read or not; empty before it is written.
+        checksum: of all tensors, as the file says it.
     """
 
     tensors: dict[str, Tensor]
@@ -41,6 +44,7 @@ class Checkpoint:
     step: int
     info: dict[str, Any]
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    checksum: str = ""
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> Path:
@@ -58,6 +62,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> Path:
         "info": json.dumps(checkpoint.info),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    header["checksum"] = _checksum(tensors)
     try:
         with in_place_of(path) as partial:
             save_file(tensors, partial, metadata=header)
@@ -68,6 +73,27 @@ def save(path: str | Path, checkpoint: Checkpoint) -> Path:
             f"{path}: cannot be written ({error}); free space or choose another folder"
         ) from error
     return path
+
+
+def verify(path: Path) -> None:
+    """Compare all tensors with the checksum that was written with them; files of version 0.3 have none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    saved = load(path)
+    if saved.checksum and saved.checksum != _checksum(saved.tensors):
+        raise CheckpointError(f"{path}: its weights do not match their checksum; the file is damaged")
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of the tensors' names and bytes: against damage, not against forgery."""
+    total = 0
+    for name in sorted(tensors):
+        total = zlib.crc32(name.encode(), total)
+        if tensors[name].numel():
+            total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
+    return f"crc32:{total:08x}"
 
 
 def load(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> Checkpoint:
@@ -103,7 +129,7 @@ def load(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> Checkpoint:
             f"{path}: recipe and info in its header must be mappings, step a whole number; not a checkpoint "
             "of ajepa"
         )
-    return Checkpoint(tensors, recipe, step, info, shapes)
+    return Checkpoint(tensors, recipe, step, info, shapes, header.get("checksum", ""))
 
 
 def _entry(path: Path, header: dict[str, str], key: str) -> Any:

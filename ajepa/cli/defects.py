@@ -10,6 +10,11 @@ from importlib.metadata import metadata
 from ajepa.errors import AjepaError
 
 WRONG_USE, DEFECT, INTERRUPTED = 2, 70, 130  # 70: EX_SOFTWARE of sysexits.h
+# Libraries whose own errors are about a file, a server or a disk, not about this package.
+LIBRARIES = frozenset(
+    {"pyarrow", "yaml", "safetensors_rust", "soundfile", "csv", "_csv", "av", "huggingface_hub", "httpx"}
+    | {"requests", "urllib3", "filelock", "zipfile", "tarfile", "zlib"}
+)
 
 
 def reported(error: BaseException, debug: bool) -> int:
@@ -29,6 +34,10 @@ def _described(error: BaseException) -> tuple[int, str]:
         return INTERRUPTED, str(error) or "interrupted"
     if isinstance(error, (AjepaError, OSError)):  # an OSError, such as of a full disk, names its path
         return WRONG_USE, str(error)
+    if type(error).__module__.partition(".")[0] in LIBRARIES:  # of a file that a library cannot read
+        return WRONG_USE, f"{type(error).__name__}: {_first_line(error)}"
+    if isinstance(error, UnicodeError):
+        return WRONG_USE, f"not UTF-8 text: {_first_line(error)}"
     if isinstance(error, ModuleNotFoundError) and not (error.name or "ajepa").startswith("ajepa"):
         return WRONG_USE, f"the package {error.name} is not installed; run `pip install {error.name}`"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU

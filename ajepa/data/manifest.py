@@ -24,9 +24,11 @@ import pyarrow.parquet
 from ajepa.files import in_place_of
 
 from .clips import Clip, DataError
+from .tables import LONGEST_FIELD, plain_columns
 
 SUFFIXES = (".csv", ".parquet")
 COLUMNS = {"path": pa.string(), "start": pa.float64(), "duration": pa.float64(), "end": pa.float64()}
+_MISTAKEN = ("begin", "stop", "onset", "offset", "start_time", "end_time")  # would be ignored silently
 _ROWS = 65_536  # at a time; changing it changes every fingerprint
 _CHECKED_FILES = 8  # at the start, so that a wrong folder is reported before training
 
@@ -106,8 +108,8 @@ def read_manifest(path: Path, *, labels: bool = False) -> pa.Table:
     types = COLUMNS | ({"labels": pa.string()} if labels else {})
     try:
         table = _read_csv(path, types) if path.suffix.lower() == ".csv" else _read_parquet(path, types)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable as a manifest: {error}") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not readable as a manifest: {' '.join(str(error).split())}") from error
     if len(table) == 0:
         raise DataError(f"{path}: the manifest has no rows; list at least one file")
     absent = pc.or_kleene(pc.is_null(table["path"]), pc.equal(table["path"], ""))
@@ -155,13 +157,15 @@ def relative_path(file: Path, manifest: Path) -> str:
 
 
 def _read_csv(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
+    csv.field_size_limit(LONGEST_FIELD)
     with path.open(newline="", encoding="utf-8-sig") as file:
         header = next(csv.reader(file), [])
-    wanted = _wanted(path, header, types)
+    columns = _wanted(path, header, types)
+    wanted = list(columns.values())
 
-    def read(types: dict[str, pa.DataType]) -> pa.Table:
+    def read(kinds: dict[str, pa.DataType]) -> pa.Table:
         convert = pa.csv.ConvertOptions(
-            column_types=types,
+            column_types={column: kinds[name] for name, column in columns.items()},
             include_columns=wanted,
             null_values=[""],
             strings_can_be_null=True,
@@ -169,9 +173,10 @@ def _read_csv(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
         )
         # One thread reads two million rows in a second; each further one would hold blocks of the file.
         serial = pa.csv.ReadOptions(use_threads=False)
-        return pa.csv.read_csv(
+        table = pa.csv.read_csv(
             path, read_options=serial, convert_options=convert, memory_pool=pa.system_memory_pool()
         )
+        return table.rename_columns(list(columns))
 
     try:
         return read(types)
@@ -186,8 +191,8 @@ def _read_parquet(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
     # Batch by batch: two thirds of the peak of reading the table at once.
     with pa.parquet.ParquetFile(path, pre_buffer=False) as file:
         batches = [
-            pa.record_batch([_cast(batch[name], types[name]) for name in wanted], schema=schema)
-            for batch in file.iter_batches(_ROWS, columns=wanted, use_threads=False)
+            pa.record_batch([_cast(batch[column], types[name]) for name, column in wanted.items()], schema)
+            for batch in file.iter_batches(_ROWS, columns=list(wanted.values()), use_threads=False)
         ]
     pa.default_memory_pool().release_unused()
     return pa.Table.from_batches(batches, schema)
@@ -199,16 +204,20 @@ def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     return column.cast(kind)
 
 
-def _wanted(path: Path, names: list[str], types: dict[str, pa.DataType]) -> list[str]:
-    if "path" not in names:
-        listed = ", ".join(names) or "none"
+def _wanted(path: Path, header: list[str], types: dict[str, pa.DataType]) -> dict[str, str]:
+    """The columns to read, by this module's names; spaces around a name and its case do not matter."""
+    found = dict(zip((name.lower() for name in plain_columns(path, header, DataError)), header, strict=True))
+    if "path" not in found:
+        listed = ", ".join(header) or "none"
         raise DataError(
             f"{path}: no column is called path (there are: {listed}); rename the column of the files"
         )
-    doubled = [name for name in types if names.count(name) > 1]
-    if doubled:
-        raise DataError(f"{path}: two columns are named {doubled[0]}; rename one")
-    return [name for name in types if name in names]
+    if other := [name for name in _MISTAKEN if name in found]:
+        raise DataError(
+            f"{path}: a column is called {found[other[0]]!r}; parts are given by start and duration "
+            "or end, in seconds: rename or remove it"
+        )
+    return {name: found[name] for name in types if name in found}
 
 
 def _name_bad_number(path: Path, texts: pa.Table) -> None:

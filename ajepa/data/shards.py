@@ -42,9 +42,18 @@ SCHEMA = pa.schema(
     }
 )
 MAKE_AGAIN = "make the index again with `ajepa data index`"
-# A listing may come from a server, and its names become file names on this machine.
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\.tar")
+# A listing may come from a server, and its names become file names on this machine: none is hidden or leads
+# elsewhere.
+_PLAIN_NAME = re.compile(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a tar of this name can be indexed and used: the one rule of both."""
+    try:
+        return _PLAIN_NAME.fullmatch(name) is not None and len(name.encode()) < 256
+    except UnicodeEncodeError:  # a name that is not UTF-8
+        return False
 
 
 @dataclass(frozen=True)
@@ -169,11 +178,12 @@ def parse_listing(text: str, name: str) -> Listing:
             Shard(**{field.name: shard[field.name] for field in fields(Shard)}) for shard in values["shards"]
         )
         listing = Listing(shards, values["index_sha256"], values["made_from"])
-        right = all(_PLAIN_NAME.fullmatch(s.name) and _SHA256.fullmatch(s.sha256) for s in shards)
-        right = right and all(s.clips > 0 and s.size > 0 for s in shards)
+        right = all(is_shard_name(s.name) and _SHA256.fullmatch(s.sha256) for s in shards)
+        right = right and all(type(n) is int and 0 < n < 2**62 for s in shards for n in (s.clips, s.size))
+        right = right and isinstance(listing.made_from, dict)
         if not (right and shards and _SHA256.fullmatch(listing.index_sha256)):
             raise TypeError("a shard's name, checksum or size")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{name}: not a list of shards ({error}); {MAKE_AGAIN}") from error
@@ -184,13 +194,19 @@ def read_index(path: Path, listing: Listing) -> pa.Table:
     """index.parquet, checked against the listing: every clip is within its shard, shards are in order."""
     try:
         table = pa.parquet.read_table(path, columns=SCHEMA.names).cast(SCHEMA)
-    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
-        raise DataError(f"{path}: not readable ({error}); {MAKE_AGAIN}") from error
-    shard, offset, size = (table[name].to_numpy() for name in ("shard", "offset", "size"))
-    expected = np.repeat(np.arange(len(listing.shards)), [entry.clips for entry in listing.shards])
-    sizes = np.array([entry.size for entry in listing.shards])
-    agrees = len(shard) == len(expected) and not table["name"].null_count and bool((shard == expected).all())
-    if not agrees or not ((offset >= 0) & (size >= 0) & (offset + size <= sizes[shard])).all():
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: not readable ({' '.join(str(error).split())}); {MAKE_AGAIN}") from error
+    clips = [entry.clips for entry in listing.shards]
+    agrees = len(table) == sum(clips) and not any(column.null_count for column in table.columns)
+    if agrees:
+        shard, offset, size, seconds = (
+            table[name].to_numpy() for name in ("shard", "offset", "size", "seconds")
+        )
+        sizes = np.array([entry.size for entry in listing.shards])
+        agrees = bool((shard == np.repeat(np.arange(len(clips)), clips)).all())
+        agrees = agrees and bool(((offset >= 0) & (size >= 0) & (offset <= sizes[shard] - size)).all())
+        agrees = agrees and bool((np.isfinite(seconds) & (seconds >= 0)).all())
+    if not agrees:
         raise DataError(f"{path}: does not fit {LISTING}; {MAKE_AGAIN}")
     return table
 

@@ -15,6 +15,7 @@ from .copies import COPY_SUFFIXES, one_of_each
 
 PATH_COLUMNS = ("filename", "path")  # default columns of the files in a table
 LABEL_SEPARATOR = ";"
+LONGEST_FIELD = 2**24  # characters; Python's own limit of 131,072 refuses texts that people have
 
 
 class TaskError(AjepaError, ValueError):
@@ -28,16 +29,29 @@ def existing_folder(path: str | Path, expected: str) -> Path:
     return Path(path)
 
 
+def plain_columns(path: Path, header: Sequence[str], kind: type[AjepaError] = TaskError) -> list[str]:
+    """The names of a table's columns without the spaces around them, the rule of all tables and manifests.
+
+    Raises an error of this kind for two columns of one name: which one counts would be a guess.
+    """
+    names = [name.strip() for name in header]
+    if doubled := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+        raise kind(f"{path}: two columns are named {doubled[0]}; rename one")
+    return names
+
+
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a CSV or TSV file that has at least `columns`."""
     if not path.is_file():
         raise TaskError(f"{path}: no such file; expected a table with the columns {', '.join(columns)}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(
-            file, delimiter="\t" if path.suffix == ".tsv" else ",", restval="", restkey="surplus"
-        )
-        rows = list(reader)
-        found = list(reader.fieldnames or [])
+    csv.field_size_limit(LONGEST_FIELD)
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            found = plain_columns(path, next(csv.reader(file, delimiter=delimiter), []))
+            rows = list(csv.DictReader(file, found, delimiter=delimiter, restval="", restkey="surplus"))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TaskError(f"{path}: is not UTF-8 CSV ({error}); save it as such") from error
     if missing := [column for column in columns if column not in found]:
         raise TaskError(f"{path}: no column {listed(missing)}; its columns are {listed(found)}")
     if not rows:
@@ -66,16 +80,19 @@ def check_separator(table: Path, separator: str, multilabel: bool) -> None:
         )
 
 
-def locate(root: Path, name: str) -> Path:
+def locate(root: Path, name: str, *, anywhere: bool = False) -> Path:
     """`root`/`name`, or the file of the same stem in another audio format; it may be missing.
 
-    Raises TaskError for a path that leads out of `root` as written: links inside the data set may lead
-    elsewhere.
+    Args:
+        anywhere: a user's own table, whose paths may be absolute or lead out of `root`. One that came with
+            an archive may not, as written: links inside the data set may lead elsewhere.
+
+    Raises TaskError for a path that leads out of `root`.
     """
     name = name.strip()
     base = os.path.normpath(Path.cwd() / root)
     path = Path(os.path.normpath(Path(base, name)))
-    if not name or not path.is_relative_to(base):
+    if not name or not (anywhere or path.is_relative_to(base)):
         raise TaskError(
             f"path {name!r} is empty or leads out of {root}; pass the folder that contains all audio"
         )

@@ -16,7 +16,7 @@ from ajepa.audio import AUDIO_SUFFIXES, AudioBytes, AudioError, info
 from ajepa.files import file_sha256
 
 from .clips import DataError
-from .shards import SCHEMA, Listing, Shard, write_index
+from .shards import SCHEMA, Listing, Shard, is_shard_name, write_index
 
 
 def index_tars(folder: Path, *, workers: int = 1, skip_broken: bool = False) -> Listing:
@@ -29,7 +29,10 @@ def index_tars(folder: Path, *, workers: int = 1, skip_broken: bool = False) -> 
             link, a device, or a name that is absolute or leads out of the tar (`..`).
         AudioError: a clip cannot be used and `skip_broken` is off.
     """
-    paths = sorted(folder.glob("*.tar"))
+    paths = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))  # macOS's ._a.tar
+    for path in paths:
+        if not is_shard_name(path.name):
+            raise DataError(f"{str(path)!r}: a tar cannot be used under this name; rename it")
     if not paths:
         compressed = sorted(path.name for path in folder.glob("*.tar.*"))
         hint = f"; unpack the compression of {compressed[0]} and others" if compressed else ""
@@ -55,7 +58,9 @@ def audio_members(path: Path) -> Iterator[tarfile.TarInfo]:
                 is_audio = name.suffix.lower() in AUDIO_SUFFIXES and not name.name.startswith(".")
                 if member.isreg() and is_audio:
                     yield member
-    except tarfile.TarError as error:
+    except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(
             f"{path}: not readable as an uncompressed tar ({error}); copy it or make it again"
         ) from error

@@ -12,12 +12,13 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from ajepa.errors import AjepaError
 from ajepa.suggest import did_you_mean
 
 LONGEST_TEXT = 4096
 
 
-class StoredError(ValueError):
+class StoredError(AjepaError, ValueError):
     """A stored value is not what its key needs; the message begins with the key."""
 
 

@@ -65,6 +65,8 @@ def _take(lock: FileLock, recipe: Recipe, info: dict[str, Any]) -> Path | Recipe
     try:
         lock.acquire(timeout=PATIENCE_SECONDS)
         last = checkpoint_of(recipe, info)
+        if last is not None:
+            checkpoint.verify(last)
     except Timeout:
         return RecipeError(
             f"run.out {out}: another process trains in this folder; wait for it, or take another --run.out. "
@@ -72,6 +74,9 @@ def _take(lock: FileLock, recipe: Recipe, info: dict[str, Any]) -> Path | Recipe
         )
     except RecipeError as error:
         return error
+    except checkpoint.CheckpointError as error:
+        assert last is not None
+        return _damaged(last, error)
     for folder in (out, out / "checkpoints"):
         for half_written in folder.glob(".*.partial"):
             half_written.unlink(missing_ok=True)
@@ -98,7 +103,10 @@ def checkpoint_of(recipe: Recipe, info: dict[str, Any]) -> Path | None:
     held = finished_encoder(out) or last  # a finished run's checkpoints may have been deleted
     if held is None:
         return None
-    saved = checkpoint.load(held, prefixes=())
+    try:
+        saved = checkpoint.load(held, prefixes=())
+    except checkpoint.CheckpointError as error:
+        raise _damaged(held, error) from error
     changed = _differences(recipe, info, saved)
     ours, theirs = recipe.optim, recipe_from_dict(saved.recipe, held).optim
     shared = _shared_steps(ours, theirs)
@@ -122,6 +130,13 @@ def checkpoint_of(recipe: Recipe, info: dict[str, Any]) -> Path | None:
         f"{out}: holds a run with other values of {', '.join(changed)}; "
         "use its recipe.yaml and its data to continue it, or another --run.out"
     )
+
+
+def _damaged(path: Path, error: Exception) -> RecipeError:
+    """What to do about a damaged file that a run would go on from."""
+    before = [other for other in checkpoint_paths(path.parent.parent) if other < path]
+    instead = f"to go on from {before[-1].name}" if path.parent.name == "checkpoints" and before else ""
+    return RecipeError(f"{error}; remove it {instead or 'to go on without it'} with the same command")
 
 
 def finished_run(recipe: Recipe) -> Path | None:

@@ -35,7 +35,7 @@ from .guard import FiniteGuard, TrainingError, lost_peers, signals
 from .health import CollapseWatch
 from .metrics import MetricsLog
 from .optimiser import set_schedules
-from .prepare import prepare, record_start
+from .prepare import check_shared_memory, prepare, record_start
 from .run import Run
 from .state import (
     BestEncoder,
@@ -45,7 +45,7 @@ from .state import (
     prune_checkpoints,
     write_checkpoint,
 )
-from .step import clip_gradients, crop_loader, gauges, gradients, mean_metrics
+from .step import batches, clip_gradients, gauges, gradients, mean_metrics
 
 __all__ = ["TrainingError", "pretrain"]
 
@@ -91,6 +91,7 @@ def _begin(run: Run, clips: Clips, *, begins: bool) -> tuple[MetricsLog, BestEnc
     recipe, optim = run.recipe, run.recipe.optim
     if run.first_process:
         check_space(run.objective, recipe)
+        check_shared_memory(recipe, run.fabric.world_size // recipe.run.nodes)
         record_start(recipe, run.info, run.device, run.start, begins=begins)
         print(
             f"{recipe.name}: {parameter_count(run.objective.encoder) / 1e6:.1f} M encoder parameters, "
@@ -117,7 +118,7 @@ def _train(run: Run, clips: Clips, log: MetricsLog, best: BestEncoder) -> Path:
     bar = tqdm(total=optim.steps, initial=run.start, unit="step", disable=quiet)
     waiting_since = time.perf_counter()
     with signals() as stop:
-        for step, batch in enumerate(crop_loader(run, clips), start=run.start):
+        for step, batch in enumerate(batches(run, clips), start=run.start):
             waited = time.perf_counter() - waiting_since
             if batch.failure:
                 raise AudioError(batch.failure)

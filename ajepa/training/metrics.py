@@ -41,7 +41,7 @@ class MetricsLog:
         if not enabled:
             return
         if self.listing.exists():
-            self.broken = set(self.listing.read_text().splitlines())
+            self.broken = set(self.listing.read_text(encoding="utf-8", errors="replace").splitlines())
         self.history = [record for record in _records(self.path) if record["step"] <= start]
         files.write(self.path, "".join(json.dumps(record) + "\n" for record in self.history))
         self._writers = [_TensorBoard(out, start + 1 if self.history else 0)]
@@ -65,7 +65,7 @@ class MetricsLog:
             if line not in self.broken:
                 self.broken.add(line)
                 if self.enabled:
-                    with self.listing.open("a") as file:
+                    with files.naming(self.listing), self.listing.open("a", encoding="utf-8") as file:
                         file.write(line + "\n")
 
     def write(self, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class MetricsLog:
         record["broken"] = len(self.broken)
         self.clips, self.waited, self.since = 0, 0.0, now
         if self.enabled:
-            with self.path.open("a") as file:
+            with files.naming(self.path), self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
             for writer in self._writers:
                 writer.write(step, record)
@@ -134,8 +134,19 @@ class _WandB:
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
-    """Complete lines; the last one may be cut if the process was killed."""
-    text = path.read_text() if path.exists() else ""
-    return [
-        json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n") and line.strip()
-    ]
+    """The lines that hold records. The last one may be cut if the process was killed; others that are damaged
+    are counted and left out, since the checkpoint does not need them."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    records, damaged = [], 0
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict) and type(record.get("step")) is int:
+            records.append(record)
+        elif line.endswith(b"\n") and line.strip():
+            damaged += 1
+    if damaged:
+        print(f"{path}: {damaged} damaged lines are left out", file=sys.stderr)
+    return records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 from dataclasses import replace
@@ -71,5 +72,45 @@ def record_start(
     info.update(describe_run(device))
     files.write(out / "recipe.yaml", dump_recipe(recipe))
     record = out / "run.json"
-    starts = json.loads(record.read_text()) if record.is_file() and not begins else []
+    starts = [] if begins else _starts(record)
     files.write_json(record, [*starts, {"step": step} | info])
+
+
+def _starts(record: Path) -> list[Any]:
+    """The earlier starts of a run. A damaged record is set aside: it must not block a sound checkpoint."""
+    if not record.is_file():
+        return []
+    try:
+        starts = json.loads(record.read_bytes())
+    except (ValueError, RecursionError):
+        starts = None
+    if isinstance(starts, list):
+        return starts
+    aside = record.with_name(f"{record.name}.damaged")
+    record.replace(aside)
+    print(f"{record}: damaged, set aside as {aside.name}; the run goes on", file=sys.stderr)
+    return []
+
+
+def check_shared_memory(recipe: Recipe, processes: int, folder: Path = Path("/dev/shm")) -> None:
+    """Check that loader processes can hand over their batches: each has two of them there at a time.
+
+    In a container the folder is often 64 MB; a full one ends in a wait without end or in a bus error.
+
+    Args:
+        processes: of the run on this machine.
+
+    Raises:
+        RecipeError: there is too little room.
+    """
+    workers, batch = recipe.data.workers, recipe.optim.batch_size * recipe.crop_samples * 4
+    if not workers or not folder.is_dir():
+        return
+    needed, free = 2 * workers * batch, shutil.disk_usage(folder).free
+    if free < needed:
+        raise RecipeError(
+            f"data.workers {workers}: {folder} has {free / 2**20:.0f} MiB free, batches of "
+            f"{batch / processes / 2**20:.0f} MiB from {workers * processes} loader processes take "
+            f"{needed / 2**20:.0f}; give the container more (docker run --shm-size 8g), or lower "
+            "data.workers or optim.batch_size"
+        )

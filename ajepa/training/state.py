@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -134,9 +135,12 @@ class BestEncoder:
         self.probe = asdict(probe) | {"every": None}  # when it looks does not matter
         self.score = -1.0
         if path.is_file():
-            info = checkpoint.load(path, prefixes=()).info
-            if info.get("probe_of", self.probe) == self.probe:
-                self.score = info["probe"]
+            try:
+                info = checkpoint.load(path, prefixes=()).info
+                if info.get("probe_of", self.probe) == self.probe:
+                    self.score = float(info["probe"])
+            except (checkpoint.CheckpointError, KeyError, TypeError, ValueError):
+                print(f"{path}: damaged, the next encoder takes its place", file=sys.stderr)
 
     def offer(self, score: float, run: Run, step: int) -> None:
         """Keep this step's encoder if none was better."""

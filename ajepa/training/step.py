@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,12 +18,35 @@ from ajepa.distributed import sum_over_ranks
 from ajepa.features import levelled
 from ajepa.objectives.base import Loss, Share
 
+from .guard import TrainingError
 from .health import attention_entropy, rankme
 from .run import Run
 
+# A loader process that gives nothing for so long hangs: the slowest batch is a fetched shard.
+LOADER_SECONDS = 1800
+
+
+def batches(run: Run, clips: Clips) -> Iterator[Batch]:
+    """This process's batches, from the run's first step on.
+
+    Raises:
+        TrainingError: a loader process has ended or hangs.
+    """
+    try:
+        yield from crop_loader(run, clips)
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        raise TrainingError(
+            f"a loader process has ended or hangs ({' '.join(str(error).split())}). Out of memory, too "
+            "little /dev/shm and crashes of a decoder end one: lower data.workers or "
+            "data.cache_megabytes, or use --isolate. The last checkpoint is whole: give the same "
+            "command again"
+        ) from error
+
 
 def crop_loader(run: Run, clips: Clips) -> Iterable[Batch]:
-    """This process's batches, from the run's first step on."""
+    """The same as torch's loader."""
     recipe = run.recipe
     dataset = CropDataset(
         clips,
@@ -50,6 +73,7 @@ def crop_loader(run: Run, clips: Clips) -> Iterable[Batch]:
         batch_sampler=sampler,
         num_workers=recipe.data.workers,
         collate_fn=collate,
+        timeout=LOADER_SECONDS if recipe.data.workers else 0,
         pin_memory=run.device.type == "cuda",
     )
 

@@ -64,7 +64,10 @@ def open_table(
         auto_split(table, rows, path, label, group, multilabel) if auto else [r[column] for r in rows]
     )
     located = without_missing(
-        [(locate(root, row[path]), row, part) for row, part in zip(rows, parts_by_row, strict=True)],
+        [
+            (locate(root, row[path], anywhere=True), row, part)
+            for row, part in zip(rows, parts_by_row, strict=True)
+        ],
         table,
         skip_missing,
     )
