@@ -11,12 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
 from ajepa import load_model
 from ajepa.evar_model.__main__ import add_to, main
+
+pd = pytest.importorskip("pandas", reason="pandas comes with the extras of the toolkits")
 
 # What the wrapper is derived from: EVAR's base class without the libraries that its file imports.
 BASE = """

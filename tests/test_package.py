@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,20 @@ def test_only_ajepa_lands_at_the_top_level(wheel: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert all(path.startswith(str(tmp_path)) for path in done.stdout.split())
+
+
+def test_every_folder_with_code_is_packaged() -> None:
+    """An editable installation finds a folder that pyproject.toml does not list; a wheel lacks it."""
+    listed = set(re.findall(r'^    "(ajepa[\w.]*)",$', (ROOT / "pyproject.toml").read_text(), re.M))
+    places = {"ajepa": "ajepa", "eval": "ajepa.eval"} | {
+        name: f"ajepa.{name}" for name in ("hear_module", "s3prl_upstream", "evar_model")
+    }
+    found = {
+        ".".join([package, *path.parent.relative_to(ROOT / folder).parts])
+        for folder, package in places.items()
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert found <= listed, found - listed
 
 
 def test_import_is_light() -> None:
