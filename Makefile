@@ -4,12 +4,16 @@ BIN := $(VENV)/bin
 DATA ?=
 OUT ?= runs/demo
 
-.PHONY: help setup demo test test-fast lint bench bench-gpu docs clean
+MINUTES ?= 10
+SEED ?= 0
+
+.PHONY: help setup demo test test-fast fuzz lint bench bench-gpu docs clean
 
 help:
 	@echo "make demo              pre-train a small A-JEPA and score it, in minutes (DATA=folder: on your audio)"
 	@echo "make test              lint, types and tests"
 	@echo "make test-fast         without the slow tests, while you write"
+	@echo "make fuzz              mutated files through all readers (MINUTES=10 SEED=0), failures into build/fuzz"
 	@echo "make setup             only the environment, .venv"
 	@echo "make docs              the documentation site, into build/site"
 	@echo "make bench             the CPU's benchmarks"
@@ -26,6 +30,9 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 setup: $(VENV)/.ready
+
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seed $(SEED)
 
 demo: setup
 	$(BIN)/ajepa demo --out $(OUT) $(if $(DATA),--data "$(DATA)")

@@ -210,7 +210,10 @@ def _opened(path: AudioSource) -> Iterator[tuple[InputContainer, Any]]:
 
     options = {"format_whitelist": CONTAINERS, "codec_whitelist": CODINGS, "protocol_whitelist": ""}
     try:
-        with open_bytes(path) as data, av.open(data, options=options) as container:
+        with (
+            open_bytes(path) as data,
+            av.open(data, options=options, metadata_errors="replace") as container,  # titles in Latin-1
+        ):
             if not container.streams.audio:
                 raise AudioError.of(path, f"holds no audio; {REMOVE}")
             stream = container.streams.audio[0]

@@ -143,12 +143,12 @@ class AudioFile:
 
 def inspect_file(path: AudioSource) -> AudioFile:
     """Read a file's header and its first samples; AudioError says why it cannot be used."""
-    if not isinstance(path, AudioBytes):
-        if not Path(path).exists():
-            raise AudioError.of(path, "no such file; check the path")
-        if Path(path).is_dir():
-            raise AudioError.of(path, "is a folder, not a file; find_audio lists the files in it")
     try:
+        if not isinstance(path, AudioBytes):
+            if not Path(path).exists():
+                raise AudioError.of(path, "no such file; check the path")
+            if Path(path).is_dir():
+                raise AudioError.of(path, "is a folder, not a file; find_audio lists the files in it")
         if byte_size(path) == 0:
             raise AudioError.of(path, f"0 bytes; {REMOVE}")
         if isolated.is_isolated():
@@ -157,7 +157,9 @@ def inspect_file(path: AudioSource) -> AudioFile:
     except DecoderError as error:
         raise AudioError.of(path, f"not readable as audio ({error}); {REMOVE}") from error
     except OSError as error:
-        raise AudioError.of(path, f"cannot be read ({error}); {REMOVE}") from error
+        raise AudioError.of(
+            str(path)[:200], f"cannot be read ({error.strerror or error}); {REMOVE}"
+        ) from error
     check_rate(path, file.rate)
     if file.samples is not None:
         check_length(path, file.samples, file.rate)

@@ -21,7 +21,7 @@ from ajepa.errors import AjepaError
 
 from .containers import Rewrite, examine_ogg, is_chained_ogg, missing_data, open_ended_wav
 from .errors import REMOVE, AudioError, DecoderError
-from .source import AudioBytes, AudioSource, open_bytes
+from .source import AudioBytes, AudioSource, byte_size, open_bytes
 
 # How such files begin: those of RIFF, AIFF, AU in both byte orders, W64, CAF, FLAC and Ogg.
 MAGIC = (b"RIFF", b"RIFX", b"RF64", b"FORM", b".snd", b"dns.", b"riff", b"caff", b"fLaC", b"OggS")
@@ -102,7 +102,10 @@ def inspect(path: AudioSource) -> tuple[SndFile, int, int, int | None]:
             missing = missing or missing_data(file.extra_info)
             if missing:
                 raise AudioError.of(path, f"truncated: {missing}; copy it again, {REMOVE}")
-            is_open_ended = file.frames == 0 and file.format in ("WAV", "WAVEX")
+            if file.format not in ("FLAC", "OGG") and file.frames > 8 * byte_size(path):
+                raise DecoderError("its header declares more samples than its bytes can hold")
+            # The ADPCM decoders do not stop where a pipe ends.
+            is_open_ended = file.frames == 0 and file.format in ("WAV", "WAVEX") and file.subtype in _SEEKABLE
             rewrite = open_ended_wav(path) if is_open_ended else None
             # Before any seek: some decoders crash when they seek in what they could not begin to decode.
             if len(file.read(1, dtype="float32")) == 0 and file.frames and rewrite is None:

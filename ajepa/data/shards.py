@@ -194,6 +194,7 @@ def read_index(path: Path, listing: Listing) -> pa.Table:
     """index.parquet, checked against the listing: every clip is within its shard, shards are in order."""
     try:
         table = pa.parquet.read_table(path, columns=SCHEMA.names).cast(SCHEMA)
+        table.validate(full=True)  # names in UTF-8
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise DataError(f"{path}: not readable ({' '.join(str(error).split())}); {MAKE_AGAIN}") from error
     clips = [entry.clips for entry in listing.shards]

@@ -106,10 +106,13 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     for steps, epochs in (("steps", "epochs"), ("warmup_steps", "warmup_epochs")):
         if f"--optim.{steps}" in given and f"--optim.{epochs}" not in given:
             options.append(f"--optim.{epochs}=null")
-    return _build(
-        _chosen_system(_read_yaml(path), options),
-        lambda parser: parser.parse_args([f"--recipe={path}", *options]),
-    )
+    system = _chosen_system(_read_yaml(path), options)
+    try:
+        return _build(system, lambda parser: parser.parse_args([f"--recipe={path}", *options]))
+    except RecipeError as error:
+        if options:  # the wrong one may be among them, and the message has the key
+            raise
+        raise RecipeError(f"{path}: {error}") from error
 
 
 def recipe_from_dict(values: Any, source: object = "") -> Recipe:
@@ -182,7 +185,9 @@ def _read_yaml(path: Path) -> Any:
         raise RecipeError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError(f"{path}: not readable ({error})") from error
-    except (StoredError, ObjectiveError) as error:
+    except ObjectiveError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    except StoredError as error:
         raise RecipeError(str(error)) from error
     return values
 

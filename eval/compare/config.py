@@ -72,8 +72,8 @@ class Comparison:
         if not path.is_file():
             raise ComparisonError(f"{path}: no such file; expected YAML with models, tasks and protocols")
         try:
-            content = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
             raise ComparisonError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
         known = [entry.name for entry in fields(cls)]
         if not isinstance(content, dict) or (surplus := sorted(map(str, set(content) - set(known)))):
@@ -84,6 +84,8 @@ class Comparison:
             return cls(**entries)
         except ComparisonError as error:
             raise ComparisonError(f"{path}: {error}") from error
+        except (TypeError, AttributeError, ValueError) as error:  # a list in the place of a name, for example
+            raise ComparisonError(f"{path}: an entry is malformed ({error})") from error
 
     def __post_init__(self) -> None:
         for name in ("models", "tasks"):
