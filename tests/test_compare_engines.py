@@ -312,7 +312,7 @@ def test_ctrl_c_leaves_what_is_finished(content: dict[str, Any], tmp_path: Path)
     running.send_signal(signal.SIGINT)
     rest = running.stderr.read()  # ends when the last process that could write has ended
     assert running.wait(60) == 130, "".join(lines) + rest
-    assert "the same command goes on" in rest and "Traceback" not in rest
+    assert "the same command continues" in rest and "Traceback" not in rest
     (file,) = (out / "cells").glob("*.json")
     (record,) = read_records(file)
     assert record.protocol == "knn"
