@@ -267,4 +267,5 @@ def test_the_experiments_files_are_read(path: Path) -> None:
             "regularised_masking",
             "real_sets",
             "finetune",
+            "encoders_in",
         }

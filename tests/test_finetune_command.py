@@ -67,7 +67,7 @@ def test_what_is_finished_outlives_a_model_that_fails(
     command: list[str], source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = checkpoint.load(bundled())
-    norm = {"encoder.norm.weight": torch.full_like(good.tensors["encoder.norm.weight"], torch.nan)}
+    norm = {"encoder.norm.weight": torch.full(good.tensors["encoder.norm.weight"].shape, 3e38)}
     broken = checkpoint.Checkpoint(good.tensors | norm, good.recipe, good.step, good.info)
     checkpoint.save(tmp_path / "broken.safetensors", broken)
     models = ["--model", f"one={source}", "--model", str(tmp_path / "broken.safetensors")]

@@ -11,7 +11,7 @@ import yaml
 from ajepa.cli import main
 from ajepa.eval.models.open import MODELS, ClipModel, open_model
 from ajepa.eval.plugins import Registry
-from ajepa.eval.protocols import PROTOCOLS
+from ajepa.eval.protocols import OURS, PROTOCOLS
 from ajepa.eval.results.record import read_records
 from ajepa.eval.tasks import TASKS, open_task
 from tests.hear_tasks import tones
@@ -86,7 +86,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_registries_know_them(outside: Path) -> None:
     assert TASKS.names()[-1] == "tones" and MODELS.names()[-1] == "zero-crossings"
-    assert PROTOCOLS.names() == ["linear", "knn", "finetune", "hear", "s3prl", "xares", "nearest"]
+    assert PROTOCOLS.names() == [*OURS, "nearest"]
     assert TASKS.get("esc50") is TASKS.known["esc50"], "a name of ours cannot be taken"
     assert TASKS.get("absent") is None
     assert isinstance(open_model("zero-crossings").module, ClipModel)

@@ -71,6 +71,7 @@ def test_hub_keeps_its_own_upstreams(bridged: None) -> None:
     ours = {name for name in vars(hub) if name.startswith(("ajepa", "audio_mae", "audio_jepa"))}
     assert ours == {
         "ajepa",
+        "ajepa_any",
         *(f"{name}_{place}" for name in ("ajepa", "audio_mae", "audio_jepa") for place in ("local", "url")),
     }
     assert {"mel", "fbank_no_cmvn", "hf_hubert_custom", "wav2vec2", "mae_ast_frame"} <= set(hub.options())

@@ -100,10 +100,12 @@ def load_reconstructor(source: str | Path, *, heads: int | None = None) -> Recon
         return Reconstructor(found.front_end, objective).eval()
     saved = checkpoint.load(path, prefixes=("objective.",))
     recipe = recipe_from_dict(saved.recipe, path)
+    if not saved.tensors:
+        raise ReconstructError(f"{path}: {recipe.name}, an encoder alone; {remedy}")
     check_sizes(path, recipe.encoder, saved.shapes, "objective.encoder.")
     check_network(path, recipe.objective, "decoder", saved.shapes)
     objective = recipe.objective.build(recipe.encoder, 1, recipe.front_end)
-    if not isinstance(objective, Reconstructing) or not saved.tensors:
+    if not isinstance(objective, Reconstructing):
         raise ReconstructError(f"{path}: {recipe.name}; {remedy}")
     tensors = {name.removeprefix("objective."): tensor for name, tensor in saved.tensors.items()}
     return Reconstructor(recipe.front_end, fill_module(objective, tensors, path)).eval()
