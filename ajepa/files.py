@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ajepa.errors import AjepaError
 
@@ -90,10 +91,15 @@ def folder_in_place_of(folder: Path) -> Iterator[Path]:
 
 def file_sha256(path: Path) -> str:
     """The checksum of a file's bytes."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
+        return sha256_of(file)
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """The checksum of the bytes from a file's position to its end."""
+    digest = hashlib.sha256()
+    while block := file.read(2**20):
+        digest.update(block)
     return digest.hexdigest()
 
 

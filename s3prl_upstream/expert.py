@@ -49,6 +49,9 @@ class UpstreamExpert(nn.Module):
             raise UpstreamError(
                 f"repeat is {self.options.repeat}; it must divide the {patch_samples} samples of a time step"
             )
+        self._open_cache()
+
+    def _open_cache(self) -> None:
         self.cache: FeatureCache | None = None
         if self.options.cache:
             self.cache = FeatureCache(self.options.cache, round(self.options.cache_gigabytes * 1e9))

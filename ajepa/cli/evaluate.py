@@ -90,11 +90,15 @@ def _clips(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, required=True, help="the data set's folder; for `table` a CSV file"
     )
     tasks.add(task)
-    parser.add_argument("--baseline", help="name of the model with which the others are compared")
+    _baseline(parser)
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the models")
     parser.add_argument(
         "--out", type=Path, help="folder for results, from which the same command continues; default: none"
     )
+
+
+def _baseline(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--baseline", help="name of the model with which the others are compared")
 
 
 def _linear(parser: argparse.ArgumentParser) -> None:
@@ -185,7 +189,7 @@ def _verify(parser: argparse.ArgumentParser) -> None:
         default="no",
         help="subtract the mean over all utterances of the trials first; default: no",
     )
-    parser.add_argument("--baseline", help="name of the model with which the others are compared")
+    _baseline(parser)
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the models")
     parser.add_argument("--out", type=Path, help="folder for results; default: none")
     _cache(parser)
@@ -202,7 +206,7 @@ def _hear(parser: argparse.ArgumentParser) -> None:
 def _s3prl(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, help="speech_commands or voxceleb1")
     parser.add_argument("--data", type=Path, required=True, help="made by `ajepa data s3prl`")
-    parser.add_argument("--baseline", help="name of the model with which the others are compared")
+    _baseline(parser)
     settings = "steps=200000, lr=1e-4, eval_every, frequency, cache_gigabytes or workers"
     _training(parser, settings)
     _kept(parser)
@@ -215,7 +219,7 @@ def _xares(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="folder in which `ajepa data xares` made tars"
     )
-    parser.add_argument("--baseline", help="name of the model with which the others are compared")
+    _baseline(parser)
     _training(parser, "epochs, lr or frequency")
     _kept(parser)
 

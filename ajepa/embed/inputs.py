@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ajepa.audio import AudioError
 from ajepa.audio.source import AudioBytes
 from ajepa.data import open_clips
-from ajepa.data.clips import Clip, Clips, DataError
+from ajepa.data.clips import Clip, Clips
 from ajepa.data.manifest import SUFFIXES
 
 
@@ -82,6 +82,3 @@ class Inputs:
     def keys(self) -> Iterator[str]:
         """The keys of all clips, in order."""
         return (self[number].key for number in range(len(self)))
-
-
-__all__ = ["DataError", "Inputs", "Item"]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -14,6 +12,7 @@ from torch import Tensor
 from ajepa.audio import AudioError, stream
 from ajepa.audio.source import AudioBytes, open_bytes
 from ajepa.data.clips import Clip
+from ajepa.files import sha256_of
 
 from .inputs import Item
 from .options import Wanted
@@ -27,14 +26,12 @@ class Piece:
 
     Attributes:
         item: the clip.
-        number: of the row within the clip.
         start, end: seconds into the file.
         waveform_S: the samples; None where `blocks` brings them.
         blocks: the samples of a long clip, decoded while they are read; `end` is known after that.
     """
 
     item: Item
-    number: int
     start: float
     end: float
     waveform_S: Tensor | None = None
@@ -77,7 +74,7 @@ def decode(item: Item, wanted: Wanted, sample_rate: int) -> Decoded:
     if wanted.window:
         return Decoded(item, list(_windows(item, iter([waveform_S]), wanted, sample_rate)), sha256)
     end = clip.start + len(waveform_S) / sample_rate
-    return Decoded(item, [Piece(item, 0, clip.start, end, waveform_S)], sha256)
+    return Decoded(item, [Piece(item, clip.start, end, waveform_S)], sha256)
 
 
 def _long(
@@ -91,24 +88,24 @@ def _long(
     if wanted.window:
         yield from _windows(item, blocks(), wanted, sample_rate)
     else:
-        yield Piece(item, 0, item.clip.start, float("nan"), blocks=blocks())
+        yield Piece(item, item.clip.start, float("nan"), blocks=blocks())
 
 
 def _windows(item: Item, blocks: Iterator[Tensor], wanted: Wanted, sample_rate: int) -> Iterator[Piece]:
     """Windows of a clip, the last one at its end, from blocks of its samples."""
     size, step = (max(1, round(seconds * sample_rate)) for seconds in (wanted.window, wanted.step))
-    held, first, number = torch.empty(0), 0, 0  # `held` begins `first` samples into the clip
+    held, first = torch.empty(0), 0  # `held` begins `first` samples into the clip
     start = 0  # of the next window
 
     def piece(waveform_S: Tensor, begin: int) -> Piece:
         seconds = item.clip.start + begin / sample_rate
-        return Piece(item, number, seconds, seconds + len(waveform_S) / sample_rate, waveform_S)
+        return Piece(item, seconds, seconds + len(waveform_S) / sample_rate, waveform_S)
 
     for block in blocks:
         held = torch.cat([held, block])
         while len(held) > start - first + size:  # more follows: this is not the last window
             yield piece(held[start - first : start - first + size].clone(), start)
-            start, number = start + step, number + 1
+            start += step
         # The last window may begin anywhere from its turn backwards: keep a window's length.
         drop = max(0, min(start - first, len(held) - size))
         held, first = held[drop:], first + drop
@@ -117,18 +114,7 @@ def _windows(item: Item, blocks: Iterator[Tensor], wanted: Wanted, sample_rate: 
 
 
 def _sha256(clip: Clip) -> str:
-    if isinstance(clip.audio, AudioBytes):
-        with open_bytes(clip.audio) as file:
-            return _digest(file)
-    path = Path(clip.audio)
-    if not path.is_file():
-        raise AudioError(f"{path}: no such file; check the path", path=path)
-    with path.open("rb") as file:
-        return _digest(file)
-
-
-def _digest(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(2**20):
-        digest.update(block)
-    return digest.hexdigest()
+    if not isinstance(clip.audio, AudioBytes) and not Path(clip.audio).is_file():
+        raise AudioError(f"{clip.audio}: no such file; check the path", path=clip.audio)
+    with open_bytes(clip.audio) as file:
+        return sha256_of(file)

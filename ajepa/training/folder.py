@@ -107,8 +107,9 @@ def checkpoint_of(recipe: Recipe, info: dict[str, Any]) -> Path | None:
         saved = checkpoint.load(held, prefixes=())
     except checkpoint.CheckpointError as error:
         raise _damaged(held, error) from error
-    changed = _differences(recipe, info, saved)
-    ours, theirs = recipe.optim, recipe_from_dict(saved.recipe, held).optim
+    other = recipe_from_dict(saved.recipe, held)
+    changed = _differences(recipe, info, other, saved.info)
+    ours, theirs = recipe.optim, other.optim
     shared = _shared_steps(ours, theirs)
     if shared is None:
         changed += [
@@ -191,7 +192,8 @@ def _forget(recipe: Recipe, info: dict[str, Any]) -> None:
     out = Path(recipe.run.out)
     first = latest_checkpoint(out)
     if first is not None:
-        changed = ", ".join(_differences(recipe, info, checkpoint.load(first, prefixes=())))
+        saved = checkpoint.load(first, prefixes=())
+        changed = ", ".join(_differences(recipe, info, recipe_from_dict(saved.recipe, first), saved.info))
         print(
             f"{out}: the run there ended before its second checkpoint and had other values of {changed}; "
             "starting over in its place",
@@ -202,11 +204,11 @@ def _forget(recipe: Recipe, info: dict[str, Any]) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _differences(recipe: Recipe, info: dict[str, Any], saved: checkpoint.Checkpoint) -> list[str]:
+def _differences(
+    recipe: Recipe, info: dict[str, Any], other: Recipe, other_info: dict[str, Any]
+) -> list[str]:
     """Fixed settings that have changed, each with both values; the length is not one of them."""
-    ours = json.loads(json.dumps(recipe.as_dict()))
-    # Read and written again, a recipe of an older version says what its missing keys meant.
-    theirs = json.loads(json.dumps(recipe_from_dict(saved.recipe).as_dict()))
+    ours, theirs = (json.loads(json.dumps(one.as_dict())) for one in (recipe, other))
     keys = {part: list(ours[part]) for part in FIXED_PARTS} | FIXED_KEYS
     # With statistics over each micro-batch, another number of them would be another loss.
     free = {*LENGTH, *EPOCHS} | (set() if recipe.objective.couples_clips else {"accumulate"})
@@ -217,8 +219,8 @@ def _differences(recipe: Recipe, info: dict[str, Any], saved: checkpoint.Checkpo
         for key in keys[part]
         if ours[part][key] != theirs[part].get(key)
     ]
-    if info["data"] != saved.info.get("data"):
-        changed.append(f"data ({_count(saved.info.get('data'))}, now {_count(info['data'])}, not the same)")
+    if info["data"] != other_info.get("data"):
+        changed.append(f"data ({_count(other_info.get('data'))}, now {_count(info['data'])}, not the same)")
     return changed
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from ajepa.data.tables import TaskError, locate
 from ajepa.eval.digest import digest
-from ajepa.eval.probe.embeddings import embed_clips
+from ajepa.eval.probe.embeddings import POOLS, TIMES, embed_clips
 from ajepa.eval.results.provenance import provenance
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
@@ -32,7 +32,6 @@ from .base import Bench, Protocol, ProtocolError, TaskEntry
 
 DRAWS, DRAWS_A_PASS = 1_000, 25
 TARGET_PRIOR = 0.05  # of the detection cost, as in the VoxCeleb speaker recognition challenges
-POOLS, TIMES = ("concat", "mean"), ("mean", "mean+std")
 
 
 class Trials(NamedTuple):

@@ -15,7 +15,6 @@ from torchaudio.functional import resample
 from ajepa.eval.models.foreign import S3PRL_RATE
 from ajepa.eval.models.open import open_frames
 from ajepa.s3prl_upstream import UpstreamError, UpstreamExpert, UpstreamOptions
-from ajepa.s3prl_upstream.cache import FeatureCache
 
 __all__ = ["ajepa_any"]
 
@@ -51,10 +50,7 @@ class AnyUpstream(UpstreamExpert):
         encoder = open_frames(ckpt or "default")
         self.model: Any = encoder
         self.rate = max(LEAST_RATE, round(encoder.hop_seconds * S3PRL_RATE))
-        self.cache: FeatureCache | None = None
-        if self.options.cache:
-            self.cache = FeatureCache(self.options.cache, round(self.options.cache_gigabytes * 1e9))
-        self._fingerprint: tuple[tuple[object, ...], str] | None = None
+        self._open_cache()
 
     def _encode(self, wavs: Sequence[Tensor]) -> list[Tensor]:
         """All layers, each [B, T, X]. Clips go one by one unless the encoder keeps their padding apart."""
