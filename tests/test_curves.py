@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from ajepa import pretrain
 from ajepa.cli import main
-from ajepa.pictures.curves import POINTS, CurvesError, curve, read_metrics
+from ajepa.pictures.curves import POINTS, CurvesError, curve, panels, read_metrics
+from ajepa.recipes import Recipe
 
 
 def write(run: Path, lines: list[str]) -> Path:
@@ -41,6 +44,23 @@ def test_command_draws_several_runs(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["curves", f"first={runs[0]}", str(runs[1]), "--out", str(out)]) == 0
     assert out.read_bytes().startswith(b"\x89PNG")
     assert "loss" in capsys.readouterr().out
+
+
+def test_each_gauge_is_explained(tmp_path: Path) -> None:
+    """In the picture, below its panel; matplotlib repeats each line of text in an SVG as a comment."""
+    run = write(tmp_path / "run", [json.dumps({"step": 1, "rankme": 3.0})])
+    assert main(["curves", str(run), "--out", str(tmp_path / "curves.svg")]) == 0
+    lines = re.findall("<!-- (.*?) -->", (tmp_path / "curves.svg").read_text())
+    assert panels()["rankme"].explanation in " ".join(lines)
+
+
+def test_everything_that_a_run_logs_is_explained(tiny_recipe: Recipe) -> None:
+    settings = {"lr", "momentum"}  # the recipe's schedules
+    logged = read_metrics(pretrain(tiny_recipe).parent)[-1].keys() - settings - {"step", "broken"}
+    known = panels()
+    assert logged <= known.keys()
+    for title, explanation in known.values():
+        assert title and explanation.endswith(".") and len(explanation) < 300
 
 
 def test_a_run_whose_path_has_an_equals_sign(tmp_path: Path) -> None:

@@ -44,7 +44,10 @@ def metrics(out: Path) -> dict[int, dict[str, float]]:
 
 def test_names(installed: None) -> None:
     assert objective_names() == [*OBJECTIVES, "toy", "toy-lost"]
-    assert {"head_norm", "ema_gap", "loss", "rankme"} <= panels().keys()
+    found = panels()
+    assert {"head_norm", "ema_gap", "loss", "rankme"} <= found.keys()
+    assert found["head_norm"] == ("length of the head's weights", "It grows while the head learns.")
+    assert found["pixel_error"] == ("pixel error", "")
 
 
 def test_not_installed_here(tiny_recipe: Recipe) -> None:

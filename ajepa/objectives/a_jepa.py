@@ -20,22 +20,13 @@ from ajepa.schedules import linear
 
 from .base import Loss, Objective, Share
 from .corruption import Corruption, CorruptionConfig
+from .metrics import PREDICTION, TEACHER, Panels
 from .moving_average import follow, parameter_gap
 from .regularisers import variance_covariance
 from .targets import ERRORS, LossKind, TargetNorm, average_layers, batch_normed, layer_normed
 
 # Logged by A-JEPA and Audio-JEPA; `momentum` needs no curve, since the recipe fixes it.
-METRICS: Mapping[str, str] = MappingProxyType(
-    {
-        "prediction_error": "prediction error",
-        "reconstruction_error": "reconstruction error",
-        "target_std": "spread of the targets (0: collapse)",
-        "prediction_std": "spread of the predictions",
-        "ema_gap": "distance of encoder and target encoder",
-        "visible": "share of tokens in the context",
-        "targets": "share of tokens to predict",
-    }
-)
+METRICS: Panels = MappingProxyType({**PREDICTION, **TEACHER})
 
 ENCODERS: Mapping[str, str] = MappingProxyType({"target": "target_encoder", "context": "encoder"})
 
@@ -71,7 +62,7 @@ class AJEPAConfig:
     """
 
     title: ClassVar[str] = "A-JEPA"
-    metrics: ClassVar[Mapping[str, str]] = METRICS
+    metrics: ClassVar[Panels] = METRICS
     advice: ClassVar[str] = (
         "What has helped A-JEPA (docs/LOG.md): objective.variance_weight=1 with "
         "objective.covariance_weight=0.04, a slower moving average (objective.momentum), a lower optim.lr."

@@ -14,6 +14,7 @@ from ajepa.schedules import cosine
 
 from .a_jepa import AJEPA, ENCODERS, METRICS, AJEPAConfig
 from .base import ClipByClip
+from .metrics import Panels
 
 
 def _masking() -> MaskingConfig:
@@ -36,7 +37,7 @@ class AudioJEPAConfig(ClipByClip):
 
     title: ClassVar[str] = "Audio-JEPA"
     encoders: ClassVar[Mapping[str, str]] = ENCODERS
-    metrics: ClassVar[Mapping[str, str]] = METRICS
+    metrics: ClassVar[Panels] = METRICS
     advice: ClassVar[str] = "Try a slower moving average (objective.momentum) or a lower optim.lr."
 
     system: Literal["audio-jepa"] = "audio-jepa"

@@ -18,6 +18,7 @@ from ajepa.nn.encoder import Encoder, EncoderConfig, gather_tokens
 from ajepa.nn.grid import PatchGrid
 
 from .base import ClipByClip, Loss, Objective, Share
+from .metrics import PREDICTION, Panels
 from .targets import layer_normed
 
 
@@ -41,14 +42,7 @@ class AudioMAEConfig(ClipByClip):
 
     title: ClassVar[str] = "Audio-MAE"
     encoders: ClassVar[Mapping[str, str]] = MappingProxyType({"encoder": "encoder"})
-    metrics: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {
-            "prediction_error": "prediction error",
-            "prediction_std": "spread of the predictions",
-            "visible": "share of tokens in the context",
-            "targets": "share of tokens to predict",
-        }
-    )
+    metrics: ClassVar[Panels] = PREDICTION
     advice: ClassVar[str] = "Try a lower optim.lr."
 
     system: Literal["audio-mae"] = "audio-mae"

@@ -17,6 +17,8 @@ from ajepa.features import LogMelConfig
 from ajepa.masking import MaskingConfig
 from ajepa.nn.encoder import Encoder, EncoderConfig
 
+from .metrics import Panels
+
 
 class Share(NamedTuple):
     """The clips of a call: `clips` of a step's `total`, from number `first` on.
@@ -53,12 +55,13 @@ class ObjectiveConfig(Protocol):
         system: the key `objective.system` of a recipe: a field whose type is one Literal.
         masking: how patches are hidden, which `ajepa masks` draws; None if none are.
         title: the system's name in model cards and messages.
-        metrics: titles of the metrics that this objective adds to a run's log, for `ajepa curves`.
+        metrics: title and explanation of each metric that this objective adds to a run's log, for
+            `ajepa curves`, `ajepa watch` and the report.
         advice: what to try when representations collapse.
     """
 
     title: ClassVar[str]
-    metrics: ClassVar[Mapping[str, str]]
+    metrics: ClassVar[Panels]
     advice: ClassVar[str]
 
     @property

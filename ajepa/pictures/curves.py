@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,17 +12,49 @@ from typing import Any
 import numpy as np
 
 from ajepa.errors import AjepaError
+from ajepa.objectives.metrics import Panel
 
 from .files import save
 
-# Metric and title of what every run logs; `panels` adds what the objectives log.
+LOSS = Panel(
+    "loss",
+    "What the optimiser minimises. In a JEPA the targets change while the encoder learns, so a falling loss "
+    "proves nothing, and a rising one can be fine: follow a probe and RankMe.",
+)
+# What every run logs; `panels` adds what the objectives log.
 LOOP_PANELS = {
-    "rankme": "RankMe of the features (1: collapse)",
-    "attention_entropy": "attention entropy",
-    "grad_norm": "gradient norm",
-    "probe": "kNN probe",
-    "clips_per_s": "clips/s",
+    "rankme": Panel(
+        "RankMe of the features (1: collapse)",
+        "The effective number of dimensions that the features fill, at most their width. Healthy: it rises. "
+        "Below half of its highest value the features are collapsing, often while the loss falls.",
+    ),
+    "attention_entropy": Panel(
+        "attention entropy",
+        "How evenly tokens attend to others: 1 is uniform, 0 is to one token only. Healthy: it falls from 1 "
+        "as attention becomes selective.",
+    ),
+    "grad_norm": Panel(
+        "gradient norm",
+        "The gradient's length before it is clipped. Single spikes are normal; if it keeps rising, lower "
+        "optim.lr or lengthen optim.warmup_steps.",
+    ),
+    "probe": Panel(
+        "kNN probe",
+        "Accuracy of nearest neighbours on labelled clips. Healthy: it rises above its first value, that of "
+        "random weights. This is the curve to trust.",
+    ),
+    "clips_per_s": Panel(
+        "clips/s",
+        "Clips trained on per second. A drop means that the machine does other work, or that training waits "
+        "for audio.",
+    ),
+    "data_wait": Panel(
+        "waiting for audio",
+        "Share of the time in which training waited for audio. Above a few percent, more data.workers, a "
+        "cache or shards make the run faster.",
+    ),
 }
+CAPTION_LETTERS = 66  # of a line of an explanation: as wide as a panel
 POINTS = 200  # of a curve, each the mean of its neighbourhood: steps of few clips are mostly noise
 
 
@@ -29,15 +62,16 @@ class CurvesError(AjepaError, ValueError):
     """A run has no curves to draw; the message says why."""
 
 
-def panels() -> dict[str, str]:
-    """Metrics and their titles; a picture has a panel for each that a run logged."""
+def panels() -> dict[str, Panel]:
+    """Metrics with their titles and explanations; a picture has a panel for each that a run logged."""
     from ajepa.objectives.systems import ObjectiveError, objective_config, objective_names
 
-    titles = {"loss": "loss"}
+    found = {"loss": LOSS}
     for system in objective_names():
         with suppress(ObjectiveError):  # a broken package must not stop the others' curves
-            titles |= objective_config(system).metrics
-    return titles | LOOP_PANELS
+            for metric, panel in objective_config(system).metrics.items():
+                found[metric] = Panel(panel) if isinstance(panel, str) else panel
+    return found | LOOP_PANELS
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -79,25 +113,25 @@ def draw_curves(runs: Mapping[str, Path], out: Path) -> list[str]:
     from matplotlib.figure import Figure
 
     logs = {name: read_metrics(path) for name, path in runs.items()}
-    titles = panels()
-    curves = {metric: {name: curve(rows, metric) for name, rows in logs.items()} for metric in titles}
+    known = panels()
+    curves = {metric: {name: curve(rows, metric) for name, rows in logs.items()} for metric in known}
     shown = [metric for metric, lines in curves.items() if any(steps for steps, _ in lines.values())]
     if not shown:
-        raise CurvesError(f"{', '.join(map(str, runs.values()))}: none of {', '.join(titles)} was logged")
+        raise CurvesError(f"{', '.join(map(str, runs.values()))}: none of {', '.join(known)} was logged")
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.6 * rows), dpi=110, layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), dpi=110, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, metric in zip(axes.flat, shown, strict=False):
         for name, (steps, values) in curves[metric].items():
             axis.plot(steps, values, label=name, linewidth=1.2)
-        axis.set_title(titles[metric], fontsize=9)
+        axis.set_title(known[metric].title, fontsize=9)
         axis.grid(alpha=0.3)
         axis.tick_params(labelsize=8)
+        caption = textwrap.fill(known[metric].explanation, CAPTION_LETTERS)
+        axis.set_xlabel(f"step\n{caption}", fontsize=7, color="#555555", loc="left")
     for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)
-    for axis in axes[-1]:
-        axis.set_xlabel("step", fontsize=8)
     if len(runs) > 1:
         axes[0, 0].legend(fontsize=8)
     save(figure, out)
