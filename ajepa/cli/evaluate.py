@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -287,7 +288,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     def keep(records: list[Record]) -> None:
         shown[:] = records
         if options.json:
-            write_records(options.json, records, single=True)
+            write_records(options.json, _beside(options.json, options.out, records), single=True)
 
     # The table comes last, even if a later model fails or the disk is full.
     try:
@@ -304,6 +305,19 @@ def run_evaluate(options: argparse.Namespace) -> int:
             if any(record.corrupted for record in shown):
                 print(f"\n{robustness_table(shown)}")
     return 1 if failures else 0
+
+
+def _beside(path: Path, out: Path | None, records: list[Record]) -> list[Record]:
+    """The records with the names of their files as seen from the folder of `path`, or without them."""
+
+    def seen(files: tuple[str, ...]) -> tuple[str, ...]:
+        if out is None:
+            return ()
+        return tuple(os.path.relpath(out.absolute() / file, path.absolute().parent) for file in files)
+
+    return [
+        replace(record, answers=seen(record.answers), features=seen(record.features)) for record in records
+    ]
 
 
 def _tasks(options: argparse.Namespace, how: type[Protocol]) -> dict[str, dict[str, Any]]:

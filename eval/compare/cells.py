@@ -1,9 +1,10 @@
 """Cells of a comparison: one model on one task by one protocol, run once, wherever they run.
 
-A finished cell is stored in `cells/` as its records and their bootstrap draws, named by a hash of everything
-that the score depends on. `work/` holds the lock of a running cell, so that no two processes run it at the
-same time, and the reason if one failed. That reason is written before a cell starts, so it is there even if
-the process is killed. Each cell's toolkit files are in a folder below the protocol's folder.
+A finished cell is stored in `cells/` as its records, their bootstrap draws and the tables of
+`ajepa.eval.results.kept`, named by a hash of everything that the score depends on. `work/` holds the lock of
+a running cell, so that no two processes run it at the same time, and the reason if one failed. That reason is
+written before a cell starts, so it is there even if the process is killed. Each cell's toolkit files are in a
+folder below the protocol's folder.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from ajepa.eval.digest import digest
 from ajepa.eval.protocols import Bench, Conditions, Protocol, TaskEntry
+from ajepa.eval.results.kept import write_table
 from ajepa.eval.results.record import read_records, write_records
 from ajepa.eval.results.result import Result
 from ajepa.files import write
@@ -32,6 +34,7 @@ from ajepa.files import write
 from .config import Comparison
 
 KNOWN = (ValueError, RuntimeError, OSError)  # errors whose message alone is enough
+KEPT = ("answers", "features")  # fields of a result, written as tables
 KILLED = "its process ended before the cell was finished"
 
 
@@ -89,11 +92,18 @@ class Shelf:
         Args:
             rename_task: if false, the task keeps the name that its data give it.
         """
-        names = {"model": cell.model, "protocol": cell.protocol, "protocol_kind": cell.how.protocol}
+        names: dict[str, Any] = {
+            "model": cell.model,
+            "protocol": cell.protocol,
+            "protocol_kind": cell.how.protocol,
+        }
         names |= {"task": cell.entry.name} if rename_task else {}
         draws_RXS = torch.from_numpy(np.load(self._draws(cell)))
         if draws_RXS.ndim == 2:  # of a version that kept no draws of corrupted clips
             draws_RXS = draws_RXS[:, None]
+        for what in KEPT:
+            if (path := self._kept(cell, what)).is_file():
+                names[what] = (path.relative_to(self.folder).as_posix(),)
         records = read_records(self._records(cell))
         return [
             Result(replace(record, **names), draws_XS[0], draws_XS[1:])
@@ -105,6 +115,9 @@ class Shelf:
         draws = io.BytesIO()
         np.save(draws, torch.stack([result.all_draws() for result in results]).numpy())
         write(self._draws(cell), draws.getvalue())
+        for what in KEPT:
+            if tables := [table for result in results if (table := getattr(result, what)) is not None]:
+                write_table(self._kept(cell, what), tables)
         # Last: with its records the cell is finished.
         write_records(self._records(cell), [result.record for result in results])
 
@@ -142,6 +155,9 @@ class Shelf:
 
     def _draws(self, cell: Cell) -> Path:
         return self.folder / "cells" / f"{cell.key}.npy"
+
+    def _kept(self, cell: Cell, what: str) -> Path:
+        return self.folder / "cells" / f"{cell.key}.{what}.parquet"
 
     def _error(self, cell: Cell) -> Path:
         return self.folder / "work" / f"{cell.key}.error"

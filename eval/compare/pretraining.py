@@ -244,6 +244,8 @@ def _join(members: Sequence[Result], runs: Sequence[Run]) -> Result:
         source=runs[0].options[0],  # the recipe; the runs' folders are named below
         score=mean(scores),
         interval=interval(draws_S) if len(draws_S) else None,
+        answers=tuple(file for record in records for file in record.answers),
+        features=tuple(file for record in records for file in record.features),
         folds={split: mean([record.folds[split] for record in records]) for split in first.folds},
         pretraining=tuple(
             PretrainingRun(

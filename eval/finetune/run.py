@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from ajepa.eval.models.open import EncoderModel, FrameModel, Named
+from ajepa.eval.results.kept import answers_of
 from ajepa.eval.results.provenance import about_task, provenance
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
@@ -96,4 +97,4 @@ def finetune_model(
         **about_task(task),
         **provenance(encoder.device),
     )
-    return Result(record, draws_S)
+    return Result(record, draws_S, answers=answers_of(task, runs, seeds=seeds))

@@ -22,6 +22,7 @@ from ajepa.errors import AjepaError
 from ajepa.eval.models.open import ClipModel, Named, open_source
 from ajepa.eval.results.answers import scored
 from ajepa.eval.results.errors import EvaluationError
+from ajepa.eval.results.kept import answers_of_toolkit
 from ajepa.eval.results.provenance import provenance
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
@@ -286,4 +287,4 @@ class Seeded(Protocol):
             **about,
             **own,
         )
-        return Result(record, draws_S)
+        return Result(record, draws_S, answers=answers_of_toolkit(runs, self.seeds, record.layer))

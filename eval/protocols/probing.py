@@ -13,6 +13,7 @@ from ajepa.eval.models.open import Named
 from ajepa.eval.probe.embeddings import DEFAULT_CACHE, POOLS, TIMES, Embedded, embed_task
 from ajepa.eval.probe.probes import BALANCED, PROBES, Probe
 from ajepa.eval.probe.selection import describe, run_probe
+from ajepa.eval.results.kept import answers_of, features_of
 from ajepa.eval.results.provenance import about_task, provenance
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
@@ -179,4 +180,10 @@ def _probe(
         **about_task(task),
         **provenance(torch.device("cpu")),  # the probe's; embedding may have run elsewhere
     )
-    return Result(record, draws_S, drawn_XS)
+    answers = answers_of(task, [outcome.splits], layer=layer)
+    # Of all layers' probes the last one's map is enough.
+    features = None
+    if how.layer != "each" or layer == "last":
+        probed = representations[outcome.choices[0].representation]()
+        features = features_of(task, probed if probed.ndim == 2 else probed.mean(1))
+    return Result(record, draws_S, drawn_XS, answers, features)

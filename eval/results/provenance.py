@@ -18,6 +18,7 @@ def about_task(task: Task) -> dict[str, Any]:
         "classes": len(task.classes),
         "notes": task.notes,
         "task_hash": task.fingerprint(),
+        "published_as": "" if task.notes else task.name,
     }
 
 

@@ -18,7 +18,7 @@ from ajepa.files import write_json
 
 from .first_format import converted
 
-FORMAT = 2
+FORMAT = 3
 
 
 class RecordError(AjepaError, ValueError):
@@ -137,6 +137,9 @@ class Record:
         baseline: the difference from the baseline, if there is one.
         corrupted: scores of corrupted test clips, if requested.
         noise_area: the area under the curve over noise, if there are two or more ratios.
+        published_as: the published set that the data match completely; empty if they do not.
+        answers, features: files of `ajepa.eval.results.kept`, relative to the record's folder; one for each
+            run of `pretraining`.
         details: settings and findings of this protocol alone.
     """
 
@@ -170,6 +173,9 @@ class Record:
     baseline: Difference | None = None
     corrupted: tuple[Corrupted, ...] = ()
     noise_area: NoiseArea | None = None
+    published_as: str = ""
+    answers: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,18 +12,25 @@ from torch import Tensor
 from .record import Difference, Record
 from .scores import interval, two_sided
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 class Result(NamedTuple):
-    """A record, and the bootstrap draws of its score.
+    """A record, the bootstrap draws of its score, and what is kept next to it.
 
     Attributes:
         draws_S: of the clean score; empty if the protocol gives none.
         corrupted_XS: of the scores of corrupted clips, in the order of `record.corrupted`.
+        answers, features: tables of `ajepa.eval.results.kept`; None if the protocol gives none, and for
+            a result that was read: its record then names their files.
     """
 
     record: Record
     draws_S: Tensor
     corrupted_XS: Tensor = torch.empty(0)
+    answers: pa.Table | None = None
+    features: pa.Table | None = None
 
     def all_draws(self) -> Tensor:
         """Both as one tensor [1 + X, S]."""
