@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from . import compare, curves, data, demo, embed, evaluate, export, harness, masks, pretrain
+from . import compare, curves, data, demo, embed, evaluate, export, harness, masks, pretrain, watch
 from .defects import reported
 from .parser import Parser, PrintCompletion
 
 # The commands as `ajepa --help` groups them.
 GROUPS = {
-    "train": ("pretrain", "recipes", "masks", "curves"),
+    "train": ("pretrain", "recipes", "masks", "watch", "curves"),
     "use": ("embed", "export"),
     "evaluate": ("evaluate", "compare"),
     "data": ("data",),
@@ -101,6 +101,6 @@ def build_parser() -> Parser:
     )
     parser.set_defaults(takes_rest=False, debug=False, isolate=False)
     parser.commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    for command in (pretrain, curves, embed, export, data, masks, harness, evaluate, compare, demo):
+    for command in (pretrain, curves, watch, embed, export, data, masks, harness, evaluate, compare, demo):
         command.add(parser.commands)
     return parser

@@ -1,1 +1,1 @@
-"""Pictures of masks and of training curves, by matplotlib."""
+"""Pictures of masks and of training curves, by matplotlib; progress in the terminal, by rich."""

@@ -16,18 +16,25 @@ from ajepa.objectives.metrics import Panel
 
 from .files import save
 
-LOSS = Panel(
-    "loss",
-    "What the optimiser minimises. In a JEPA the targets change while the encoder learns, so a falling loss "
-    "proves nothing, and a rising one can be fine: follow a probe and RankMe.",
-)
-# What every run logs; `panels` adds what the objectives log.
-LOOP_PANELS = {
+# What every run logs; `panels` puts what the objectives log between the two.
+FIRST_PANELS = {
+    "loss": Panel(
+        "loss",
+        "What the optimiser minimises. In a JEPA the targets change while the encoder learns, so a falling "
+        "loss proves nothing, and a rising one can be fine: follow a probe and RankMe.",
+    ),
     "rankme": Panel(
         "RankMe of the features (1: collapse)",
         "The effective number of dimensions that the features fill, at most their width. Healthy: it rises. "
         "Below half of its highest value the features are collapsing, often while the loss falls.",
     ),
+    "probe": Panel(
+        "kNN probe",
+        "Accuracy of nearest neighbours on labelled clips. Healthy: it rises above its first value, that of "
+        "random weights. This is the curve to trust.",
+    ),
+}
+LAST_PANELS = {
     "attention_entropy": Panel(
         "attention entropy",
         "How evenly tokens attend to others: 1 is uniform, 0 is to one token only. Healthy: it falls from 1 "
@@ -37,11 +44,6 @@ LOOP_PANELS = {
         "gradient norm",
         "The gradient's length before it is clipped. Single spikes are normal; if it keeps rising, lower "
         "optim.lr or lengthen optim.warmup_steps.",
-    ),
-    "probe": Panel(
-        "kNN probe",
-        "Accuracy of nearest neighbours on labelled clips. Healthy: it rises above its first value, that of "
-        "random weights. This is the curve to trust.",
     ),
     "clips_per_s": Panel(
         "clips/s",
@@ -66,12 +68,12 @@ def panels() -> dict[str, Panel]:
     """Metrics with their titles and explanations; a picture has a panel for each that a run logged."""
     from ajepa.objectives.systems import ObjectiveError, objective_config, objective_names
 
-    found = {"loss": LOSS}
+    found = dict(FIRST_PANELS)
     for system in objective_names():
         with suppress(ObjectiveError):  # a broken package must not stop the others' curves
             for metric, panel in objective_config(system).metrics.items():
                 found[metric] = Panel(panel) if isinstance(panel, str) else panel
-    return found | LOOP_PANELS
+    return found | LAST_PANELS
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

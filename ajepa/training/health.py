@@ -69,6 +69,8 @@ def attention_entropy(encoder: Encoder, spectrogram_BLC: Tensor, clips: int = 8)
 class CollapseWatch:
     """Warns that representations collapse: once for each gauge, and again after a recovery.
 
+    `low` has the gauges that are low now, each with its warning.
+
     In the trials of docs/LOG.md with falling probes the rank fell from 56 to 24 or less, and in the worst the
     spread of the targets halved; in those that learnt the rank rose.
     """
@@ -78,7 +80,7 @@ class CollapseWatch:
     def __init__(self, history: list[dict[str, Any]], objective: ObjectiveConfig) -> None:
         self._advice = f"Look at a probe before you go on. {objective.advice}"
         self._highest = dict.fromkeys(self.FLOORS, 0.0)
-        self._reported: set[str] = set()
+        self.low: dict[str, str] = {}
         for record in history:
             self.look(record)
 
@@ -91,11 +93,13 @@ class CollapseWatch:
                 continue
             highest = self._highest[name] = max(self._highest[name], value)
             if value >= floor * highest:
-                self._reported.discard(name)
-            elif name not in self._reported:
-                self._reported.add(name)
-                warnings.append(
-                    f"step {record['step']}: representations are collapsing: {name} is {value:.3g}, "
-                    f"{highest:.3g} at its highest. {self._advice}"
-                )
+                self.low.pop(name, None)
+                continue
+            known = name in self.low
+            self.low[name] = (
+                f"step {record['step']}: representations are collapsing: {name} is {value:.3g}, "
+                f"{highest:.3g} at its highest. {self._advice}"
+            )
+            if not known:
+                warnings.append(self.low[name])
         return warnings
