@@ -40,13 +40,14 @@ PANDAS_NA |= {"<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip of a task: the part of `path` from `start` (seconds), its split, labels and output stem."""
+    """One clip of a task: `seconds` of `path` from `start` on (None: to the end), and its stem there."""
 
     path: Path
     split: str
     labels: tuple[str, ...]
     stem: str
     start: float = 0.0
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,8 @@ def file_stem(name: str) -> str:
 
 
 def _write_clip(clip: Clip, wav: Path, seconds: float | None, sample_rate: int) -> None:
-    wave = audio.load(clip.path, start=clip.start, seconds=seconds, sample_rate=sample_rate).numpy()
+    length = min((given for given in (seconds, clip.seconds) if given is not None), default=None)
+    wave = audio.load(clip.path, start=clip.start, seconds=length, sample_rate=sample_rate).numpy()
     if seconds is not None:
         samples = round(seconds * sample_rate)
         wave = np.pad(wave[:samples], (0, max(0, samples - len(wave))))

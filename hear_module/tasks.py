@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ajepa import audio
+from ajepa.data.labelled import check_no_overlap, read_labelled
 from ajepa.data.speech_commands import KEYWORDS, SILENCE, UNKNOWN, SpeechCommands, official_test
+from ajepa.data.splitting import with_splits
 from ajepa.data.tables import (
     LABEL_SEPARATOR,
     TaskError,
-    check_separator,
     existing_folder,
-    find_path_column,
     listed,
     locate,
     note,
@@ -33,8 +33,6 @@ from ajepa.data.tables import (
 
 from .task_folder import ALL_SCORES, TRAINVALTEST, Clip, Task, file_stem, write_task
 
-SPLIT_NAMES = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid"}
-SPLIT_NAMES |= {"dev": "valid", "test": "test", "testing": "test", "eval": "test"}
 ESC10_CLASSES = {
     "dog", "rooster", "rain", "sea_waves", "crackling_fire",
     "crying_baby", "sneezing", "clock_tick", "helicopter", "chainsaw",
@@ -64,7 +62,7 @@ def from_esc50(
     if csv is not None:
         table = Path(csv) if Path(csv).is_file() else source / csv
     columns = ["filename", "fold", "category", "esc10"] if esc10 else ["filename", "fold", "category"]
-    rows = read_table(table, columns)
+    rows = read_table(table, columns).rows
     if esc10:
         rows = [row for row in rows if row["esc10"].strip().lower() == "true"]
     folds = [_fold_number(row["fold"], table) for row in rows]
@@ -158,101 +156,87 @@ def from_table(
     *,
     audio_root: str | Path | None = None,
     path_column: str | None = None,
-    label_column: str = "label",
+    label_column: str | None = None,
     fold_column: str | None = None,
     split_column: str | None = None,
     seconds: float | None = None,
     multilabel: bool = False,
     label_separator: str = LABEL_SEPARATOR,
+    segments: bool = False,
     task_name: str | None = None,
     version: str = "v1",
     sample_rate: int = 16000,
     skip_missing: bool = False,
     force: bool = False,
 ) -> Path:
-    """Writes the task that a table describes (CSV, or TSV by its suffix) and returns its folder.
+    """Writes the task that a table describes and returns its folder.
 
-    Each row is a clip: its path below `audio_root` (default: the table's folder), its label, and its fold
-    (at least three) or its split (train, valid, test). Unless named, the column of the paths is `filename` or
-    `path`, that of the folds or splits `fold` or `split`. `multilabel`: labels separated by
-    `label_separator`, or a row for each. `seconds`: clips are cut or padded to it; None keeps their lengths,
-    and heareval embeds them one by one. Raises `TaskError`.
+    Each row is a clip: its path below `audio_root` (default: the table's folder) or anywhere, its label, and
+    its fold (at least three) or its split (train, valid, test). Formats, the columns' usual names, several
+    labels and segments are those of `ajepa.data.labelled.read_labelled`; `split_column` "auto" makes a split.
+    `seconds`: clips are cut or padded to it; None keeps their lengths, and heareval embeds them one by one.
+    Raises `TaskError`.
     """
     table = Path(csv)
-    root = Path(audio_root) if audio_root is not None else table.parent
     if seconds is not None and not seconds > 0:
         raise TaskError(f"seconds must be above 0, not {seconds}")
-    check_separator(table, label_separator, multilabel)
-    rows = read_table(table, [label_column])
-    path_column = find_path_column(table, rows[0], path_column)
-    by_fold, column = _split_column(table, rows[0], fold_column, split_column)
-    values = {row[column].strip() for row in rows}
-    if by_fold:
-        ordered = sorted(
-            values, key=lambda value: (not value.isdigit(), int(value) if value.isdigit() else 0, value)
+    found = read_labelled(
+        table,
+        label=label_column,
+        fold=fold_column,
+        split=split_column,
+        path_column=path_column,
+        audio_root=audio_root,
+        multilabel=multilabel,
+        label_separator=label_separator,
+        segments=segments,
+    )
+    rows = [row for _, row in without_missing([(row.path, row) for row in found.clips], table, skip_missing)]
+    if not any(row.split for row in rows):
+        rows, said = with_splits(
+            table, rows, split_column, stratified=not multilabel, path_column=found.path_column
         )
-        split_of = {value: f"fold{index:02d}" for index, value in enumerate(ordered)}
-    else:
-        split_of = {value: SPLIT_NAMES[value.lower()] for value in values if value.lower() in SPLIT_NAMES}
-    if unknown := sorted(values - set(split_of) | ({""} & values)):
-        raise TaskError(
-            f"{table}: column {column!r} has {listed(unknown)}; use train, valid and test, or folds"
+        note(said)
+    check_no_overlap(rows, table)
+    split_of = (
+        _fold_names({row.split for row in rows}) if found.folds else {name: name for name in TRAINVALTEST}
+    )
+    root = table.parent if audio_root is None else Path(audio_root)
+    clips = [
+        Clip(
+            row.path,
+            split_of[row.split],
+            row.labels,
+            file_stem(os.path.relpath(row.path, root)) + (f"-{row.start:.3f}" if found.segments else ""),
+            row.start,
+            row.seconds,
         )
-
-    located = without_missing([(locate(root, row[path_column]), row) for row in rows], table, skip_missing)
-    clips: dict[Path, Clip] = {}
-    for path, row in located:
-        text, split = row[label_column].strip(), split_of[row[column].strip()]
-        parts = [part.strip() for part in text.split(label_separator)]
-        labels = [part for part in parts if part] if multilabel else [text]
-        if path in clips:
-            if not multilabel:
-                raise TaskError(
-                    f"{table}: {row[path_column]} is listed twice; pass multilabel, or remove one row"
-                )
-            if clips[path].split != split:
-                raise TaskError(
-                    f"{table}: {row[path_column]} is in {clips[path].split} and in {split}; keep one"
-                )
-            labels = [*clips[path].labels, *labels]
-        relative = os.path.relpath(path, root)
-        clips[path] = Clip(path, split, tuple(dict.fromkeys(labels)), file_stem(relative))
-    splits = tuple(sorted(set(split_of.values()))) if by_fold else TRAINVALTEST
+        for row in rows
+    ]
     task = Task(
         name=task_name or re.sub(r"\W+", "_", table.stem).strip("_") or "table",
         version=version,
         mode="full",
-        split_mode="presplit_kfold" if by_fold else "trainvaltest",
-        splits=splits,
+        split_mode="presplit_kfold" if found.folds else "trainvaltest",
+        splits=tuple(split_of.values()),
         sample_duration=seconds,
-        clips=list(clips.values()),
+        clips=clips,
         prediction_type="multilabel" if multilabel else "multiclass",
         evaluation=("mAP", "d_prime", "aucroc") if multilabel else ALL_SCORES,
     )
     return write_task(task, out, sample_rate, force)
 
 
+def _fold_names(folds: set[str]) -> dict[str, str]:
+    """HEAR's names of folds, which are in the order of their numbers, then of their names."""
+    ordered = sorted(folds, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+    return {name: f"fold{index:02d}" for index, name in enumerate(ordered)}
+
+
 def _fold_number(text: str, table: Path) -> int:
     if not text.strip().isdigit():
         raise TaskError(f"{table}: fold {text!r} is not a number from 1")
     return int(text)
-
-
-def _split_column(
-    table: Path, row: dict[str, str], fold_column: str | None, split_column: str | None
-) -> tuple[bool, str]:
-    """(whether it holds folds, its name) of the column that assigns clips to splits."""
-    if fold_column is not None and split_column is not None:
-        raise TaskError("pass fold_column or split_column, not both")
-    candidates = [(True, fold_column or "fold"), (False, split_column or "split")]
-    if fold_column is not None or split_column is not None:
-        candidates = [candidate for candidate in candidates if candidate[1] in (fold_column, split_column)]
-    found = [candidate for candidate in candidates if candidate[1] in row]
-    if len(found) == 1:
-        return found[0]
-    wanted = " or ".join(repr(column) for _, column in candidates)
-    problem = "has both columns; name the one to use" if found else f"its columns are {listed(list(row))}"
-    raise TaskError(f"{table}: expected a column {wanted}; {problem}")
 
 
 def _by_fold(counts: Counter[int]) -> str:

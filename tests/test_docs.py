@@ -1,6 +1,6 @@
 """The documentation does what it says: its commands run, and its site builds without a warning.
 
-Every shell and Python block of README.md, the tutorials and the two pages about encoders is run, in order,
+Every shell and Python block of README.md, the tutorials and the pages of HOW_TO is run, in order,
 each page in an empty folder. Comments that no reader sees steer it:
 
     <!-- test: skip REASON -->         the next block is not run but counted; REASON begins with one of SKIPS
@@ -30,7 +30,7 @@ from tests.test_official import GOLDEN
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
-HOW_TO = [ROOT / "docs" / name for name in ("embedding.md", "encoders_in.md", "encoders_out.md")]
+HOW_TO = [ROOT / "docs" / name for name in ("embedding.md", "encoders_in.md", "encoders_out.md", "labels.md")]
 PAGES = [ROOT / "README.md", *TUTORIALS, *HOW_TO]
 ALL_PAGES = [
     *PAGES,

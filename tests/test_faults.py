@@ -194,7 +194,7 @@ def test_tables(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=f"{path}: two columns are named label"):
         read_table(path, ["label"])
     path.write_text(f"path, label \na.wav,{'x' * 200_000}\n")
-    assert len(read_table(path, ["label"])[0]["label"]) == 200_000
+    assert len(read_table(path, ["label"]).rows[0]["label"]) == 200_000
     path.write_bytes(b"path,label\na.wav,caf\xe9\n")
     with pytest.raises(TaskError, match=f"{path}: is not UTF-8") as caught:
         read_table(path, ["label"])

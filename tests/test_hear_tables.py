@@ -69,7 +69,7 @@ def test_table_with_several_labels(tmp_path):
     assert metadata["evaluation"] == ["mAP"]
 
 
-@pytest.mark.parametrize("column", ["filename", "path", "file"])
+@pytest.mark.parametrize("column", ["filename", "path", "sound"])
 def test_the_command_finds_or_is_told_the_columns(column, tmp_path):
     """The same table for a HEAR task and for a probe."""
     names = [f"{number}.wav" for number in range(6)]
@@ -77,7 +77,7 @@ def test_the_command_finds_or_is_told_the_columns(column, tmp_path):
     rows = [f"{name},{'dog|cat' if n % 2 else 'dog'},{SPLITS[n // 2]}" for n, name in enumerate(names)]
     table = write_rows(tmp_path / "t.csv", f"{column},label,split", *rows)
     options = ["--split", "split", "--multilabel", "--label-separator", "|"]
-    options += ["--path", column] if column == "file" else []
+    options += ["--path", column] if column == "sound" else []
     made = ["data", "hear-task", "table", "--source", str(table), "--out", str(tmp_path / "out"), *options]
     assert main(made) == 0
     metadata = check_task(tmp_path / "out" / "t-v1-full")
@@ -95,7 +95,7 @@ def test_a_separator_is_not_left_unheeded(tmp_path):
     for options, message in (
         ({"label_separator": "|"}, r"only multilabel tables separate labels"),
         ({"label_separator": "", "multilabel": True}, "the label separator is empty"),
-        ({"path_column": "file"}, "no column file with the files; its columns are filename"),
+        ({"path_column": "sound"}, "no column sound with the files; its columns are filename"),
     ):
         with pytest.raises(TaskError, match=message):
             tasks.from_table(table, tmp_path / "out", **options)
@@ -104,13 +104,17 @@ def test_a_separator_is_not_left_unheeded(tmp_path):
 @pytest.mark.parametrize(
     ("header", "rows", "message"),
     [
-        ("name,label,fold", ["a.wav,x,1"], "no column filename or path with the files; its columns are name"),
+        (
+            "name,label,fold",
+            ["a.wav,x,1"],
+            "no column filename or path or .* with the files; its columns are name",
+        ),
         ("filename,fold", ["a.wav,1"], "no column label; its columns are filename, fold"),
         ("filename,label", ["a.wav,x"], "expected a column 'fold' or 'split'; its"),
         ("filename,label,fold,split", ["a.wav,x,1,test"], "has both columns; name the one to use"),
         ("filename,label,split", [], "the table has no rows"),
-        ("filename,label,split", ["a.wav,x,holdout"], "column 'split' has holdout; use train"),
-        ("filename,label,fold", ["a.wav,x,1", "b.wav,x,"], "column 'fold' has ''; use train"),
+        ("filename,label,split", ["a.wav,x,holdout"], "row 1: a.wav: column 'split' is 'holdout'; use train"),
+        ("filename,label,fold", ["a.wav,x,1", "b.wav,x,"], "row 2: b.wav: column 'fold' is empty"),
         ("filename,label,split", ["a.wav,x,train", "b.wav,x,test"], "no clips in valid"),
         ("filename,label,fold", ["a.wav,x,1", "b.wav,x,2"], "2 folds; heareval needs 3"),
         ("filename,label,split", ["a.wav,x,train", "a.wav,y,test"], r"a\.wav is listed twice"),
@@ -119,13 +123,10 @@ def test_a_separator_is_not_left_unheeded(tmp_path):
             ["a.wav,x,train", "z.wav,y,test"],
             r"1 of 2 listed files are missing.*z\.wav",
         ),
-        ("filename,label,split", ["../outside.wav,x,train"], "leads out of"),
-        ("filename,label,split", ["a/../../outside.wav,x,train"], "leads out of"),
-        ("filename,label,split", ["/etc/passwd,x,train"], "leads out of"),
-        ("filename,label,split", [",x,train"], "is empty or leads out of"),
+        ("filename,label,split", [",x,train"], "row 1: filename is empty"),
         ("filename,label,fold", ["a.wav,None,1", "b.wav,x,2", "c.wav,x,3"], "labels None would be changed"),
         ("filename,label,fold", ["a.wav,01,1", "b.wav,2,2", "c.wav,2,3"], "labels 01 would be changed"),
-        ("filename,label,fold", ["a.wav,,1", "b.wav,x,2", "c.wav,x,3"], "labels '' would be changed"),
+        ("filename,label,fold", ["a.wav,,1", "b.wav,x,2", "c.wav,x,3"], "row 1: a.wav has no label"),
     ],
 )
 def test_table_errors(tmp_path, monkeypatch, header, rows, message):

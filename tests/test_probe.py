@@ -149,10 +149,10 @@ def test_what_is_wrong_with_a_table_is_told(tiny_recipe: Recipe, audio_folder: P
         (ProbeConfig(table=str(path), label="class"), "no column class; its columns are path, label"),
         (ProbeConfig(table=str(path), split="label"), "0 reference clips and 12 to score"),
         (ProbeConfig(table=str(few), split="split"), "1 reference clips and 1 to score.*`train` marks"),
-        (ProbeConfig(table=str(unnamed), split="split"), "line 3: the column split is empty"),
+        (ProbeConfig(table=str(unnamed), split="split"), "row 2: .*column 'split' is empty"),
     ):
         with pytest.raises(RecipeError, match=message):
             pretrain(replace(tiny_recipe, run=replace(tiny_recipe.run, probe=probe)))
     (audio_folder / "03.wav").unlink()
-    with pytest.raises(RecipeError, match=r"line 5: no such file .*03\.wav"):
+    with pytest.raises(RecipeError, match=r"no such file .*03\.wav"):
         pretrain(replace(tiny_recipe, run=replace(tiny_recipe.run, probe=ProbeConfig(table=str(path)))))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ajepa.data.splitting import split_file
 from ajepa.eval.tasks import TaskError, open_task
-from ajepa.eval.tasks.splitting import split_file
 from ajepa.eval.tasks.task import Task
 
 

@@ -23,9 +23,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     data_get.add(data)
     task = data.add_parser("hear-task", help="write a HEAR task folder from a data set that you have")
     task.add_argument("dataset", choices=["esc50", "esc10", "speech_commands", "table"])
-    task.add_argument(
-        "--source", type=Path, required=True, help="the data set's folder; for `table` a CSV file"
-    )
+    task.add_argument("--source", type=Path, required=True, help="the data set's folder; for `table` a table")
     task.add_argument("--out", type=Path, required=True, help="the tasks folder")
     task.add_argument(
         "--sample-rate",
@@ -36,13 +34,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     task.add_argument("--csv", type=Path, help="esc50: another table than meta/esc50.csv")
     task.add_argument("--test-source", type=Path, help="speech_commands: the official test archive")
     task.add_argument("--name", help="the task's name")
+    task.add_argument("--audio-root", type=Path, help="table: folder of relative paths; default: the table's")
+    task.add_argument("--path", help="table: column of the files; default: filename, path, file_name or file")
+    task.add_argument("--label", help="table: column of the labels; default: label or labels")
+    task.add_argument("--fold", help="table: column of the folds, for cross-validation; default: fold")
     task.add_argument(
-        "--audio-root", type=Path, help="table: folder of relative paths; default: that of the CSV"
+        "--split", help="table: column of train, valid and test; auto: make a split; default: split"
     )
-    task.add_argument("--path", help="table: column of the files; default: filename or path")
-    task.add_argument("--label", default="label", help="table: column of the labels")
-    task.add_argument("--fold", help="table: column of the folds, for cross-validation")
-    task.add_argument("--split", help="table: column of the splits train, valid, test")
+    task.add_argument(
+        "--segments", action="store_true", help="table: rows are parts of files, with columns start and end"
+    )
     task.add_argument(
         "--seconds",
         type=float,
@@ -223,6 +224,7 @@ def run_hear_task(options: argparse.Namespace) -> None:
             seconds=options.seconds,
             multilabel=options.multilabel,
             label_separator=options.label_separator,
+            segments=options.segments,
             **common,
         )
     print(f"{path}: HEAR task folder")

@@ -14,21 +14,23 @@ TASK_OPTIONS = (
         "speech_commands_v1: the unpacked official test archive; default: next to the data set's folder",
     ),
     ("--split-list", "split_list", "voxceleb1: another list of splits; default: iden_split.txt"),
-    ("--label", "label", "table: column of the labels; default: label"),
-    ("--fold", "fold", "table: column of the folds"),
+    ("--label", "label", "table: column of the labels; default: label or labels"),
+    ("--fold", "fold", "table: column of the folds; default: fold, if the table has it"),
     (
         "--split",
         "split",
-        "table: column of train, valid and test; auto: split the clips and write the split there",
+        "table: column of train, valid and test; default: split, if the table has it; auto: split the clips "
+        "and write the split next to the table; or the file of such a split",
     ),
     ("--group", "group", "table: column of groups that must not be split, such as recordings"),
-    ("--path", "path", "table: column of the files; default: filename or path"),
+    ("--path", "path", "table: column of the files; default: filename, path, file_name or file"),
     ("--label-separator", "label_separator", "table: between the labels of --multilabel; default: ;"),
     ("--audio-root", "audio_root", "table: folder of relative paths; default: the table's folder"),
 )
 
 
-ARGUMENTS = (*(argument for _, argument, _ in TASK_OPTIONS), "id_list", "multilabel", "skip_missing")
+FLAGS = ("multilabel", "segments", "skip_missing")
+ARGUMENTS = (*(argument for _, argument, _ in TASK_OPTIONS), "id_list", *FLAGS)
 
 
 def add(group: argparse._ArgumentGroup) -> None:
@@ -42,14 +44,15 @@ def add(group: argparse._ArgumentGroup) -> None:
         help="audioset: file of the clips to use, an ID a line or AST's JSON; may be repeated",
     )
     group.add_argument("--multilabel", action="store_true", help="table: clips have several labels")
+    group.add_argument(
+        "--segments",
+        action="store_true",
+        help="table: rows are parts of files, with columns start and end (or duration) in seconds; taken for "
+        "granted where a file is in several rows",
+    )
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, by the names of the task function's arguments."""
-    values: dict[str, Any] = {name: getattr(options, name) for _, name, _ in TASK_OPTIONS}
-    values |= {
-        "multilabel": options.multilabel or None,
-        "skip_missing": options.skip_missing or None,
-        "id_list": options.id_list,
-    }
-    return {name: value for name, value in values.items() if value is not None}
+    values = {name: getattr(options, name) for name in ARGUMENTS}
+    return {name: value for name, value in values.items() if value is not None and value is not False}

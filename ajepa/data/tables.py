@@ -3,23 +3,80 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from ajepa.errors import AjepaError
 
+from .cells import LONGEST_FIELD, Cells, CellsError, read_cells
 from .copies import COPY_SUFFIXES, one_of_each
 
-PATH_COLUMNS = ("filename", "path")  # default columns of the files in a table
+__all__ = ["LONGEST_FIELD", "Table", "TaskError", "read_table"]
+
+PATH_COLUMNS = ("filename", "path", "file_name", "file")  # default columns of the files in a table
 LABEL_SEPARATOR = ";"
-LONGEST_FIELD = 2**24  # characters; Python's own limit of 131,072 refuses texts that people have
 
 
 class TaskError(AjepaError, ValueError):
     """A source cannot become a task; the message says what was expected and what to do."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with cells of text.
+
+    Attributes:
+        path: its file.
+        columns: their names, in order.
+        rows: a cell for every column; empty where the file has none.
+        comma: whether a comma may be the decimal point.
+    """
+
+    path: Path
+    columns: list[str]
+    rows: list[dict[str, str]]
+    comma: bool = False
+
+    def where(self, row: int) -> str:
+        """The table and a row, for messages. Rows are counted from 1, after the header."""
+        return f"{self.path}: row {row + 1}"
+
+    def find(self, *names: str) -> str | None:
+        """The first of these columns that the table has, also if it is written in another case."""
+        for name in names:
+            alike = [column for column in self.columns if column.lower() == name.lower()]
+            if name in alike:
+                return name
+            if len(alike) == 1:
+                return alike[0]
+        return None
+
+    def need(self, name: str, remedy: str = "") -> str:
+        """A column that must be there. Raises TaskError."""
+        if found := self.find(name):
+            return found
+        has = f"{self.path}: no column {name}; its columns are {listed(self.columns)}"
+        raise TaskError(f"{has}; {remedy}" if remedy else has)
+
+    def number(self, row: int, column: str) -> float | None:
+        """The number in a cell, None if it is empty. Raises TaskError for anything else."""
+        text = self.rows[row][column].strip()
+        if not text:
+            return None
+        plain = text.replace(",", ".") if self.comma and text.count(",") == 1 and "." not in text else text
+        try:
+            if math.isfinite(value := float(plain)):
+                return value
+        except ValueError:
+            pass
+        raise TaskError(f"{self.where(row)}: {column} is {text!r}; give a number or leave it empty")
 
 
 def existing_folder(path: str | Path, expected: str) -> Path:
@@ -40,33 +97,61 @@ def plain_columns(path: Path, header: Sequence[str], kind: type[AjepaError] = Ta
     return names
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV or TSV file that has at least `columns`."""
+def read_table(path: Path, columns: Sequence[str] = (), joint: str = LABEL_SEPARATOR) -> Table:
+    """A table that has at least `columns`, named exactly so.
+
+    The suffix decides how it is read: .parquet, .json, .jsonl or .ndjson, and anything else as separated text
+    (see `cells`).
+
+    Args:
+        joint: what joins the items of a cell that holds a list.
+
+    Raises:
+        TaskError: the file is missing or unreadable, has no rows, a row is longer than the header, or a
+            column is missing.
+    """
     if not path.is_file():
-        raise TaskError(f"{path}: no such file; expected a table with the columns {', '.join(columns)}")
-    csv.field_size_limit(LONGEST_FIELD)
-    delimiter = "\t" if path.suffix == ".tsv" else ","
+        wanted = f" with the columns {', '.join(columns)}" if columns else ""
+        raise TaskError(f"{path}: no such file; expected a table{wanted}")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            found = plain_columns(path, next(csv.reader(file, delimiter=delimiter), []))
-            rows = list(csv.DictReader(file, found, delimiter=delimiter, restval="", restkey="surplus"))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise TaskError(f"{path}: is not UTF-8 CSV ({error}); save it as such") from error
-    if missing := [column for column in columns if column not in found]:
-        raise TaskError(f"{path}: no column {listed(missing)}; its columns are {listed(found)}")
-    if not rows:
+        cells = read_cells(path, joint)
+    except CellsError as error:
+        raise TaskError(f"{path}: {error}") from error
+    except (OSError, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
+        raise TaskError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from error
+    names = plain_columns(path, cells.columns)
+    table = Table(path, [name for name in names if name], [], cells.comma)
+    if missing := [column for column in columns if column not in names]:
+        raise TaskError(f"{path}: no column {listed(missing)}; its columns are {listed(table.columns)}")
+    table.rows.extend(_row(table, number, row, names) for number, row in _filled(cells))
+    if not table.rows:
         raise TaskError(f"{path}: the table has no rows")
-    return rows
+    return table
 
 
-def find_path_column(table: Path, row: dict[str, str], named: str | None) -> str:
-    """The column of the files in a table's row: the one named, else the first of `PATH_COLUMNS`."""
+def _filled(cells: Cells) -> Iterable[tuple[int, list[str]]]:
+    """The rows that are not empty, numbered; spreadsheets write rows of separators alone at the end."""
+    return enumerate(row for row in cells.rows if any(map(str.strip, row)))
+
+
+def _row(table: Table, number: int, cells: list[str], names: list[str]) -> dict[str, str]:
+    if any(cells[len(names) :]):
+        raise TaskError(
+            f"{table.where(number)} has {len(cells)} cells, and the header {len(names)}; put cells that "
+            "contain the separator in quotes"
+        )
+    cells += [""] * (len(names) - len(cells))
+    return {name: cell for name, cell in zip(names, cells, strict=False) if name}
+
+
+def find_path_column(table: Table, named: str | None) -> str:
+    """The column of the files in a table: the one named, else the first of `PATH_COLUMNS`."""
     wanted = PATH_COLUMNS if named is None else (named,)
-    if found := [column for column in wanted if column in row]:
-        return found[0]
+    if found := table.find(*wanted):
+        return found
     raise TaskError(
-        f"{table}: no column {' or '.join(wanted)} with the files; its columns are {listed(list(row))}; name "
-        "the right one with --path"
+        f"{table.path}: no column {' or '.join(wanted)} with the files; its columns are "
+        f"{listed(table.columns)}; name the right one with --path"
     )
 
 
@@ -83,6 +168,8 @@ def check_separator(table: Path, separator: str, multilabel: bool) -> None:
 def locate(root: Path, name: str, *, anywhere: bool = False) -> Path:
     """`root`/`name`, or the file of the same stem in another audio format; it may be missing.
 
+    A name may lack its suffix, and its folders may be separated as on Windows.
+
     Args:
         anywhere: a user's own table, whose paths may be absolute or lead out of `root`. One that came with
             an archive may not, as written: links inside the data set may lead elsewhere.
@@ -98,7 +185,10 @@ def locate(root: Path, name: str, *, anywhere: bool = False) -> Path:
         )
     if path.is_file():
         return path
-    others = (path.with_suffix(suffix) for suffix in COPY_SUFFIXES if path.suffix)
+    if "\\" in name:
+        return locate(root, name.replace("\\", "/"), anywhere=anywhere)
+    others = [path.with_suffix(suffix) for suffix in COPY_SUFFIXES if path.suffix]
+    others += [path.with_name(f"{path.name}{suffix}") for suffix in COPY_SUFFIXES]
     return next((other for other in others if other.is_file()), path)
 
 

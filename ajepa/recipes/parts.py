@@ -135,10 +135,10 @@ class ProbeConfig:
     """A small labelled set on which a kNN probe follows the run; see `ajepa.training.probe`.
 
     Args:
-        table: CSV file, its paths relative to its own folder; empty for no probe.
+        table: a table of labels, its paths relative to its own folder; empty for no probe.
         path, label: names of its columns.
-        split: column whose value `train` marks the reference clips; `valid` or `validation` those that are
-            scored, all others where there are none; empty: each clip against all others.
+        split: column in which train marks the reference clips, and valid those that are scored (all others
+            where there are none); empty: each clip against all others.
         every: steps between looks; at the start and at the end in any case.
     """
 

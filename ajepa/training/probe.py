@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ajepa.audio import load
-from ajepa.data.tables import TaskError, read_table
+from ajepa.data.labelled import AUTO, SPLIT_NAMES, Labelled, read_labelled
+from ajepa.data.tables import TaskError
 from ajepa.features import LogMel
 from ajepa.model import AudioEncoder
 from ajepa.nn.encoder import Encoder
@@ -20,7 +21,7 @@ from ajepa.recipes.parts import ProbeConfig
 NEIGHBOURS = 10
 CLIPS_A_PASS = 32
 REFERENCE = "train"
-VALIDATION = {"valid", "validation"}
+VALIDATION = "valid"
 
 
 class Probe:
@@ -42,11 +43,14 @@ class Probe:
         self.model = AudioEncoder(recipe.front_end, recipe.encoder, recipe.data.crop_seconds)
         # The run's own modules, so that every score is of the current weights.
         self.model.features, self.model.encoder = front_end, encoder
-        names = sorted({row.label for row in rows})
-        self.label_B = torch.tensor([names.index(row.label) for row in rows])
+        names = sorted({row.labels[0] for row in rows})
+        self.label_B = torch.tensor([names.index(row.labels[0]) for row in rows])
         self.alone = not recipe.run.probe.split
         self.reference_B = torch.tensor([self.alone or row.split == REFERENCE for row in rows])
-        self.waveforms = [load(row.path, sample_rate=self.model.sample_rate) for row in rows]
+        self.waveforms = [
+            load(row.path, start=row.start, seconds=row.seconds, sample_rate=self.model.sample_rate)
+            for row in rows
+        ]
 
     @torch.no_grad()
     def score(self) -> float:
@@ -91,19 +95,10 @@ def knn_accuracy(features_BE: Tensor, label_B: Tensor, reference_B: Tensor, alon
     return float((votes.argmax(1) == label_B[scored_B]).float().mean())
 
 
-class Row(NamedTuple):
-    """A clip of the table; `split` is empty if no column of splits was named."""
-
-    path: Path
-    label: str
-    split: str
-
-
-def _scorable(rows: list[Row], config: ProbeConfig) -> list[Row]:
+def _scorable(rows: Sequence[Labelled], config: ProbeConfig) -> Sequence[Labelled]:
     """The rows that a score uses; raises RecipeError if there are too few, or only one class."""
-    splits = {row.split for row in rows}
-    if chosen := splits & VALIDATION:
-        rows = [row for row in rows if row.split in {REFERENCE} | chosen]
+    if any(row.split == VALIDATION for row in rows):
+        rows = [row for row in rows if row.split in (REFERENCE, VALIDATION)]
     reference = sum(not config.split or row.split == REFERENCE for row in rows)
     scored = len(rows) - reference if config.split else len(rows)
     if reference < 2 or scored < 1:
@@ -112,7 +107,7 @@ def _scorable(rows: list[Row], config: ProbeConfig) -> list[Row]:
             f"run.probe.table {config.table}: {reference} reference clips and {scored} to score; a probe "
             f"needs two or more and one or more{where}"
         )
-    if len({row.label for row in rows}) < 2:
+    if len({row.labels[0] for row in rows}) < 2:
         raise RecipeError(
             f"run.probe.table {config.table}: {len(rows)} clips of one class; a probe needs clips of at "
             "least two"
@@ -120,23 +115,18 @@ def _scorable(rows: list[Row], config: ProbeConfig) -> list[Row]:
     return rows
 
 
-def _read(config: ProbeConfig) -> list[Row]:
-    """The rows of the table; raises RecipeError without the table, a column, a file or a clip's split."""
-    table = Path(config.table)
-    wanted = [config.path, config.label, *([config.split] if config.split else [])]
+def _read(config: ProbeConfig) -> Sequence[Labelled]:
+    """The clips of the table; raises RecipeError without the table, a column, a file or a clip's split."""
     try:
-        entries = read_table(table, wanted)
+        clips = read_labelled(
+            Path(config.table),
+            path_column=config.path,
+            label=config.label,
+            fold=config.split or None,  # any names
+            split=None if config.split else AUTO,
+        ).clips
     except TaskError as error:
         raise RecipeError(f"run.probe.table: {error}") from error
-    rows = []
-    for line, entry in enumerate(entries, start=2):
-        row = Row(table.parent / entry[config.path], entry[config.label], entry.get(config.split, ""))
-        if not row.path.is_file():
-            raise RecipeError(f"{table}, line {line}: no such file {row.path}")
-        if config.split and not row.split:
-            raise RecipeError(
-                f"{table}, line {line}: the column {config.split} is empty; write train, valid or test "
-                "there, or leave the clip out"
-            )
-        rows.append(row)
-    return rows
+    if missing := [clip.path for clip in clips if not clip.path.is_file()]:
+        raise RecipeError(f"run.probe.table {config.table}: no such file {missing[0]}")
+    return [clip._replace(split=SPLIT_NAMES.get(clip.split.lower(), clip.split)) for clip in clips]

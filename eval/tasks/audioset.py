@@ -173,7 +173,7 @@ def _labels(data: Path) -> frozenset[str] | None:
     path = _found(data, LABELS)
     if path is None:
         return None
-    names = frozenset(row["mid"] for row in read_table(path, ["mid"]))
+    names = frozenset(row["mid"] for row in read_table(path, ["mid"]).rows)
     if len(names) != CLASSES:
         raise TaskError(f"{path}: {len(names)} classes in column mid, not {CLASSES}; get it from {HOME}")
     return names

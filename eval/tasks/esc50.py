@@ -44,7 +44,7 @@ def _open(data: Path, name: str, csv: str | Path | None, skip_missing: bool) -> 
     table = data / "meta" / "esc50.csv"
     if csv is not None:
         table = Path(csv) if Path(csv).is_file() else data / csv
-    rows = read_table(table, ["filename", "fold", "category", "esc10", "src_file"])
+    rows = read_table(table, ["filename", "fold", "category", "esc10", "src_file"]).rows
     if name == "esc10":
         rows = [row for row in rows if row["esc10"].strip().lower() == "true"]
     located = [(locate(data / "audio", row["filename"]), row) for row in rows]

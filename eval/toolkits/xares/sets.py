@@ -67,7 +67,7 @@ class _Set:
 def _esc50(source: Path) -> Callable[[Clip], dict[str, Any] | None]:
     table = source / "meta" / "esc50.csv"
     number = {}
-    for row in read_table(table, ["target", "category"]):
+    for row in read_table(table, ["target", "category"]).rows:
         if not row["target"].isdecimal():
             raise XaresSetError(f"{table}: target {row['target']!r} of {row['category']} is no class number")
         number[row["category"]] = int(row["target"])
