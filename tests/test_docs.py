@@ -30,7 +30,8 @@ from tests.test_official import GOLDEN
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
-HOW_TO = [ROOT / "docs" / name for name in ("embedding.md", "encoders_in.md", "encoders_out.md", "labels.md")]
+NAMES = "embedding encoders_in encoders_out labels look"
+HOW_TO = [ROOT / "docs" / f"{name}.md" for name in NAMES.split()]
 PAGES = [ROOT / "README.md", *TUTORIALS, *HOW_TO]
 ALL_PAGES = [
     *PAGES,

@@ -15,6 +15,7 @@ from ajepa.masking.config import Kind
 from ajepa.nn.grid import PatchGrid
 
 from .files import save
+from .spectrogram import SpectrogramCrop, draw_spectrogram, label_frequency, label_time
 
 TOTAL = 1000  # steps of a notional run: masks depend only on step / total
 QUANTILES = {"min": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "max": 1.0}
@@ -24,6 +25,9 @@ COLOURS = {
     "target": "#e07b39",
     "hidden": "#d0d0d0",
 }
+
+# How strongly they cover a spectrogram.
+OVER = {"context": 0.25, "visible, left out by the budget": 0.5, "target": 0.55, "hidden": 0.85}
 
 
 @dataclass(frozen=True)
@@ -107,16 +111,27 @@ def fraction_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def draw_masks(
-    cases: Sequence[MaskCase], grid: PatchGrid, out: Path, *, clips: int = 4, seed: int = 0
+    cases: Sequence[MaskCase],
+    grid: PatchGrid,
+    out: Path,
+    *,
+    clips: int = 4,
+    seed: int = 0,
+    crop: SpectrogramCrop | None = None,
 ) -> None:
-    """Draw the masks of clips, with a column for each case; time runs to the right, frequency upwards."""
-    from matplotlib.colors import ListedColormap
+    """Draw the masks of clips, with a column for each case; time runs to the right, frequency upwards.
+
+    Args:
+        crop: a spectrogram to draw them on; all rows have the same one, under other masks.
+    """
+    from matplotlib.colors import ListedColormap, to_rgba
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
+    colours = [to_rgba(colour, 1.0 if crop is None else OVER[name]) for name, colour in COLOURS.items()]
     wide = grid.time > 4 * grid.freq
     width = 4.5 if wide else 3.2
-    height = 0.8 if wide else 3.0 * grid.freq / grid.time
+    height = (0.8 if crop is None else 1.4) if wide else 3.0 * grid.freq / grid.time
     figure = Figure(figsize=(width * len(cases), 0.9 + height * clips), dpi=110, layout="constrained")
     axes = figure.subplots(clips, len(cases), squeeze=False)
     for column, case in enumerate(cases):
@@ -127,16 +142,26 @@ def draw_masks(
         picture_BN[_cells(masks)[:, 0]] = 0
         picture_BN[masks.target_BMN[:, 0]] = 2
         for row, panel in enumerate(axes[:, column]):
+            if crop is not None:
+                draw_spectrogram(panel, crop)
             panel.pcolormesh(
+                torch.linspace(0, 1, grid.time + 1).numpy(),
+                torch.linspace(0, 1, grid.freq + 1).numpy(),
                 picture_BN[row].view(*grid).T.numpy(),
-                cmap=ListedColormap(list(COLOURS.values())),
+                cmap=ListedColormap(colours),
                 vmin=-0.5,
                 vmax=len(COLOURS) - 0.5,
                 edgecolors="white",
                 linewidth=0.2 if wide else 0.6,
             )
-            panel.set(xticks=[], yticks=[], aspect="auto" if wide else "equal")
+            panel.set(xticks=[], yticks=[], aspect="auto" if wide else grid.freq / grid.time)
         axes[0, column].set_title(case.title, fontsize=9)
-    handles = [Patch(color=colour, label=label) for label, colour in COLOURS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
+        if crop is not None:
+            label_time(axes[-1, column], crop)
+    if crop is not None:
+        for panel in axes[:, 0]:
+            label_frequency(panel, crop.front_end)
+    handles = [Patch(color=colour, label=label) for label, colour in zip(COLOURS, colours, strict=True)]
+    columns = 2 if len(cases) == 1 else len(handles)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     save(figure, out)
