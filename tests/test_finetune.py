@@ -251,7 +251,7 @@ def test_wrong_settings(wrong: dict[str, float], message: str) -> None:
 def test_records_have_a_score_an_interval_and_each_seed(model: AudioEncoder, tones: Task) -> None:
     named = Named("ours", "somewhere", EncoderModel(model))
     seen = []
-    record, draws_S, _ = finetune_model(
+    record, draws_S, *_ = finetune_model(
         named, tones, replace(QUICK, epochs=2), seeds=(0, 1), report=lambda *line: seen.append(line)
     )
     assert record.score == pytest.approx(np.mean(record.by_seed)) and len(record.by_seed) == 2

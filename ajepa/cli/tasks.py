@@ -19,12 +19,21 @@ TASK_OPTIONS = (
     (
         "--split",
         "split",
-        "table: column of train, valid and test; default: split, if the table has it; auto: split the clips "
-        "and write the split next to the table; or the file of such a split",
+        "table: column of train, valid and test; default: split, if the table has it; for all your own "
+        "labels: auto makes a split and writes it next to the data; or the file of such a split",
     ),
-    ("--group", "group", "table: column of groups that must not be split, such as recordings"),
+    (
+        "--group",
+        "group",
+        "what clips of one recording or speaker share, so that they are not split. table: a column; folder, "
+        "audacity: a regular expression for the files' names, or `folder` for the folders that they are in",
+    ),
     ("--path", "path", "table: column of the files; default: filename, path, file_name or file"),
-    ("--label-separator", "label_separator", "table: between the labels of --multilabel; default: ;"),
+    (
+        "--label-separator",
+        "label_separator",
+        "with --multilabel: between the labels; default: ;",
+    ),
     ("--audio-root", "audio_root", "table: folder of relative paths; default: the table's folder"),
 )
 
@@ -43,7 +52,7 @@ def add(group: argparse._ArgumentGroup) -> None:
         action="append",
         help="audioset: file of the clips to use, an ID a line or AST's JSON; may be repeated",
     )
-    group.add_argument("--multilabel", action="store_true", help="table: clips have several labels")
+    group.add_argument("--multilabel", action="store_true", help="table, audacity: clips have several labels")
     group.add_argument(
         "--segments",
         action="store_true",

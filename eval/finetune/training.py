@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ajepa.audio import load
 from ajepa.data.order import mix_seed
 from ajepa.errors import AjepaError
 from ajepa.eval.models.frames import FrameModel
 from ajepa.eval.results.scores import Scored
+from ajepa.eval.tasks.reading import read_clip
 from ajepa.eval.tasks.task import Clip, Round, Task
 from ajepa.model import AudioEncoder
 from ajepa.schedules import warmup_cosine
@@ -66,8 +66,7 @@ class Waveforms:
         """A whole clip [S]. Raises AudioError if it cannot be read."""
         if number in self._kept:
             return self._kept[number]
-        clip = self.clips[number]
-        waveform_S = load(clip.path, start=clip.start, seconds=clip.seconds, sample_rate=self.sample_rate)
+        waveform_S = read_clip(self.clips[number], self.sample_rate)
         if self._room >= waveform_S.nbytes:
             self._room -= waveform_S.nbytes
             self._kept[number] = waveform_S

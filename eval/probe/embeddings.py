@@ -34,6 +34,7 @@ from ajepa.eval.digest import digest
 from ajepa.eval.models.open import Named
 from ajepa.eval.robustness.corruptions import Corruption
 from ajepa.eval.tasks import Clip, Task
+from ajepa.eval.tasks.reading import clip_seconds, own_rate, read_clip
 from ajepa.files import in_place_of, own_partial
 from ajepa.model.fingerprint import fingerprint
 from ajepa.model.precision import autocast
@@ -247,7 +248,7 @@ def _batches(
     Args:
         least: samples to which the model itself pads a shorter clip.
     """
-    seconds = [clip.seconds or audio.info(clip.path).seconds - clip.start for clip in clips]
+    seconds = [clip_seconds(clip) for clip in clips]
     order = sorted(range(len(clips)), key=lambda index: -seconds[index])
 
     def decode(index: int) -> tuple[int, Tensor]:
@@ -271,9 +272,9 @@ def _batches(
 def _waveform(clip: Clip, rate: int, corruption: Corruption | None) -> Tensor:
     """A clip at the model's sample rate, corrupted at its own rate."""
     if corruption is None:
-        return audio.load(clip.path, start=clip.start, seconds=clip.seconds, sample_rate=rate)
-    own = audio.info(clip.path).sample_rate
-    waveform_S = audio.load(clip.path, start=clip.start, seconds=clip.seconds, sample_rate=own)
+        return read_clip(clip, rate)
+    own = own_rate(clip)
+    waveform_S = read_clip(clip, own)
     # Two folders are in the name: Speech Commands gives one speaker's files the same name for every word.
     heard_S = corruption(waveform_S, own, f"{'/'.join(clip.path.parts[-2:])} {clip.start:g}")
     return audio.resample(heard_S, own, rate)

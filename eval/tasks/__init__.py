@@ -16,6 +16,7 @@ from ajepa.eval.plugins import Registry
 
 from .audioset import open_audioset_2m, open_audioset_20k
 from .esc50 import open_esc10, open_esc50
+from .folder import open_audacity, open_folder
 from .speech_commands import open_speech_commands_v1, open_speech_commands_v2
 from .table import open_table
 from .task import Clip, Round, Task, TaskError
@@ -26,10 +27,12 @@ from .voxceleb1 import open_voxceleb1
 OpenTask = Callable[..., Task]
 
 OURS: dict[str, OpenTask] = {
+    "audacity": open_audacity,
     "audioset_20k": open_audioset_20k,
     "audioset_2m": open_audioset_2m,
     "esc10": open_esc10,
     "esc50": open_esc50,
+    "folder": open_folder,
     "speech_commands_v1": open_speech_commands_v1,
     "speech_commands_v2": open_speech_commands_v2,
     "table": open_table,
