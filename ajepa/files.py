@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from ajepa.errors import AjepaError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ABANDONED_SECONDS = 86_400  # without a change, where a lock says nothing
+# The name of a file while it is written: that of the file and the machine, the process, and a kind.
+_LEFTOVER = re.compile(r"\.(.+)\.\d+\.[a-z0-9]+")
 
 
 class PlaceError(AjepaError, ValueError):
@@ -36,9 +47,107 @@ def check_place(path: Path, option: str) -> None:
         )
 
 
-def own_partial(path: Path, kind: str = "partial") -> Path:
-    """A hidden name next to `path` for this process alone: other machines may write to the same folder."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{kind}")
+def expanded(path: str | Path) -> Path:
+    """A path that may begin with `~`. Raises PlaceError where no home directory is known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise PlaceError(f"{path}: no home directory is known here; write the path in full") from error
+
+
+@contextmanager
+def own_partial(path: Path, kind: str = "partial", *, folder: bool = False) -> Iterator[Path]:
+    """A hidden file or folder next to `path` for this process alone, locked, and removed at the end.
+
+    What killed processes left of the same `path` is removed first. Missing folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent, path.name)
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{kind}")
+    with _locked(partial, folder):
+        try:
+            yield partial
+        finally:
+            _remove(partial)  # gone already after a success
+
+
+@contextmanager
+def _locked(path: Path, folder: bool) -> Iterator[None]:
+    """A new file or folder whose lock this process holds, unless the file system has none."""
+    while True:
+        if folder:
+            path.mkdir(exist_ok=True)
+        else:
+            path.touch()
+        try:
+            handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        except FileNotFoundError:  # another process took it for a leftover
+            continue
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                break
+        os.close(handle)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Remove what killed processes left unfinished in a folder.
+
+    What a process still writes is locked by it. Locks of another machine may not be seen here: what it has
+    begun is removed after a day without a change.
+
+    Args:
+        name: of one file; empty: of all.
+    """
+    here = f".{socket.gethostname()}"
+    try:
+        paths = list(folder.iterdir())
+    except OSError:  # no such folder, or one that may be written to and not listed
+        return
+    for path in paths:
+        if (found := _LEFTOVER.fullmatch(path.name)) is None:
+            continue
+        ours = found[1].endswith(here)
+        if name and not (found[1] == name + here if ours else found[1].startswith(f"{name}.")):
+            continue
+        with suppress(OSError):  # such as of one that another process removes at the same time
+            _remove_unlocked(path, time.time() - path.stat().st_mtime > ABANDONED_SECONDS, ours)
+
+
+def _remove_unlocked(path: Path, old: bool, ours: bool) -> None:
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError:  # a file system without locks
+            ours = False
+        if old or ours:
+            _remove(path)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path, reason: object, remedy: str) -> None:
+    """Rename a damaged file that is not needed, and say so: it must not block what can be done without it."""
+    aside = path.with_name(f"{path.name}.damaged")
+    with suppress(FileNotFoundError):  # another process was faster
+        path.replace(aside)
+    why = " ".join(str(reason).split()).removeprefix(f"{path}: ")
+    print(f"{path}: damaged ({why}); set aside as {aside.name}; {remedy}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -61,32 +170,54 @@ def in_place_of(path: Path, kind: str = "partial") -> Iterator[Path]:
     Args:
         kind: suffix of the name while it is written, for writers that look at it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = own_partial(path, kind)
-    try:
-        with naming(path):
-            yield partial
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)  # gone already after a success
+    with own_partial(path, kind) as partial, naming(path):
+        yield partial
+        partial.replace(path)
 
 
 @contextmanager
 def folder_in_place_of(folder: Path) -> Iterator[Path]:
     """A new folder to fill that replaces `folder` when the context exits without an error."""
     folder = folder.resolve()
-    partial, replaced = own_partial(folder), own_partial(folder, "replaced")
-    for leftover in (partial, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with (
+        own_partial(folder, folder=True) as partial,
+        own_partial(folder, "replaced", folder=True) as replaced,
+    ):
         yield partial
         if folder.exists():
             folder.rename(replaced)
         partial.rename(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # gone already after a success
+
+
+class ArrayError(AjepaError, ValueError):
+    """A file is no array of numbers; the message names it."""
+
+
+def read_array(path: Path) -> np.ndarray:
+    """An array of floating-point numbers from an NPY file, never a pickle.
+
+    Raises:
+        ArrayError: the file is damaged or holds something else.
+        FileNotFoundError: there is no such file.
+    """
+    import numpy as np
+
+    try:
+        # Mapped first: nothing is allocated by what the header says.
+        array = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of a damaged header: any of Python's
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ArrayError(f"{path}: no readable array ({reason})") from error
+    if array.dtype.kind != "f":
+        raise ArrayError(f"{path}: an array of {array.dtype}, not of floating-point numbers")
+    return array
+
+
+def printable(name: object) -> str:
+    """A path or name as text that can be stored and shown: bytes that are not UTF-8 become escapes."""
+    return str(name).encode(errors="backslashreplace").decode()
 
 
 def file_sha256(path: Path) -> str:

@@ -203,6 +203,32 @@ def test_own_checkpoints_load_and_no_others(tmp_path: Path) -> None:
         torch.load(own)  # outside heareval nothing has changed
 
 
+@needs_toolkit
+def test_pickled_labels_run_no_code(bridged: None, tmp_path: Path) -> None:
+    """heareval reads the labels of a folder of embeddings, which may be a stranger's."""
+
+    class Opens:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "opened",))
+
+    predictions = importlib.import_module("heareval.predictions.task_predictions")
+    path = tmp_path / "test.target-labels.pkl"
+    for content, words in (
+        (pickle.dumps([["a"], Opens()]), "which could run code"),
+        (pickle.dumps([["a"]])[:-3], "no readable pickle"),
+        (b"", "no readable pickle"),
+    ):
+        path.write_bytes(content)
+        with path.open("rb") as file, pytest.raises(harness.HarnessError, match=f"test.target.*{words}"):
+            predictions.pickle.load(file)
+    assert not (tmp_path / "opened").exists()
+    labels = [["dog", "cat"], [], ["3"]]
+    with path.open("wb") as file:
+        predictions.pickle.dump(labels, file)
+    with path.open("rb") as file:
+        assert predictions.pickle.load(file) == labels
+
+
 @pytest.mark.parametrize("gpus, place", [(None, "cpu"), (0, "cpu"), ([], "cpu"), ([0], "gpu"), (2, "gpu")])
 def test_gpus_are_translated(gpus: Any, place: str) -> None:
     class Trainer:

@@ -214,7 +214,7 @@ def test_own_checkpoints_load_and_no_others(bridged: None, tmp_path: Path) -> No
 
 @needs_s3prl
 def test_file_lists_are_kept_for_each_data_set(
-    bridged: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bridged: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     dataset: Any = importlib.import_module("s3prl.downstream.voxceleb1.dataset")
@@ -232,6 +232,13 @@ def test_file_lists_are_kept_for_each_data_set(
         wav_S, label, _ = found[count - 1]
         assert (wav_S.shape, wav_S.dtype, label) == ((3_200,), np.float32, count - 1)
     assert in_package.exists() == before
+    lists = list((tmp_path / "cache").rglob("test.pkl"))
+    lists[0].write_bytes(lists[0].read_bytes()[:-4])  # by a process that was killed
+    lists[1].write_bytes(pickle.dumps([3]))
+    for count in (2, 3):
+        folder = data[count]
+        assert len(dataset.SpeakerClassifiDataset("test", folder, str(folder / "iden_split.txt"))) == count
+    assert capsys.readouterr().err.count("test.pkl: damaged (") == 2
 
 
 def test_each_process_gets_its_share_of_a_sampler() -> None:

@@ -92,6 +92,7 @@ BRIDGES: dict[str, Bridge] = {
                 Cure("defines validation_epoch_end, refused by Lightning 2", hear.outputs_at_epoch_end),
                 Cure("sets fit_loop.current_epoch, which Lightning ignores", hear.settable_epoch),
                 Cure("loads its checkpoints with classes that torch 2.6 refuses", hear.loadable_checkpoints),
+                Cure("runs what a stranger's pickled labels call", hear.plain_labels),
             ),
         },
         mains={
@@ -116,7 +117,10 @@ BRIDGES: dict[str, Bridge] = {
                 ),
             ),
             "s3prl.downstream.voxceleb1.dataset": (
-                Cure("uses the file lists of one data set for all", s3prl.file_lists_of_each_data_set),
+                Cure(
+                    "uses the file lists of one data set for all, cut ones too",
+                    s3prl.file_lists_of_each_data_set,
+                ),
             ),
         },
         mains={"s3prl.run_downstream": "main"},

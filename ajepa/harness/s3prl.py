@@ -20,8 +20,12 @@ from typing import Any
 
 from packaging.version import Version
 
+from ajepa.caches import cache_folder
+from ajepa.files import set_aside
+
 from .errors import HarnessError
 from .overlay import attributes, importable, with_names
+from .pickles import load_plain
 
 # Imported by name when s3prl needs it: the core does not depend on the plug-ins.
 UPSTREAMS = ("ajepa.s3prl_upstream.hubconf", "ajepa.eval.toolkits.s3prl")
@@ -201,20 +205,32 @@ def file_lists_of_each_data_set(module: Any) -> Iterator[None]:
     """Keep the cached file lists of voxceleb1 separate for each data set, and out of the package's folder.
 
     s3prl names them only after the split: a second data set, or a changed meta file, silently got the lists
-    of the first. Here their folder is named by the data's path and the content of the meta file.
+    of the first. Here their folder is named by the data's path and the content of the meta file. They are
+    pickles, of which only a list of text is read; a cut one is made again.
     """
     yield
+    module.pickle = with_names(module.pickle, load=load_plain)
     data_set = module.SpeakerClassifiDataset
     construct: Callable[..., None] = data_set.__init__
 
     def __init__(self: Any, mode: str, file_path: Any, meta_data: str, *args: Any, **options: Any) -> None:  # noqa: N807
-        digest = hashlib.sha256(str(Path(file_path).resolve()).encode() + Path(meta_data).read_bytes())
-        module.CACHE_PATH = str(_cache_folder() / "voxceleb1" / digest.hexdigest()[:16])
+        digest = hashlib.sha256(os.fsencode(Path(file_path).resolve()) + Path(meta_data).read_bytes())
+        folder = cache_folder("s3prl") / "voxceleb1" / digest.hexdigest()[:16]
+        module.CACHE_PATH = str(folder)
+        _check_list(folder / f"{mode}.pkl")
         construct(self, mode, file_path, meta_data, *args, **options)
 
     data_set.__init__ = __init__
 
 
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "ajepa" / "s3prl"
+def _check_list(path: Path) -> None:
+    """Set a cached list aside that is not a list of paths."""
+    if not path.is_file():
+        return
+    try:
+        with path.open("rb") as file:
+            found = load_plain(file)
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            raise HarnessError("not a list of paths")
+    except HarnessError as error:
+        set_aside(path, error, "s3prl makes the list again")
