@@ -23,6 +23,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from ajepa.files import ArrayError, read_array
 from ajepa.model import AudioEncoder
 from ajepa.model.fingerprint import fingerprint
 
@@ -71,13 +72,19 @@ class FeatureCache:
         """The features of a clip, on the CPU, or None."""
         path = self._path(model, clip)
         try:
-            features = torch.from_numpy(np.load(path, allow_pickle=False))
+            features = read_array(path)
+            if features.ndim != 3:
+                raise ArrayError(f"{path}: features of shape {features.shape}, expected three axes")
             os.utime(path)  # in use, see `_clear`
-        except (FileNotFoundError, ValueError, EOFError):  # absent, just removed, or cut by a crash
+        except FileNotFoundError:  # never stored, or just removed
+            self.misses += 1
+            return None
+        except ArrayError as error:
+            warnings.warn(f"{error}; it is computed again", stacklevel=2)
             self.misses += 1
             return None
         self.hits += 1
-        return features
+        return torch.from_numpy(features)
 
     def put(self, model: str, clip: str, features: Tensor) -> None:
         """Store the features of a clip, if there is room."""

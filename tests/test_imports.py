@@ -23,6 +23,7 @@ PACKAGES = {
 ROWS = (
     ("errors", "schedules", "suggest", "distributed", "named_source"),
     ("files",),
+    ("caches",),
     ("audio", "harness"),
     ("features", "data"),
     ("nn",),

@@ -89,9 +89,9 @@ def test_one_record_or_a_list(tmp_path: Path) -> None:
             rf"records\.json: format is {FORMAT + 1}; this version reads up to {FORMAT}",
         ),
         ({"format": "two"}, "format is 'two'"),
-        ({"scores": 1}, "scores: not known; a Record has model, source"),
+        ({"scores": 1}, r"scores: no such key \(did you mean score\?\)"),
         ({"score": None, "metric": ...}, "it lacks metric"),
-        ({"baseline": {"by": "model"}}, "it lacks name, difference"),
+        ({"baseline": {"by": "model"}}, "baseline lacks name, difference"),
     ],
 )
 def test_what_is_no_record_is_named(change: dict[str, Any], words: str, tmp_path: Path) -> None:

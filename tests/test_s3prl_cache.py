@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -81,7 +83,7 @@ def test_training_goes_past_the_cache(source: str, wavs: list[torch.Tensor], tmp
 
 
 def entry(size: int) -> torch.Tensor:
-    return torch.zeros(size // 4)
+    return torch.zeros(1, 1, size // 4)
 
 
 def on_disk(folder: Path) -> int:
@@ -121,8 +123,13 @@ def test_a_damaged_entry_is_computed_again(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, LIMIT)
     cache.put("model", "ab", torch.ones(2, 3, 4))
     path = next(tmp_path.rglob("*.npy"))
-    path.write_bytes(path.read_bytes()[:-5])
-    assert cache.get("model", "ab") is None
+    for content in (path.read_bytes()[:-5], b"", b"\x93NUMPY\x01\x00\x10\x00x", pickle.dumps([1])):
+        path.write_bytes(content)
+        with pytest.warns(UserWarning, match=r"ab\.npy: no readable array .* computed again"):
+            assert cache.get("model", "ab") is None
+    np.save(path, np.zeros(3, np.int64))
+    with pytest.warns(UserWarning, match="an array of int64"):
+        assert cache.get("model", "ab") is None
     cache.put("model", "ab", torch.ones(2, 3, 4))
     found = cache.get("model", "ab")
     assert found is not None
@@ -138,7 +145,7 @@ def put_many(folder: Path, first: int) -> None:
         name = f"{(first + number) % 50:02d}"
         found = cache.get("model", name)
         assert found is None or bool((found == int(name)).all())
-        cache.put("model", name, torch.full((250,), float(name)))
+        cache.put("model", name, torch.full((1, 1, 250), float(name)))
 
 
 def test_several_processes_share_a_folder(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from . import compare, curves, data, demo, embed, evaluate, export, harness, masks, pretrain, watch
+from . import cache, compare, curves, data, demo, embed, evaluate, export, harness, masks, pretrain, watch
 from .defects import reported
 from .parser import Parser, PrintCompletion
 
@@ -18,7 +18,7 @@ GROUPS = {
     "use": ("embed", "export"),
     "evaluate": ("evaluate", "compare"),
     "data": ("data",),
-    "tools": ("demo", "harness"),
+    "tools": ("demo", "harness", "cache"),
 }
 EPILOG = """\
 `ajepa COMMAND --help` describes a command. Every command takes --debug (one that fails shows its traceback)
@@ -101,6 +101,8 @@ def build_parser() -> Parser:
     )
     parser.set_defaults(takes_rest=False, debug=False, isolate=False)
     parser.commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    for command in (pretrain, curves, watch, embed, export, data, masks, harness, evaluate, compare, demo):
+    for command in (
+        *(pretrain, curves, watch, embed, export, data, masks, harness, evaluate, compare, demo, cache),
+    ):
         command.add(parser.commands)
     return parser

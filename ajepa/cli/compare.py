@@ -26,9 +26,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     compare.add_argument(
         "--out", type=Path, required=True, help="folder for the cells, records.json, table.md and table.csv"
     )
-    compare.add_argument(
-        "--cache", type=Path, help="folder of embeddings; default: ~/.cache/ajepa/embeddings"
-    )
+    compare.add_argument("--cache", type=Path, help="folder of embeddings; default: that of `ajepa cache`")
     compare.add_argument(
         "--runs",
         type=Path,
@@ -65,7 +63,6 @@ def run_compare(options: argparse.Namespace) -> int:
     import torch
 
     from ajepa.eval.compare.run import Comparison, compare
-    from ajepa.eval.probe.embeddings import DEFAULT_CACHE
     from ajepa.eval.results.table import robustness_table, table
 
     comparison = Comparison.read(options.file)
@@ -76,7 +73,7 @@ def run_compare(options: argparse.Namespace) -> int:
         records, failures = compare(
             comparison,
             options.out,
-            options.cache or DEFAULT_CACHE,
+            options.cache,
             engine=engine,
             device=options.device,
             threads=max(1, torch.get_num_threads() // options.jobs) if several else None,

@@ -150,7 +150,7 @@ def _probe(parser: argparse.ArgumentParser) -> None:
 
 
 def _cache(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cache", type=Path, help="folder of embeddings; default: ~/.cache/ajepa/embeddings")
+    parser.add_argument("--cache", type=Path, help="folder of embeddings; default: that of `ajepa cache`")
 
 
 def _recipe(parser: argparse.ArgumentParser) -> None:
@@ -261,7 +261,6 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
     from ajepa.eval.compare.run import Comparison, evaluate
     from ajepa.eval.models.open import named_model
-    from ajepa.eval.probe.embeddings import DEFAULT_CACHE
     from ajepa.eval.protocols import PROTOCOLS
     from ajepa.eval.results.errors import check_distinct
     from ajepa.eval.results.record import write_records
@@ -291,9 +290,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
     # The table comes last, even if a later model fails or the disk is full.
     try:
-        _, failures = evaluate(
-            comparison, options.out, given.get("cache", DEFAULT_CACHE), device=options.device, keep=keep
-        )
+        _, failures = evaluate(comparison, options.out, given.get("cache"), device=options.device, keep=keep)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(CONTINUES if options.out else "") from None
     finally:

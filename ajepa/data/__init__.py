@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # at run time where a set is opened: `ajepa.data.synthetic` needs no torch
     from .clips import Clips
 
-DEFAULT_CACHE = "~/.cache/ajepa/shards"
-
 
 def open_clips(
     source: str | Path,
@@ -29,19 +27,21 @@ def open_clips(
             address of such a folder.
         labels: keep a manifest's labels.
         shard_window: shards that are shuffled together at a time.
-        shard_cache, shard_cache_megabytes: folder for fetched shards (~/.cache/ajepa/shards if empty), and
+        shard_cache, shard_cache_megabytes: folder for fetched shards (that of `ajepa cache` if empty), and
             how much they may fill.
 
     Raises:
         AudioError: the folder is missing or holds no audio.
         DataError: the manifest or the index cannot be used or fetched.
     """
+    from ajepa import files
     from ajepa.audio import AudioError
+    from ajepa.caches import cache_folder
 
     from . import clips, manifest, remote, shards
 
     if str(source).startswith(("http://", "https://")):
-        cache = Path(shard_cache or DEFAULT_CACHE).expanduser()
+        cache = files.expanded(shard_cache or cache_folder("shards"))
         return remote.open_url(str(source), shard_window, cache, shard_cache_megabytes)
     path = Path(source)
     if path.suffix.lower() in manifest.SUFFIXES and not path.is_dir():

@@ -60,6 +60,7 @@ class Job:
     def __init__(self, folder: Path, inputs: Inputs, about: dict[str, Any], merged: int = 0) -> None:
         self.folder, self.inputs, self.about, self.merged = folder, inputs, about, merged
         folder.mkdir(parents=True, exist_ok=True)
+        files.remove_leftovers(folder)
         with FileLock(folder / ".lock"):
             self._check()
             self._places, self._block_of, self.blocks = self._planned()

@@ -33,7 +33,7 @@ class DataConfig:
             decoded once; 0 for none. The crops are the same.
         skip_broken: count and list unreadable files and continue with the others, instead of stopping.
         shard_window: tar shards that are shuffled together at a time; it affects the order of clips.
-        shard_cache: folder for shards fetched from a server; ~/.cache/ajepa/shards if empty.
+        shard_cache: folder for shards fetched from a server; that of `ajepa cache` if empty.
         shard_cache_megabytes: how much they may fill; the least recently used make room.
     """
 

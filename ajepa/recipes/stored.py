@@ -1,6 +1,6 @@
-"""Recipes as data: what weights store becomes settings by its types alone.
+"""Recipes and records as data: what a file stores becomes settings by its types alone.
 
-Weights may come from strangers. Nothing here parses text: a string is a string, never a path to read or a
+Files may come from strangers. Nothing here parses text: a string is a string, never a path to read or a
 class to import.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import types
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -26,7 +27,7 @@ def from_plain(kind: Any, value: Any, key: str = "") -> Any:
     """A dataclass from nested dictionaries, or a value of another type; missing keys keep their defaults.
 
     Raises:
-        StoredError: an unknown key, or a value of another type.
+        StoredError: an unknown key, one that is missing and has no default, or a value of another type.
         ValueError: a value that the dataclass refuses.
     """
     if is_dataclass(kind) and isinstance(kind, type):
@@ -40,6 +41,10 @@ def from_plain(kind: Any, value: Any, key: str = "") -> Any:
         return _one_of(arguments, value, key)
     if origin is tuple:
         return _sequence(arguments, value, key)
+    if origin is Mapping:
+        if not isinstance(value, dict):
+            raise _wrong(key, value, "a mapping")
+        return {name: from_plain(arguments[1], one, f"{key}.{name}") for name, one in value.items()}
     if kind is bool:
         if not isinstance(value, bool):
             raise _wrong(key, value, "true or false")
@@ -79,16 +84,21 @@ def _settings(kind: type, values: Any, key: str) -> Any:
         raise _wrong(key or "it", values, "a mapping of settings")
     hints = get_type_hints(kind)
     known = [field.name for field in fields(kind) if field.init]
+    if lacking := [name for name in _needed(kind) if name not in values]:
+        raise StoredError(f"{key or 'it'} lacks {', '.join(lacking)}")
     found = {}
     for name, value in values.items():
         below = f"{key}.{name}" if key else f"{name}"
         if name not in known:
-            raise StoredError(f"{below[:80]}: recipes have no such key{did_you_mean(str(name)[:80], known)}")
+            raise StoredError(f"{below[:80]}: no such key{did_you_mean(str(name)[:80], known)}")
         found[name] = from_plain(hints[name], value, below)
-    try:
-        return kind(**found)
-    except TypeError as error:
-        raise StoredError(f"{key or 'it'}: {error}") from error
+    return kind(**found)
+
+
+def _needed(kind: Any) -> list[str]:
+    """The fields of a dataclass that have no default."""
+    without = [one for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
+    return [one.name for one in without if one.init]
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any, key: str) -> Any:

@@ -86,9 +86,7 @@ def _starts(record: Path) -> list[Any]:
         starts = None
     if isinstance(starts, list):
         return starts
-    aside = record.with_name(f"{record.name}.damaged")
-    record.replace(aside)
-    print(f"{record}: damaged, set aside as {aside.name}; the run goes on", file=sys.stderr)
+    files.set_aside(record, "no list of starts", "the run goes on")
     return []
 
 

@@ -23,13 +23,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from ajepa.eval.digest import digest
 from ajepa.eval.protocols import Bench, Conditions, Protocol, TaskEntry
 from ajepa.eval.results.kept import write_table
-from ajepa.eval.results.record import read_records, write_records
+from ajepa.eval.results.record import Record, RecordError, read_records, write_records
 from ajepa.eval.results.result import Result
-from ajepa.files import write
+from ajepa.files import ArrayError, read_array, remove_leftovers, set_aside, write
 
 from .config import Comparison
 
@@ -83,8 +84,22 @@ class Shelf:
     folder: Path
 
     def finished(self, cell: Cell) -> bool:
-        """Whether both files exist; each appears complete or not at all."""
-        return self._records(cell).is_file() and self._draws(cell).is_file()
+        """Whether both files exist and are sound; damaged ones are set aside, so that the cell runs again."""
+        paths = self._records(cell), self._draws(cell)
+        if not all(path.is_file() for path in paths):
+            return False
+        try:
+            _stored(*paths)
+        except (RecordError, ArrayError) as error:
+            damaged = self._records(cell) if isinstance(error, RecordError) else self._draws(cell)
+            set_aside(damaged, error, f"{cell} runs again")
+            return False
+        return True
+
+    def tidy(self) -> None:
+        """Remove files that killed processes left half written."""
+        for folder in (self.folder, self.folder / "cells", self.folder / "work"):
+            remove_leftovers(folder)
 
     def read(self, cell: Cell, rename_task: bool = True) -> list[Result]:
         """The results of a finished cell, with the names that this comparison uses.
@@ -98,13 +113,10 @@ class Shelf:
             "protocol_kind": cell.how.protocol,
         }
         names |= {"task": cell.entry.name} if rename_task else {}
-        draws_RXS = torch.from_numpy(np.load(self._draws(cell)))
-        if draws_RXS.ndim == 2:  # of a version that kept no draws of corrupted clips
-            draws_RXS = draws_RXS[:, None]
         for what in KEPT:
             if (path := self._kept(cell, what)).is_file():
                 names[what] = (path.relative_to(self.folder).as_posix(),)
-        records = read_records(self._records(cell))
+        records, draws_RXS = _stored(self._records(cell), self._draws(cell))
         return [
             Result(replace(record, **names), draws_XS[0], draws_XS[1:])
             for record, draws_XS in zip(records, draws_RXS, strict=True)
@@ -120,11 +132,13 @@ class Shelf:
                 write_table(self._kept(cell, what), tables)
         # Last: with its records the cell is finished.
         write_records(self._records(cell), [result.record for result in results])
+        _stored(self._records(cell), self._draws(cell))  # refuses a score that is no number
 
     def failure(self, cell: Cell) -> str | None:
         """Why the cell failed when it was last tried; None if it was not tried."""
         try:
-            return self._error(cell).read_text().splitlines()[0]
+            text = self._error(cell).read_text(encoding="utf-8", errors="replace")
+            return (text.splitlines() or ["unknown: the file of the reason is empty"])[0]
         except FileNotFoundError:  # never existed, or another process has just finished the cell
             return None
 
@@ -161,6 +175,16 @@ class Shelf:
 
     def _error(self, cell: Cell) -> Path:
         return self.folder / "work" / f"{cell.key}.error"
+
+
+def _stored(records: Path, draws: Path) -> tuple[list[Record], Tensor]:
+    """The records and the draws [R, 1 + X, S] of a cell. Raises RecordError or ArrayError."""
+    listed, array = read_records(records), read_array(draws)
+    if array.ndim == 2:  # of a version that kept no draws of corrupted clips
+        array = array[:, None]
+    if array.ndim != 3 or len(array) != len(listed) or not array.shape[1]:
+        raise ArrayError(f"{draws}: draws of shape {array.shape}, expected those of {len(listed)} records")
+    return listed, torch.from_numpy(array)
 
 
 class Plan(NamedTuple):

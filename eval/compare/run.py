@@ -14,14 +14,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ajepa.eval.probe.embeddings import DEFAULT_CACHE
+from ajepa.caches import cache_folder
 from ajepa.eval.progress import say
 from ajepa.eval.protocols import Conditions
 from ajepa.eval.results.errors import EvaluationError
 from ajepa.eval.results.record import Record, write_records
 from ajepa.eval.results.result import Result, compare_with
 from ajepa.eval.results.table import as_csv, interval_text, markdown
-from ajepa.files import write
+from ajepa.files import expanded, write
 
 from .cells import KILLED, Cell, Failure, Shelf, grouped, plan
 from .config import Comparison, ComparisonError
@@ -35,7 +35,7 @@ __all__ = ["Comparison", "ComparisonError", "Failure", "compare", "evaluate"]
 def compare(
     comparison: Comparison,
     out: str | Path,
-    cache: str | Path = DEFAULT_CACHE,
+    cache: str | Path | None = None,
     *,
     engine: Engine | None = None,
     device: str | None = None,
@@ -47,7 +47,7 @@ def compare(
 
     Args:
         out: folder of the results; the same for several machines, on a file system with locks.
-        cache: folder of the embeddings.
+        cache: folder of the embeddings; None: that of `ajepa cache`.
         engine: where cells run; None is this process.
         device: where models run; None is the CPU.
         threads: threads of each process; None leaves the number as it is.
@@ -58,8 +58,9 @@ def compare(
         The records, task by task, and the failures.
     """
     # Absolute paths: other machines and processes may start in other folders.
-    out, cache = Path(out).resolve(), Path(cache).expanduser().resolve()
-    conditions = Conditions(out, cache, comparison.precision, device, threads)
+    out = Path(out).resolve()
+    Shelf(out).tidy()
+    conditions = Conditions(out, _cache(cache), comparison.precision, device, threads)
     runs = comparison.runs(Path(runs_folder or out / "runs").resolve())
     sources = comparison.sources() | {name: run.source for name, run in runs.items()}
     lost = run_all(list(runs.values()), jobs=jobs, threads=threads)
@@ -78,7 +79,7 @@ def compare(
 def evaluate(
     comparison: Comparison,
     out: str | Path | None = None,
-    cache: str | Path = DEFAULT_CACHE,
+    cache: str | Path | None = None,
     *,
     device: str | None = None,
     keep: Callable[[list[Record]], None] = lambda records: None,
@@ -93,8 +94,9 @@ def evaluate(
         EvaluationError: a model, a task or a toolkit cannot be used; nothing was run.
     """
     with nullcontext(out) if out is not None else TemporaryDirectory() as folder:
-        shelf, cache = Shelf(Path(folder).resolve()), Path(cache).expanduser().resolve()
-        conditions = Conditions(shelf.folder, cache, comparison.precision, device)
+        shelf = Shelf(Path(folder).resolve())
+        shelf.tidy()
+        conditions = Conditions(shelf.folder, _cache(cache), comparison.precision, device)
         cells, refused, _ = plan(comparison, comparison.sources(), {}, conditions)
         if refused:
             raise EvaluationError(refused[0].reason)
@@ -108,6 +110,11 @@ def evaluate(
         if out is not None:
             write_records(shelf.folder / "records.json", found)
         return found, failures
+
+
+def _cache(folder: str | Path | None) -> Path:
+    """The folder of the embeddings as an absolute path."""
+    return expanded(folder or cache_folder("embeddings")).resolve()
 
 
 def _records(

@@ -3,7 +3,7 @@
 Clips are embedded at their native length, in batches of clips of about the same length. An embedding file
 is named by a hash of everything that it depends on: the weights and settings of the model, each clip's file
 (path, size, modification time) and stretch, layers, precision and the version of this package. A file appears
-complete or not at all.
+complete or not at all; those longest unused make room for others (`ajepa cache`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from importlib.metadata import version
 from itertools import chain
@@ -22,12 +22,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from ajepa import audio
+from ajepa import audio, caches, files
 from ajepa.data.threads import in_order
 from ajepa.errors import AjepaError
 from ajepa.eval.digest import digest
@@ -35,12 +34,11 @@ from ajepa.eval.models.open import Named
 from ajepa.eval.robustness.corruptions import Corruption
 from ajepa.eval.tasks import Clip, Task
 from ajepa.eval.tasks.reading import clip_seconds, own_rate, read_clip
-from ajepa.files import in_place_of, own_partial
 from ajepa.model.fingerprint import fingerprint
 from ajepa.model.precision import autocast
 
-DEFAULT_CACHE = "~/.cache/ajepa/embeddings"
 FORMAT = 2  # of the files; format 1 had no axis for statistics
+SUFFIX = ".safetensors"
 BATCH_SECONDS = 80.0  # of audio, including padding
 MOST_CLIPS = 64
 POOLS = ("concat", "mean")
@@ -114,13 +112,14 @@ def embed_task(
     task: Task,
     *,
     all_layers: bool = False,
-    cache: str | Path = DEFAULT_CACHE,
+    cache: str | Path | None = None,
     corruption: Corruption | None = None,
 ) -> Embedded:
     """The embeddings of the task's clips in their order, read from the cache or computed and added to it.
 
     Args:
         all_layers: embed all layers, not only the last.
+        cache: a folder; None: that of `ajepa cache`.
         corruption: applied to each clip first; then only `task.test_clips` are embedded.
 
     Raises:
@@ -137,14 +136,14 @@ def embed_clips(
     name: str,
     *,
     all_layers: bool = False,
-    cache: str | Path = DEFAULT_CACHE,
+    cache: str | Path | None = None,
     corruption: Corruption | None = None,
 ) -> Embedded:
     """The embeddings of clips, as `embed_task`; `name` is for the progress bar."""
     weights = fingerprint(model.module)
-    folder = Path(cache).expanduser()
+    folder = files.expanded(cache or caches.cache_folder("embeddings"))
     key = _key(model, weights, clips, corruption)
-    last, every = (folder / f"{key}-{layers}.safetensors" for layers in ("last", "all"))
+    last, every = (folder / f"{key}-{layers}{SUFFIX}" for layers in ("last", "all"))
     path = every if all_layers else last
     found = _read(path, len(clips))
     if found is None and not all_layers:  # a file with all layers includes the last one
@@ -152,20 +151,14 @@ def embed_clips(
     if found is not None:
         values, seconds = found
         return Embedded(values, weights, seconds, True)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = own_partial(path, "rows")
+    files.remove_leftovers(folder)
     started = time.perf_counter()
-    try:
-        heard = f"{name}, {corruption}" if corruption else name
-        computed = _compute(model, clips, corruption, f"{model.name} on {heard}", all_layers, rows)
-        seconds = time.perf_counter() - started
-        header = {"seconds": repr(seconds), "model": model.name, "source": model.source, "task": name}
-        with in_place_of(path) as partial:
-            save_file({"values": computed}, partial, metadata=header)
-    finally:
-        rows.unlink(missing_ok=True)
-    # Read back from the file, so that the disk space is not used twice.
-    values, _ = _read(path, len(clips)) or (computed, seconds)
+    heard = f"{name}, {corruption}" if corruption else name
+    about = {"model": model.name, "source": model.source, "task": name}
+    with files.in_place_of(path) as partial:
+        _compute(model, clips, corruption, f"{model.name} on {heard}", all_layers, partial, started, about)
+        values, seconds = _mapped(partial, len(clips))  # before another process can remove it
+    caches.make_room(folder, SUFFIX)
     return Embedded(values, weights, seconds, False)
 
 
@@ -183,15 +176,29 @@ def _key(model: Named, weights: str, clips: Sequence[Clip], corruption: Corrupti
 
 
 def _read(path: Path, clips: int, last_layer: bool = False) -> tuple[Tensor, float] | None:
-    """None if there is no such file, or if it cannot be read: it is then written again."""
+    """Values and seconds of a file; None where there is none, or a damaged one, which is set aside."""
     try:
-        with safe_open(path, framework="pt") as file:
-            stored = file.get_slice("values")
-            values = stored[:, stored.get_shape()[1] - 1 :] if last_layer else stored[:]
-            seconds = float((file.metadata() or {}).get("seconds", "nan"))
-    except (OSError, SafetensorError):
+        values, seconds = _mapped(path, clips, last_layer)
+        if not all(part.isfinite().all() for part in values):
+            raise ValueError("values that are NaN or infinite")
+        os.utime(path)  # in use, see `ajepa.caches`
+    except FileNotFoundError:
         return None
-    return (values, seconds) if len(values) == clips else None
+    except (SafetensorError, ValueError) as error:
+        files.set_aside(path, error, "the clips are embedded again")
+        return None
+    return values, seconds
+
+
+def _mapped(path: Path, clips: int, last_layer: bool = False) -> tuple[Tensor, float]:
+    """Values and seconds of a file. Raises SafetensorError or ValueError for one that is not of `clips`."""
+    with safe_open(path, framework="pt") as file:
+        stored = file.get_slice("values")
+        shape, kind = stored.get_shape(), stored.get_dtype()
+        if len(shape) != 5 or shape[0] != clips or not all(shape) or kind != "F32":
+            raise ValueError(f"{kind} of shape {shape}, expected F32 of {clips} clips")
+        values = stored[:, shape[1] - 1 :] if last_layer else stored[:]
+        return values, float((file.metadata() or {}).get("seconds", "nan"))
 
 
 def _compute(
@@ -201,8 +208,10 @@ def _compute(
     label: str,
     all_layers: bool,
     path: Path,
-) -> Tensor:
-    """The embeddings, mapped from a file that each clip's values are written to as they are computed.
+    started: float,
+    about: Mapping[str, str],
+) -> None:
+    """Write a safetensors file, each clip's values in their place as they are computed.
 
     All layers of a large set do not fit into memory: for ViT-B on Speech Commands they take 68 GB.
     """
@@ -210,7 +219,6 @@ def _compute(
     rate = int(module.sample_rate)
     device = next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
     least = round(getattr(module, "least_seconds", 0.0) * rate)
-    shape: tuple[int, ...] = ()
     with (
         path.open("wb") as file,
         closing(_batches(clips, rate, bool(module.ragged), least, corruption)) as batches,
@@ -222,13 +230,23 @@ def _compute(
             lengths = [len(waveform) for waveform in waveforms]
             waveform_BS = pad_sequence(waveforms, batch_first=True).to(device)
             part = module(waveform_BS, lengths, all_layers).float().cpu().contiguous().numpy()
+            header = _header((len(clips), *part.shape[1:]), about, 0.0)
             for row, values in zip(rows, part, strict=True):
                 _check_finite(values, model, clips[row])
-                file.seek(row * values.nbytes)
+                file.seek(len(header) + row * values.nbytes)
                 file.write(values)
-            shape = (len(clips), *part.shape[1:])
             bar.update(len(rows))
-    return torch.from_file(str(path), shared=False, size=math.prod(shape)).view(shape)
+        file.seek(0)
+        file.write(_header((len(clips), *part.shape[1:]), about, time.perf_counter() - started))
+
+
+def _header(shape: Sequence[int], about: Mapping[str, str], seconds: float) -> bytes:
+    """The beginning of a safetensors file of one tensor; as long for any number of seconds."""
+    told = {name: files.printable(text) for name, text in about.items()} | {"seconds": f"{seconds:015.6f}"}
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * math.prod(shape)]}
+    content = json.dumps({"__metadata__": told, "values": entry}).encode()
+    padded = content.ljust(-(-len(content) // 8) * 8)
+    return len(padded).to_bytes(8, "little") + padded
 
 
 def _check_finite(values: np.ndarray, model: Named, clip: Clip) -> None:

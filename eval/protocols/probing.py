@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ajepa.eval.models.open import Named
-from ajepa.eval.probe.embeddings import DEFAULT_CACHE, POOLS, TIMES, Embedded, embed_task
+from ajepa.eval.probe.embeddings import POOLS, TIMES, Embedded, embed_task
 from ajepa.eval.probe.probes import BALANCED, PROBES, Probe
 from ajepa.eval.probe.selection import describe, run_probe
 from ajepa.eval.results.kept import answers_of, features_of
@@ -102,9 +102,7 @@ class Probing(Protocol):
         return list(probe_model(model, bench.task(entry), self, conditions.cache))
 
 
-def probe_model(
-    model: Named, task: Task, how: Probing, cache: str | Path = DEFAULT_CACHE
-) -> Iterator[Result]:
+def probe_model(model: Named, task: Task, how: Probing, cache: str | Path | None = None) -> Iterator[Result]:
     """The result of one model; with `layer="each"`, one for each layer.
 
     Raises:

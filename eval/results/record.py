@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ajepa.errors import AjepaError
 from ajepa.files import write_json
+from ajepa.recipes.stored import StoredError, from_plain
 
 from .first_format import converted
 
@@ -190,30 +191,18 @@ class Record:
             RecordError: the format is newer, a key is unknown, or one is missing.
         """
         found = content.get("format", 1)
-        if found not in range(1, FORMAT + 1):
+        if type(found) is not int or found not in range(1, FORMAT + 1):
             raise RecordError(f"format is {found!r}; this version reads up to {FORMAT}: update ajepa")
-        given = dict(converted(content) if found == 1 else content)
+        try:
+            given = dict(converted(content) if found == 1 else content)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise RecordError(f"not a record of version 0.3 or before ({reason})") from error
         given.pop("format", None)
-        for name, kind in (("baseline", Difference), ("noise_area", NoiseArea)):
-            if given.get(name) is not None:
-                given[name] = _made(kind, given[name])
-        for name, part in (("corrupted", Corrupted), ("pretraining", PretrainingRun)):
-            given[name] = [_made(part, one) for one in given.get(name, ())]
-        return _made(cls, given)
-
-
-def _made(kind: type[Any], content: Mapping[str, Any]) -> Any:
-    """A dataclass from JSON, with lists as tuples. Raises RecordError."""
-    known = fields(kind)
-    if surplus := sorted(set(content) - {one.name for one in known}):
-        names = ", ".join(one.name for one in known)
-        raise RecordError(f"{', '.join(surplus)}: not known; a {kind.__name__} has {names}")
-    needed = [one.name for one in known if one.default is MISSING and one.default_factory is MISSING]
-    if missing := [name for name in needed if name not in content]:
-        raise RecordError(f"it lacks {', '.join(missing)}")
-    return kind(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
-    )
+        try:
+            return from_plain(cls, given)
+        except StoredError as error:
+            raise RecordError(str(error)) from error
 
 
 def write_records(path: Path, records: Sequence[Record], *, single: bool = False) -> None:
@@ -230,7 +219,7 @@ def read_records(path: str | Path) -> list[Record]:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{path}: not a file of records ({error})") from error
     listed = content if isinstance(content, list) else [content]
     if not all(isinstance(one, dict) for one in listed):
