@@ -1,7 +1,8 @@
 """ajepa: audio encoders pre-trained by prediction in latent space.
 
-`ajepa.load_model(source)` returns an `AudioEncoder`; `ajepa.pretrain(recipe)` trains one. Names are imported
-on first use: `import ajepa` does not load torch.
+`ajepa.load_model(source)` returns an `AudioEncoder`; `ajepa.pretrain(recipe)` trains one;
+`ajepa.load_classifier(folder)` returns one with labels. Names are imported on first use: `import ajepa` does
+not load torch.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from ajepa.audio import AudioError
     from ajepa.embed import read_embeddings
     from ajepa.errors import AjepaError
+    from ajepa.eval.classifiers import load_classifier
     from ajepa.features import LogMel, LogMelConfig
     from ajepa.model import AudioEncoder, Embedding
     from ajepa.model.loading import load_model
@@ -27,6 +29,7 @@ _HOMES = {
     "LogMel": "ajepa.features",
     "LogMelConfig": "ajepa.features",
     "Recipe": "ajepa.recipes",
+    "load_classifier": "ajepa.eval.classifiers",
     "load_model": "ajepa.model.loading",
     "load_recipe": "ajepa.recipes",
     "read_embeddings": "ajepa.embed",
@@ -41,6 +44,7 @@ __all__ = [
     "LogMel",
     "LogMelConfig",
     "Recipe",
+    "load_classifier",
     "load_model",
     "load_recipe",
     "pretrain",

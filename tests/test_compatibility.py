@@ -1,4 +1,4 @@
-"""What version 0.3.0 wrote is still read: recipes, checkpoints, exported encoders, result records."""
+"""What earlier versions wrote is still read: recipes, checkpoints, encoders, classifiers, result records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from ajepa import load_model
+from ajepa import load_classifier, load_model
 from ajepa.recipes import load_recipe
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -67,10 +67,20 @@ def test_state_dict_keys(system: str) -> None:
     assert saved == {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
+def test_a_classifier_gives_the_same_answers() -> None:
+    classifier = load_classifier(FIXTURES / "classifier")
+    assert classifier.labels == ("high", "low")
+    with torch.no_grad():
+        logits_BY = classifier(two_tones())
+    expected = torch.tensor([[-13.516992, 13.516994], [-10.520898, 10.520905]])
+    torch.testing.assert_close(logits_BY, expected, rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("module", "name"),
     [
         ("ajepa", "load_model"),
+        ("ajepa", "load_classifier"),
         ("ajepa", "AudioEncoder"),
         ("ajepa.hear_module", "load_model"),
         ("ajepa.hear_module", "get_scene_embeddings"),

@@ -15,12 +15,13 @@ from ajepa.eval.finetune.classifier import Classifier
 from ajepa.eval.finetune.config import RECIPES, FinetuneConfig, FinetuneConfigError, config_for
 from ajepa.eval.finetune.run import finetune_model
 from ajepa.eval.finetune.targets import Targets
-from ajepa.eval.finetune.training import FinetuneError, Waveforms, _order, _pieces, finetune, predict
+from ajepa.eval.finetune.training import FinetuneError, Waveforms, _order, finetune, predict
 from ajepa.eval.models.open import BASELINES, EncoderModel, Named
 from ajepa.eval.results.record import Record
 from ajepa.eval.tasks.task import Clip, Task
 from ajepa.features import LogMelConfig
 from ajepa.model import AudioEncoder
+from ajepa.model.classifier import stretches
 from ajepa.model.fingerprint import fingerprint
 from tests.conftest import TINY
 
@@ -108,11 +109,11 @@ def test_padding_changes_no_clip_and_long_clips_are_averaged(model: AudioEncoder
     alone = np.concatenate([predict(network, waveforms, np.array([number])) for number in range(12)])
     assert np.abs(together - alone).max() < 1e-4
     long = int(np.argmax([len(waveforms[number]) for number in range(12)]))
-    pieces = list(_pieces(waveforms[long], 6400))
+    pieces = list(stretches(waveforms[long], 6400))
     assert len(pieces) == 2 and len(pieces[1]) == 6400 and torch.equal(pieces[1], waveforms[long][-6400:])
     parts = [network(piece_S[None], torch.tensor([6400])).detach().numpy() for piece_S in pieces]
     assert np.abs(together[long] - np.mean(parts, axis=0)).max() < 1e-4
-    assert [len(piece) for piece in _pieces(torch.zeros(24_000), 8000)] == [8000] * 3
+    assert [len(piece) for piece in stretches(torch.zeros(24_000), 8000)] == [8000] * 3
 
 
 def test_earlier_layers_learn_more_slowly(model: AudioEncoder) -> None:

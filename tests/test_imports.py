@@ -33,6 +33,7 @@ ROWS = (
     ("model",),
     ("hf",),
     ("training", "export", "embed"),
+    ("predict",),
     ("hear_module", "s3prl_upstream", "evar_model"),
     ("eval",),
     ("cli",),

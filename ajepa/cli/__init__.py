@@ -8,14 +8,28 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from . import cache, compare, curves, data, demo, embed, evaluate, export, harness, masks, pretrain, watch
+from . import (
+    cache,
+    compare,
+    curves,
+    data,
+    demo,
+    embed,
+    evaluate,
+    export,
+    harness,
+    masks,
+    predict,
+    pretrain,
+    watch,
+)
 from .defects import reported
 from .parser import Parser, PrintCompletion
 
 # The commands as `ajepa --help` groups them.
 GROUPS = {
     "train": ("pretrain", "recipes", "masks", "watch", "curves"),
-    "use": ("embed", "export"),
+    "use": ("embed", "predict", "export"),
     "evaluate": ("evaluate", "compare"),
     "data": ("data",),
     "tools": ("demo", "harness", "cache"),
@@ -102,7 +116,19 @@ def build_parser() -> Parser:
     parser.set_defaults(takes_rest=False, debug=False, isolate=False)
     parser.commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for command in (
-        *(pretrain, curves, watch, embed, export, data, masks, harness, evaluate, compare, demo, cache),
+        pretrain,
+        curves,
+        watch,
+        embed,
+        predict,
+        export,
+        data,
+        masks,
+        harness,
+        evaluate,
+        compare,
+        demo,
+        cache,
     ):
         command.add(parser.commands)
     return parser

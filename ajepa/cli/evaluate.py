@@ -41,9 +41,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     protocols = evaluate.add_subparsers(required=True, metavar="PROTOCOL", dest="kind")
     for name, text, options in (
-        ("linear", "a linear probe on frozen embeddings", (_models, _clips, _linear, _probe)),
+        ("linear", "a linear probe on frozen embeddings", (_models, _clips, _linear, _probe, _save)),
         ("knn", "nearest neighbours among frozen embeddings", (_models, _clips, _knn, _probe)),
-        ("finetune", "train all weights and a linear head", (_models, _clips, _recipe, _training)),
+        ("finetune", "train all weights and a linear head", (_models, _clips, _recipe, _training, _save)),
         ("verify", "speaker verification by cosines: the equal error rate of trials", (_models, _verify)),
         ("hear", "the stock HEAR toolkit, on tasks that `ajepa data hear-task` made", (_models, _hear)),
         ("s3prl", "s3prl's own heads (SUPERB), on data that `ajepa data s3prl` made", (_models, _s3prl)),
@@ -171,6 +171,15 @@ def _training(parser: argparse.ArgumentParser, settings: str = "epochs=20 or mas
     parser.add_argument("--seeds", type=_seeds, help="such as 0,1,2; default: one, the protocol's first")
 
 
+def _save(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--save",
+        type=Path,
+        metavar="FOLDER",
+        help="keep the classifier there, for `ajepa predict`; of one model",
+    )
+
+
 def _verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trials",
@@ -259,6 +268,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
         check_place(options.json, "--json")
     check_device(options.device)
 
+    save = getattr(options, "save", None)
+    if save:
+        _check_save(options, save)
+
     from ajepa.eval.compare.run import Comparison, evaluate
     from ajepa.eval.models.open import named_model
     from ajepa.eval.protocols import PROTOCOLS
@@ -290,7 +303,14 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
     # The table comes last, even if a later model fails or the disk is full.
     try:
-        _, failures = evaluate(comparison, options.out, given.get("cache"), device=options.device, keep=keep)
+        _, failures = evaluate(
+            comparison,
+            options.out,
+            given.get("cache"),
+            device=options.device,
+            keep=keep,
+            save=save,
+        )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(CONTINUES if options.out else "") from None
     finally:
@@ -300,6 +320,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
             print(table(shown))
             if any(record.corrupted for record in shown):
                 print(f"\n{robustness_table(shown)}")
+    if save and not failures:
+        print(f"{save}: the classifier; `ajepa predict FILES --model {save}` applies it")
     return 1 if failures else 0
 
 
@@ -314,6 +336,17 @@ def _beside(path: Path, out: Path | None, records: list[Record]) -> list[Record]
     return [
         replace(record, answers=seen(record.answers), features=seen(record.features)) for record in records
     ]
+
+
+def _check_save(options: argparse.Namespace, folder: Path) -> None:
+    if len(options.model) > 1:
+        raise UsageError(f"--save {folder} keeps the classifier of one model; give --model once")
+    if getattr(options, "layer", None) == "each":
+        raise UsageError("--save keeps one classifier; give --layer another value than each")
+
+    from ajepa.eval.classifiers.folder import check_save
+
+    check_save(folder)
 
 
 def _tasks(options: argparse.Namespace, how: type[Protocol]) -> dict[str, dict[str, Any]]:

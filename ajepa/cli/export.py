@@ -1,9 +1,15 @@
-"""`ajepa export`: a model for other people and programs."""
+"""`ajepa export`: a model or a classifier for other people and programs."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .usage import UsageError
+
+if TYPE_CHECKING:
+    from ajepa.export import Exported
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -12,10 +18,15 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "export",
         help="write a model with its card, as ONNX or torch.export, or put it on the Hugging Face Hub",
         description="Writes model.safetensors, which ajepa.load_model reads, and README.md, the model card. "
-        "Example: ajepa export runs/first --out exported --onnx --records scores/records.json",
+        "Example: ajepa export runs/first --out exported --onnx --records scores/records.json. Of a "
+        "classifier that `ajepa evaluate --save` left: ajepa export birds --out birds.onnx",
     )
-    export.add_argument("model", help="a run's folder, a checkpoint or an official file")
-    export.add_argument("--out", type=Path, required=True, help="folder to write")
+    export.add_argument(
+        "model", help="a run's folder, a checkpoint or an official file; or a classifier's folder"
+    )
+    export.add_argument(
+        "--out", type=Path, required=True, help="folder to write; of a classifier also FILE.onnx or FILE.pt2"
+    )
     export.add_argument(
         "--encoder",
         "--weights",
@@ -53,35 +64,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run_export(options: argparse.Namespace) -> None:
     """`ajepa export`."""
     from ajepa.checkpoints import hub
-    from ajepa.export import ExportError, export_model
-    from ajepa.export.card import read_records
-    from ajepa.model.fingerprint import fingerprint
-    from ajepa.model.loading import load_model
+    from ajepa.eval.classifiers.folder import is_classifier
+    from ajepa.export import ExportError
 
     if options.private and not options.push:
         raise ExportError("--private is of the repository that --push makes; give both or none")
     if options.push:
         hub.check_repo(options.push)
-    model = load_model(
-        options.model,
-        weights=options.weights,
-        heads=options.heads,
-        sample_rate=options.sample_rate,
-        pooling=options.pooling,
-    )
-    records = read_records(options.records, fingerprint(model)) if options.records else ()
-    exported = export_model(
-        model,
-        options.out,
-        name=options.name,
-        dtype=options.dtype,
-        records=records,
-        licence=options.licence,
-        repo=options.push,
-        onnx=options.onnx,
-        torch_export=options.torch_export,
-        transformers=options.transformers,
-    )
+    exported = _classifier(options) if is_classifier(options.model) else _encoder(options)
     for path in exported.files:
         difference = exported.differences.get(path.name)
         note = "" if difference is None else f", within {difference:.1g} of the model"
@@ -95,4 +85,54 @@ def run_export(options: argparse.Namespace) -> None:
             private=options.private,
             message=f"ajepa export of {options.model}",
         )
-        print(f"{address}: load it with ajepa.load_model({address!r})")
+        load = "load_classifier" if is_classifier(options.model) else "load_model"
+        print(f"{address}: load it with ajepa.{load}({address!r})")
+
+
+def _classifier(options: argparse.Namespace) -> Exported:
+    from ajepa.eval.classifiers import load_classifier
+    from ajepa.eval.classifiers.exported import export_classifier
+
+    for name in ("weights", "heads", "sample_rate", "pooling", "name", "records", "licence"):
+        if getattr(options, name) is not None:
+            flag = "encoder" if name == "weights" else name.replace("_", "-")
+            raise UsageError(f"--{flag} is of encoders; {options.model} is a classifier: leave it out")
+    if options.dtype != "float32":
+        raise UsageError(f"--dtype {options.dtype} is of encoders; {options.model} is a classifier")
+    if options.push and options.out.suffix:
+        raise UsageError(f"--push needs a folder; --out is {options.out}")
+    return export_classifier(
+        load_classifier(options.model),
+        options.out,
+        onnx=options.onnx,
+        torch_export=options.torch_export,
+        transformers=options.transformers,
+    )
+
+
+def _encoder(options: argparse.Namespace) -> Exported:
+    from ajepa.export import export_model
+    from ajepa.export.card import read_records
+    from ajepa.model.fingerprint import fingerprint
+    from ajepa.model.loading import load_model
+
+    model = load_model(
+        options.model,
+        weights=options.weights,
+        heads=options.heads,
+        sample_rate=options.sample_rate,
+        pooling=options.pooling,
+    )
+    records = read_records(options.records, fingerprint(model)) if options.records else ()
+    return export_model(
+        model,
+        options.out,
+        name=options.name,
+        dtype=options.dtype,
+        records=records,
+        licence=options.licence,
+        repo=options.push,
+        onnx=options.onnx,
+        torch_export=options.torch_export,
+        transformers=options.transformers,
+    )

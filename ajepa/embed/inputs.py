@@ -79,6 +79,9 @@ class Inputs:
         name = clip.audio if isinstance(clip.audio, str) else f"{source.rstrip('/')}/{clip.name}"
         return Item(name, clip)
 
+    def __iter__(self) -> Iterator[Item]:
+        return (self[number] for number in range(len(self)))
+
     def keys(self) -> Iterator[str]:
         """The keys of all clips, in order."""
-        return (self[number].key for number in range(len(self)))
+        return (item.key for item in self)

@@ -216,7 +216,7 @@ def _do(
             for one in decoded:
                 checksums[id(one.item)] = one.sha256
                 try:
-                    yield from _pieces_of(one)
+                    yield from pieces_of(one)
                 except AudioError as error:
                     fail(one.item, error)
                 progress(1)
@@ -239,7 +239,7 @@ def _do(
     write_part(job.part(block), rows, [checksums[id(row.piece.item)] for row in rows], job.about)
 
 
-def _pieces_of(decoded: Decoded) -> Iterator[Piece]:
+def pieces_of(decoded: Decoded) -> Iterator[Piece]:
     """The pieces of a clip; those of a long one are decoded in a thread ahead of the model."""
     if decoded.failure is not None:
         raise decoded.failure

@@ -54,11 +54,15 @@ class Decoded:
     failure: AudioError | None = None
 
 
-def decode(item: Item, wanted: Wanted, sample_rate: int) -> Decoded:
-    """Read a clip; short audio whole, long audio as a stream."""
+def decode(item: Item, wanted: Wanted, sample_rate: int, checksum: bool = True) -> Decoded:
+    """Read a clip; short audio whole, long audio as a stream.
+
+    Args:
+        checksum: also that of the file, which is read for it first; else it is empty.
+    """
     clip = item.clip
     try:
-        sha256 = _sha256(clip)
+        sha256 = _sha256(clip) if checksum else ""
         waveforms = stream(clip.audio, start=clip.start, seconds=clip.seconds, sample_rate=sample_rate)
         held, samples = [], 0
         for block in waveforms:
@@ -92,25 +96,26 @@ def _long(
 
 
 def _windows(item: Item, blocks: Iterator[Tensor], wanted: Wanted, sample_rate: int) -> Iterator[Piece]:
-    """Windows of a clip, the last one at its end, from blocks of its samples."""
     size, step = (max(1, round(seconds * sample_rate)) for seconds in (wanted.window, wanted.step))
+    for begin, waveform_S in windows(blocks, size, step):
+        seconds = item.clip.start + begin / sample_rate
+        yield Piece(item, seconds, seconds + len(waveform_S) / sample_rate, waveform_S)
+
+
+def windows(blocks: Iterable[Tensor], size: int, step: int) -> Iterator[tuple[int, Tensor]]:
+    """Windows of a clip, the last one at its end, from blocks of its samples: (first sample, samples)."""
     held, first = torch.empty(0), 0  # `held` begins `first` samples into the clip
     start = 0  # of the next window
-
-    def piece(waveform_S: Tensor, begin: int) -> Piece:
-        seconds = item.clip.start + begin / sample_rate
-        return Piece(item, seconds, seconds + len(waveform_S) / sample_rate, waveform_S)
-
     for block in blocks:
         held = torch.cat([held, block])
         while len(held) > start - first + size:  # more follows: this is not the last window
-            yield piece(held[start - first : start - first + size].clone(), start)
+            yield start, held[start - first : start - first + size].clone()
             start += step
         # The last window may begin anywhere from its turn backwards: keep a window's length.
         drop = max(0, min(start - first, len(held) - size))
         held, first = held[drop:], first + drop
     last = max(0, first + len(held) - size)
-    yield piece(held[max(0, last - first) :].clone(), last)
+    yield last, held[max(0, last - first) :].clone()
 
 
 def _sha256(clip: Clip) -> str:

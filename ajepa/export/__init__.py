@@ -13,7 +13,7 @@ from .card import write_card
 from .errors import ExportError
 from .weights import Dtype, origin_of, write_weights
 
-__all__ = ["CARD", "ExportError", "Exported", "export_model"]
+__all__ = ["CARD", "ONNX", "TORCH_EXPORT", "ExportError", "Exported", "export_model"]
 
 CARD = "README.md"
 ONNX, TORCH_EXPORT = "model.onnx", "model.pt2"

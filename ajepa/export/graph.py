@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from ajepa.features import levelled
 from ajepa.model import AudioEncoder
+from ajepa.model.classifier import AudioClassifier
 from ajepa.model.embedding import time_statistics
 from ajepa.nn.grid import PatchGrid, sincos_positions
 
@@ -36,9 +37,11 @@ class EmbeddingGraph(nn.Module):
 
     Attributes:
         most_samples: samples of the longest clip.
+        outputs: their names.
     """
 
     codes_ND: Tensor
+    outputs: tuple[str, ...] = Outputs._fields
 
     def __init__(self, model: AudioEncoder) -> None:
         super().__init__()
@@ -58,6 +61,20 @@ class EmbeddingGraph(nn.Module):
         """Embed clips of `lengths_B` samples, each from 1 to S; samples after a clip's end are ignored.
 
         Returns `Outputs` as a plain tuple, since a saved program cannot use our class.
+        """
+        (output_BTFD,), steps_B = self.states(waveform_BS, lengths_B)
+        frames_BTE = output_BTFD.flatten(2)
+        if self.pooling == "mean":
+            return frames_BTE, frames_BTE.sum(1) / steps_B[:, None], steps_B
+        return frames_BTE, time_statistics(frames_BTE[:, :, None], steps_B).flatten(1), steps_B
+
+    def states(
+        self, waveform_BS: Tensor, lengths_B: Tensor, every_layer: bool = False
+    ) -> tuple[list[Tensor], Tensor]:
+        """Hidden states [B, T, F, D], zero after a clip's end, and the valid steps of each clip [B].
+
+        Args:
+            every_layer: the outputs of all blocks and then the normed one, which is else the only one.
         """
         batch, samples = waveform_BS.shape
         front_end, patch_time = self.features.config, self.patch[0]
@@ -82,13 +99,15 @@ class EmbeddingGraph(nn.Module):
         token_N = torch.arange(steps * freq, device=waveform_BS.device)
         seen_B = self._seen(steps_B)
         codes = self._codes(token_N, seen_B)
-        tokens_BND, _ = self.encoder(patches_BNP, codes, token_N < (seen_B * freq)[:, None])
+        last_BND, blocks = self.encoder(
+            patches_BNP, codes, token_N < (seen_B * freq)[:, None], keep_layers=-1 if every_layer else 0
+        )
         past_BN = token_N >= (steps_B * freq)[:, None]
-        tokens_BND = tokens_BND.masked_fill(past_BN[..., None], 0.0)
-        frames_BTE = tokens_BND.reshape(batch, steps, freq * self.encoder.width)
-        if self.pooling == "mean":
-            return frames_BTE, frames_BTE.sum(1) / steps_B[:, None], steps_B
-        return frames_BTE, time_statistics(frames_BTE[:, :, None], steps_B).flatten(1), steps_B
+        states = [
+            tokens_BND.masked_fill(past_BN[..., None], 0.0).reshape(batch, steps, freq, self.encoder.width)
+            for tokens_BND in (*blocks, last_BND)
+        ]
+        return states, steps_B
 
     @overload
     def _seen(self, steps: int) -> int: ...
@@ -112,3 +131,31 @@ class EmbeddingGraph(nn.Module):
         entry_BN = band_BN * self.transposed_steps + time_BN
         # Tokens after a clip's end may point beyond the table; nothing attends to them.
         return self.codes_ND[entry_BN.clamp_max(self.codes_ND.shape[0] - 1)]
+
+
+class ClassifierGraph(nn.Module):
+    """(waveform [B, S], lengths [B]) to probabilities and logits [B, Y] of Y labels, as of `AudioClassifier`.
+
+    Shares its weights with the classifier.
+
+    Attributes:
+        most_samples: samples of the longest clip. Longer ones are cut by the caller, who averages the logits.
+        outputs: their names.
+    """
+
+    outputs: tuple[str, ...] = ("probabilities", "logits")
+
+    def __init__(self, classifier: AudioClassifier) -> None:
+        super().__init__()
+        self.embedding, self.head = EmbeddingGraph(classifier.encoder), classifier.head
+        self.softmax = classifier.label_set.activation == "softmax"
+        self.most_samples = self.embedding.most_samples
+        if classifier.longest_seconds:
+            self.most_samples = min(self.most_samples, classifier.longest_samples)
+
+    def forward(self, waveform_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Classify clips of `lengths_B` samples; samples after a clip's end are ignored."""
+        states, steps_B = self.embedding.states(waveform_BS, lengths_B, self.head.every_layer)
+        statistics_BLXFD = torch.stack([time_statistics(state, steps_B) for state in states], 1)
+        logits_BY = self.head(statistics_BLXFD)
+        return (logits_BY.softmax(1) if self.softmax else logits_BY.sigmoid()), logits_BY

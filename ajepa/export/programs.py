@@ -1,4 +1,5 @@
-"""The embedding graph as files that run without this package: ONNX, and a program of torch.export.
+"""The graph of an encoder or a classifier as files that run without this package: ONNX, and a program of
+torch.export.
 
 Each file is loaded again and compared with the model on clips of many lengths; a file that disagrees is an
 error and is not kept.
@@ -7,28 +8,36 @@ error and is not kept.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from ajepa.files import in_place_of
 from ajepa.model import AudioEncoder
+from ajepa.model.classifier import AudioClassifier
 
 from .errors import ExportError
-from .graph import EmbeddingGraph, Outputs
+from .graph import ClassifierGraph, EmbeddingGraph, Outputs
 
 TOLERANCE = 1e-4
 INPUT_NAMES = ("waveform", "lengths")
 EXAMPLE_CLIPS = 2  # of the traced example; the file accepts any number
 
 Runner = Callable[[Tensor, Tensor], Sequence[Tensor]]
+Model = AudioEncoder | AudioClassifier
+
+
+def graph_of(model: Model) -> EmbeddingGraph | ClassifierGraph:
+    """The computation of one chunk, in tensors alone."""
+    return EmbeddingGraph(model) if isinstance(model, AudioEncoder) else ClassifierGraph(model)
 
 
 @torch.no_grad()
-def capture(model: AudioEncoder) -> torch.export.ExportedProgram:
-    """Trace waveform [B, S], lengths [B] to `Outputs`, with any B, and any S up to `most_samples`.
+def capture(model: Model) -> torch.export.ExportedProgram:
+    """Trace waveform [B, S], lengths [B] to the graph's outputs, with any B, and any S up to `most_samples`.
 
     Raises:
         ExportError: the model is not in single precision, or torch is too old for variable B and S.
@@ -36,9 +45,10 @@ def capture(model: AudioEncoder) -> torch.export.ExportedProgram:
     # Private, but torch.onnx.export sets it too: otherwise a clip of one time step would be a special case.
     from torch.fx.experimental import _config
 
-    if model.precision != "float32":
+    encoder = model if isinstance(model, AudioEncoder) else model.encoder
+    if encoder.precision != "float32":
         raise ExportError("a graph is made in single precision; load the model with precision='float32'")
-    graph = EmbeddingGraph(model).eval()
+    graph = graph_of(model).eval()
     samples = graph.most_samples // 2
     example = (torch.zeros(EXAMPLE_CLIPS, samples), torch.tensor([samples, samples // 2]))
     batch = torch.export.Dim("clips", min=1)
@@ -52,8 +62,16 @@ def capture(model: AudioEncoder) -> torch.export.ExportedProgram:
         ) from error
 
 
-def write_torch(program: torch.export.ExportedProgram, path: Path, model: AudioEncoder) -> float:
+def write_torch(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    model: Model,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> float:
     """Write a program for `torch.export.load`; returns the largest difference from the model.
+
+    Args:
+        metadata: kept as extra files of these names.
 
     Raises:
         ExportError: it disagrees with the model.
@@ -62,12 +80,20 @@ def write_torch(program: torch.export.ExportedProgram, path: Path, model: AudioE
         with warnings.catch_warnings():
             # The front end's filters are views of one tensor, which are saved separately.
             warnings.filterwarnings("ignore", "No complete tensor found")
-            torch.export.save(program, partial)
+            torch.export.save(program, partial, extra_files=dict(metadata))
         return _checked(path, torch.export.load(partial).module(), model)
 
 
-def write_onnx(program: torch.export.ExportedProgram, path: Path, model: AudioEncoder) -> float:
+def write_onnx(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    model: Model,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> float:
     """Write an ONNX file; returns the largest difference from the model.
+
+    Args:
+        metadata: kept in the file's metadata properties.
 
     Raises:
         ExportError: onnx is not installed, or the file disagrees with the model in onnxruntime.
@@ -84,9 +110,10 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, model: AudioEn
             dynamo=True,
             verbose=False,
             input_names=INPUT_NAMES,
-            output_names=Outputs._fields,
+            output_names=graph_of(model).outputs,
         )
     assert translated is not None
+    translated.model.metadata_props.update(metadata)
     with in_place_of(path, "onnx") as partial:
         translated.save(partial)
         session = onnxruntime.InferenceSession(partial, providers=["CPUExecutionProvider"])
@@ -98,9 +125,9 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, model: AudioEn
         return _checked(path, run, model)
 
 
-def _checked(path: Path, run: Runner, model: AudioEncoder) -> float:
+def _checked(path: Path, run: Runner, model: Model) -> float:
     worst = 0.0
-    for waveform_BS, lengths_B in check_batches(EmbeddingGraph(model).most_samples, model.sample_rate):
+    for waveform_BS, lengths_B in check_batches(graph_of(model).most_samples, model.sample_rate):
         difference = _difference(run, model, waveform_BS, lengths_B)
         if not difference <= TOLERANCE:
             raise ExportError(
@@ -113,7 +140,11 @@ def _checked(path: Path, run: Runner, model: AudioEncoder) -> float:
 
 
 @torch.no_grad()
-def _difference(run: Runner, model: AudioEncoder, waveform_BS: Tensor, lengths_B: Tensor) -> float:
+def _difference(run: Runner, model: Model, waveform_BS: Tensor, lengths_B: Tensor) -> float:
+    if isinstance(model, AudioClassifier):
+        probability_BY, _ = run(waveform_BS, lengths_B)
+        expected_BY = model.predict(waveform_BS, lengths_B).probabilities
+        return float((probability_BY - expected_BY).abs().amax())
     expected = model(waveform_BS, lengths_B)
     found = Outputs(*run(waveform_BS, lengths_B))
     if not torch.equal(found.steps, expected.lengths):

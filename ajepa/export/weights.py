@@ -7,10 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.timm_vit import SCHEME as TIMM
 from ajepa.checkpoints.unpickle import is_torch_file
 from ajepa.model import AudioEncoder
+from ajepa.model.embedding import Source
 
 from .errors import ExportError
 
@@ -33,16 +36,19 @@ class Origin:
     info: dict[str, Any]
 
 
-def origin_of(model: AudioEncoder) -> Origin:
+def origin_of(model: AudioEncoder, random: bool = False) -> Origin:
     """Read it from the model's file.
+
+    Args:
+        random: random weights are described too.
 
     Raises:
         ExportError: the model was not loaded from a file, but has random weights.
     """
-    source = model.source
-    if source is None or not source.path:
+    source = model.source or Source("", "unnamed", 0, "random")
+    if not source.path and not random:
         raise ExportError("random weights need no file: load_model(RECIPE, seed=...) makes them again")
-    foreign = source.path.startswith(TIMM) or is_torch_file(Path(source.path))
+    foreign = not source.path or source.path.startswith(TIMM) or is_torch_file(Path(source.path))
     if not foreign:
         saved = checkpoint.load(source.path, prefixes=())
         return Origin(_without_places(saved.recipe), "optim" in saved.recipe, saved.step, saved.info)
@@ -53,7 +59,8 @@ def origin_of(model: AudioEncoder) -> Origin:
         "encoder": asdict(model.encoder.config),
         "data": {"crop_seconds": seconds},
     }
-    return Origin(recipe, False, max(0, source.step), {"official": source.recipe, "weights": source.weights})
+    of = "official" if source.path else "random"
+    return Origin(recipe, False, max(0, source.step), {of: source.recipe, "weights": source.weights})
 
 
 def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -73,6 +80,15 @@ def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
     return recipe
 
 
+def encoder_tensors(model: AudioEncoder) -> dict[str, Tensor]:
+    """The weights of an encoder and its front end, under the names of a file."""
+    return {
+        f"{part}.{name}": value
+        for part, module in (("encoder", model.encoder), ("features", model.features))
+        for name, value in module.state_dict().items()
+    }
+
+
 def write_weights(model: AudioEncoder, origin: Origin, path: Path, dtype: Dtype = "float32") -> None:
     """Write a checkpoint of the encoder and its front end.
 
@@ -82,13 +98,12 @@ def write_weights(model: AudioEncoder, origin: Origin, path: Path, dtype: Dtype 
     Raises:
         ExportError: a weight is too large for half precision.
     """
-    tensors = {f"encoder.{name}": value for name, value in model.encoder.state_dict().items()}
+    tensors = encoder_tensors(model)
     if dtype == "float16":
-        tensors = {name: value.half() for name, value in tensors.items()}
+        tensors = {n: value.half() if n.startswith("encoder.") else value for n, value in tensors.items()}
         too_large = [name for name, value in tensors.items() if not value.isfinite().all()]
         if too_large:
             raise ExportError(f"float16 cannot hold {', '.join(too_large)}; leave --dtype out")
-    tensors |= {f"features.{name}": value.float() for name, value in model.features.state_dict().items()}
     saved = checkpoint.Checkpoint(
         tensors, origin.recipe, origin.step, origin.info | {"dtype": dtype, "pooling": model.pooling}
     )

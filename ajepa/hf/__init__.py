@@ -7,21 +7,23 @@
     extractor = AutoFeatureExtractor.from_pretrained("exported")
 
 Such a folder also has the code that it needs, so that `trust_remote_code=True` loads it where ajepa is not
-installed. Classifiers for `pipeline("audio-classification")` belong here too, as a second model class.
+installed. A classifier's folder works in `pipeline("audio-classification")`.
 """
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
 from .configuration_ajepa import AjepaConfig
 from .feature_extraction_ajepa import AjepaFeatureExtractor
-from .folder import from_encoder, save_folder, write_code
-from .modeling_ajepa import AjepaModel, AjepaOutput
+from .folder import from_classifier, from_encoder, save_folder, write_code
+from .modeling_ajepa import AjepaForAudioClassification, AjepaModel, AjepaOutput
 
 __all__ = [
     "AjepaConfig",
     "AjepaFeatureExtractor",
+    "AjepaForAudioClassification",
     "AjepaModel",
     "AjepaOutput",
+    "from_classifier",
     "from_encoder",
     "save_folder",
     "write_code",
@@ -29,4 +31,5 @@ __all__ = [
 
 AutoConfig.register(AjepaConfig.model_type, AjepaConfig, exist_ok=True)
 AutoModel.register(AjepaConfig, AjepaModel, exist_ok=True)
+AutoModelForAudioClassification.register(AjepaConfig, AjepaForAudioClassification, exist_ok=True)
 AutoFeatureExtractor.register(AjepaConfig, AjepaFeatureExtractor, exist_ok=True)

@@ -1,12 +1,15 @@
-"""The configuration of an encoder in the transformers library."""
+"""The configuration of an encoder or a classifier in the transformers library."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from ajepa.features import InputConfig, LogMelConfig
+from ajepa.model.classifier import LabelSet
+from ajepa.model.head import HeadConfig
 from ajepa.nn.encoder import EncoderConfig
 from ajepa.nn.positions import TableConfig
 
@@ -19,6 +22,9 @@ class AjepaConfig(PretrainedConfig):
         chunk_seconds: longest part that is encoded at once.
         pooling: of a clip over time, "mean" or "mean+std".
         recipe: name of the recipe, or of the official system, of the weights.
+        head: of a classifier, the settings of `HeadConfig`; None for an encoder.
+        longest_seconds: of a classifier, as of `AudioClassifier`.
+        thresholds: of a classifier for several labels, as of `LabelSet`.
     """
 
     model_type = "ajepa"
@@ -30,6 +36,9 @@ class AjepaConfig(PretrainedConfig):
         chunk_seconds: float = 10.24,
         pooling: str = "mean",
         recipe: str = "",
+        head: dict[str, Any] | None = None,
+        longest_seconds: float = 0.0,
+        thresholds: Sequence[float] = (),
         **options: Any,
     ) -> None:
         self.front_end = dict(front_end or {})
@@ -37,6 +46,9 @@ class AjepaConfig(PretrainedConfig):
         self.chunk_seconds = chunk_seconds
         self.pooling = pooling
         self.recipe = recipe
+        self.head = None if head is None else dict(head)
+        self.longest_seconds = longest_seconds
+        self.thresholds = list(thresholds)
         network = self.encoder_config()
         width, depth, heads = network.dimensions
         # What other code reads of every configuration.
@@ -61,3 +73,18 @@ class AjepaConfig(PretrainedConfig):
         if "patch" in given:
             given["patch"] = tuple(given["patch"])
         return EncoderConfig(**given)
+
+    def head_config(self) -> HeadConfig:
+        """The settings of a classifier's head. Raises ValueError if there is none."""
+        if self.head is None:
+            raise ValueError("this is an encoder without labels; `ajepa evaluate linear --save` fits some")
+        return HeadConfig(**self.head)
+
+    def label_set(self) -> LabelSet:
+        """The labels of a classifier, from `id2label` and `problem_type`."""
+        numbered: dict[Any, str] = dict(self.id2label or {})
+        names = tuple(numbered[number] for number in range(len(numbered)))
+        several = self.problem_type == "multi_label_classification"
+        return LabelSet(
+            names, bool(self.thresholds), "sigmoid" if several else "softmax", tuple(self.thresholds)
+        )

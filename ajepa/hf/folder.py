@@ -12,60 +12,93 @@ from dataclasses import asdict
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ajepa import files
 from ajepa.checkpoints import hub
 from ajepa.checkpoints import native as checkpoint
 from ajepa.model import AudioEncoder
+from ajepa.model.classifier import AudioClassifier
 
 from .configuration_ajepa import AjepaConfig
 from .feature_extraction_ajepa import AjepaFeatureExtractor
-from .modeling_ajepa import AjepaModel
+from .modeling_ajepa import AjepaForAudioClassification, AjepaModel
 
 ROOTS = ("configuration_ajepa", "feature_extraction_ajepa", "modeling_ajepa")
 AUTO_MAP = {
     "AutoConfig": "configuration_ajepa.AjepaConfig",
     "AutoModel": "modeling_ajepa.AjepaModel",
 }
+CLASSIFIER_MAP = {"AutoModelForAudioClassification": "modeling_ajepa.AjepaForAudioClassification"}
+_Model = TypeVar("_Model", bound=AjepaModel)
 EXTRACTOR_MAP = {"AutoFeatureExtractor": "feature_extraction_ajepa.AjepaFeatureExtractor"}
 
 
 def from_encoder(encoder: AudioEncoder) -> AjepaModel:
     """The same encoder, its weights shared, as a model of transformers."""
+    return _sharing(AjepaModel(_config(encoder)), encoder)
+
+
+def from_classifier(classifier: AudioClassifier) -> AjepaForAudioClassification:
+    """The same classifier, its weights shared, as a model of transformers."""
+    labels = classifier.label_set
+    kind = "multi_label" if labels.activation == "sigmoid" else "single_label"
+    config = _config(
+        classifier.encoder,
+        head=asdict(classifier.head.config),
+        longest_seconds=classifier.longest_seconds,
+        thresholds=labels.thresholds,
+        id2label=dict(enumerate(labels.names)),
+        label2id={name: number for number, name in enumerate(labels.names)},
+        problem_type=f"{kind}_classification",
+    )
+    model = _sharing(AjepaForAudioClassification(config), classifier.encoder)
+    model.head = classifier.head
+    object.__setattr__(model, "classifier", classifier)
+    return model
+
+
+def _config(encoder: AudioEncoder, **of_labels: Any) -> AjepaConfig:
     network = asdict(encoder.encoder.config)
     network.pop("init")  # of its training
-    config = AjepaConfig(
+    return AjepaConfig(
         front_end=asdict(encoder.features.config),
         encoder=network,
         chunk_seconds=encoder.chunk_patches * encoder.hop_seconds,
         pooling=encoder.pooling,
         recipe=encoder.source.recipe if encoder.source else "",
+        **of_labels,
     )
-    model = AjepaModel(config)
+
+
+def _sharing(model: _Model, encoder: AudioEncoder) -> _Model:
     model.features, model.encoder = encoder.features, encoder.encoder
     object.__setattr__(model, "audio", encoder)
     return model.eval()
 
 
-def save_folder(encoder: AudioEncoder, folder: str | Path) -> list[Path]:
-    """Write settings, feature extractor and code next to the weights that `ajepa export` wrote.
+def save_folder(encoder: AudioEncoder | AudioClassifier, folder: str | Path) -> list[Path]:
+    """Write settings, feature extractor and code next to the weights of an encoder or a classifier.
 
     Returns the files.
     """
     folder = Path(folder)
-    model = from_encoder(encoder)
-    settings = model.config.to_diff_dict() | {"architectures": [AjepaModel.__name__]}
+    model = from_encoder(encoder) if isinstance(encoder, AudioEncoder) else from_classifier(encoder)
+    settings = model.config.to_diff_dict() | {"architectures": [type(model).__name__]}
     written = [folder / "config.json", *_extractor(model, folder), *write_code(folder)]
-    files.write_json(written[0], settings | {"auto_map": AUTO_MAP})
+    files.write_json(written[0], settings | {"auto_map": _auto_map(model)})
     return written
+
+
+def _auto_map(model: AjepaModel) -> dict[str, str]:
+    return AUTO_MAP | (CLASSIFIER_MAP if isinstance(model, AjepaForAudioClassification) else {})
 
 
 def complete(model: AjepaModel, folder: str | Path) -> None:
     """Complete what `save_pretrained` wrote: code, feature extractor, and the header of our own weights."""
     folder = Path(folder)
     config = folder / "config.json"
-    files.write_json(config, json.loads(config.read_text()) | {"auto_map": AUTO_MAP})
+    files.write_json(config, json.loads(config.read_text()) | {"auto_map": _auto_map(model)})
     _extractor(model, folder)
     write_code(folder)
     weights = folder / hub.WEIGHTS

@@ -1,6 +1,7 @@
-"""An encoder as a model of the transformers library.
+"""An encoder, and a classifier, as models of the transformers library.
 
-Its weights have the names of `ajepa export`, and its outputs are those of `ajepa.load_model`.
+Their weights have the names of `ajepa export`, and their outputs are those of `ajepa.load_model` and
+`ajepa.load_classifier`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
 from ajepa.features import LogMel
 from ajepa.model import AudioEncoder
+from ajepa.model.classifier import AudioClassifier
+from ajepa.model.head import Head
 
 from .configuration_ajepa import AjepaConfig
 
@@ -97,4 +101,44 @@ class AjepaModel(PreTrainedModel):
         found = self.audio(input_values, lengths_B, layers=output_hidden_states)
         layers = tuple(layer.flatten(2) for layer in found.layers) if output_hidden_states else None
         output = AjepaOutput(found.frames, found.clip, found.lengths, layers)
+        return output.to_tuple() if return_dict is False else output
+
+
+class AjepaForAudioClassification(AjepaModel):
+    """Front end, encoder and the head of a classifier, for `pipeline("audio-classification")`.
+
+    Attributes:
+        classifier: all three as the classifier that `ajepa.load_classifier` returns.
+    """
+
+    classifier: AudioClassifier
+
+    def __init__(self, config: AjepaConfig) -> None:
+        super().__init__(config)
+        self.head = Head(config.head_config())
+        classifier = AudioClassifier(self.audio, self.head, config.label_set(), config.longest_seconds)
+        object.__setattr__(self, "classifier", classifier)  # its parts are this module's
+
+    def forward(  # type: ignore[override]
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **ignored: Any,
+    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
+        """Logits [B, labels] of waveforms [B, samples]; each clip has the same alone and in any batch.
+
+        Args:
+            attention_mask: 1 for a clip's own samples, which come first; None if all are.
+            labels: numbers [B], or 0 and 1 [B, labels] for several labels; with them there is a `loss`.
+        """
+        lengths_B = None if attention_mask is None else attention_mask.sum(1)
+        logits = self.classifier(input_values, lengths_B)
+        loss = None
+        if labels is not None and labels.ndim == 1:
+            loss = nn.functional.cross_entropy(logits, labels)
+        elif labels is not None:
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        output = SequenceClassifierOutput(loss=loss, logits=logits)
         return output.to_tuple() if return_dict is False else output

@@ -150,6 +150,10 @@ class Shelf:
         """Remove the reason of a failure, because the cell is tried again or finished."""
         self._error(cell).unlink(missing_ok=True)
 
+    def reopen(self, cell: Cell) -> None:
+        """Forget that the cell is finished."""
+        self._records(cell).unlink(missing_ok=True)
+
     def lock(self, name: str) -> FileLock:
         """A lock held by one process at a time; the system releases a killed process's lock."""
         (self.folder / "work").mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ajepa.caches import cache_folder
+from ajepa.eval.classifiers.folder import is_kept
 from ajepa.eval.progress import say
 from ajepa.eval.protocols import Conditions
 from ajepa.eval.results.errors import EvaluationError
@@ -83,12 +84,15 @@ def evaluate(
     *,
     device: str | None = None,
     keep: Callable[[list[Record]], None] = lambda records: None,
+    save: Path | None = None,
 ) -> tuple[list[Record], list[Failure]]:
     """Run a comparison of existing models, in this process. Tasks keep the names that their data give.
 
     Args:
         out: folder of the results, from which the same call continues; None keeps nothing.
         keep: called with all records so far whenever a cell ends.
+        save: folder for the classifier of the one cell; a finished cell whose classifier is not there runs
+            again.
 
     Raises:
         EvaluationError: a model, a task or a toolkit cannot be used; nothing was run.
@@ -96,10 +100,13 @@ def evaluate(
     with nullcontext(out) if out is not None else TemporaryDirectory() as folder:
         shelf = Shelf(Path(folder).resolve())
         shelf.tidy()
-        conditions = Conditions(shelf.folder, _cache(cache), comparison.precision, device)
+        conditions = Conditions(shelf.folder, _cache(cache), comparison.precision, device, save=save)
         cells, refused, _ = plan(comparison, comparison.sources(), {}, conditions)
         if refused:
             raise EvaluationError(refused[0].reason)
+        for cell in cells if save is not None else ():
+            if shelf.finished(cell) and not is_kept(conditions.save, shelf.read(cell)[0].record):
+                shelf.reopen(cell)
 
         def records() -> list[Record]:
             return _records(cells, shelf, comparison, {}, rename_tasks=False)

@@ -34,7 +34,9 @@ class Classifier(nn.Module):
         self.encoder = copy.deepcopy(model.encoder).requires_grad_(True)
         inputs = self.encoder.config.inputs
         self.fill = inputs.fill_value(self.features.config, float(self.features.silence))
-        self.most_steps = model.chunk_patches
+        # At least those of the longest stretch: so it is the mean of an encoder with chunks of this length.
+        longest = self.features.config.frames(max(1, round(config.seconds * model.sample_rate)))
+        self.most_steps = max(model.chunk_patches, -(-longest // self.encoder.config.patch[0]))
         self.norm = None if config.norm == "before" else LayerNorm(self.encoder.width)
         self.head = nn.Linear(self.encoder.width, classes)
         nn.init.trunc_normal_(self.head.weight, std=config.head_std)
@@ -52,8 +54,8 @@ class Classifier(nn.Module):
     ) -> Tensor:
         """Mean of each clip's patches [B, D].
 
-        Without a generator, with the norm before the mean, and for clips no longer than a chunk, this is the
-        mean that `AudioEncoder` gives.
+        Without a generator and with the norm before the mean, this is the mean that an `AudioEncoder` with
+        chunks of `most_steps` gives.
 
         Args:
             waveform_BS: clips, with zeros after their ends.

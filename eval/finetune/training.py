@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from ajepa.eval.results.scores import Scored
 from ajepa.eval.tasks.reading import read_clip
 from ajepa.eval.tasks.task import Clip, Round, Task
 from ajepa.model import AudioEncoder
+from ajepa.model.classifier import stretches
 from ajepa.schedules import warmup_cosine
 from ajepa.training.devices import keep_freed_memory, plain_attention
 
@@ -43,15 +44,19 @@ class Outcome:
     """The result of a round.
 
     Attributes:
-        test: the tested clips with their logits, in the task's order.
+        test: the tested clips with their logits, in the task's order; none for a round without a test split.
+        valid: the same of the clips that chose the epoch; None where there are none.
         epoch: the epoch whose weights were tested, counted from 1.
         history: for each epoch the training loss and, if there were validation clips, the validation score.
+        network: with those weights.
     """
 
     test: Scored
+    valid: Scored | None
     epoch: int
     seconds: float
     history: list[dict[str, float]]
+    network: Classifier | ForeignClassifier
 
 
 class Waveforms:
@@ -92,6 +97,7 @@ def finetune(
 
     Args:
         model: left unchanged. Training runs on its device.
+        chosen: with the name "" for the test split, the network is trained and not tested.
         bf16: autocast to bfloat16.
         waveforms: pass the same ones to every round, so that each clip is decoded once.
         report: called with each epoch's line of the history.
@@ -128,7 +134,7 @@ def finetune(
     batches_an_epoch = -(-config.clips_an_epoch(len(train)) // config.batch_size)
     total, warmup = config.epochs * batches_an_epoch, round(config.warmup_epochs * batches_an_epoch)
     history: list[dict[str, float]] = []
-    best: tuple[float, int, dict[str, Tensor]] | None = None
+    best: tuple[float, int, dict[str, Tensor], Scored] | None = None
     step = 0
     for epoch in range(1, config.epochs + 1):
         generator = torch.Generator().manual_seed(mix_seed(seed, epoch))
@@ -165,15 +171,22 @@ def finetune(
                 f"seed {seed}, epoch {epoch}: the training loss is {line['loss']}; {DIVERGED}"
             )
         if len(valid):
-            line["valid"] = scored("valid", valid).score
+            validated = scored("valid", valid)
+            line["valid"] = validated.score
             if best is None or line["valid"] > best[0]:
-                best = (line["valid"], epoch, copy.deepcopy(network.state_dict()))
+                best = (line["valid"], epoch, copy.deepcopy(network.state_dict()), validated)
         history.append(line)
         report(line)
     if best:
         network.load_state_dict(best[2])
-    tested = scored(chosen.test, test)
-    return Outcome(tested, best[1] if best else config.epochs, time.perf_counter() - since, history)
+    return Outcome(
+        test=scored(chosen.test, test),
+        valid=best[3] if best else None,
+        epoch=best[1] if best else config.epochs,
+        seconds=time.perf_counter() - since,
+        history=history,
+        network=network,
+    )
 
 
 @torch.no_grad()
@@ -194,7 +207,7 @@ def predict(
         pieces = [
             (place, piece_S)
             for place, number in enumerate(numbers[start : start + CLIPS_AT_ONCE].tolist(), start)
-            for piece_S in _pieces(waveforms[number], longest)
+            for piece_S in stretches(waveforms[number], longest)
         ]
         pieces.sort(key=lambda piece: len(piece[1]))
         for first in range(0, len(pieces), config.batch_size):
@@ -236,14 +249,6 @@ def _crops(
         start = int(torch.randint(spare + 1, (1,), generator=generator))
         crops.append(waveform_S[start : start + longest])
     return _padded(crops)
-
-
-def _pieces(waveform_S: Tensor, longest: int) -> Iterator[Tensor]:
-    """Consecutive stretches. The last one ends with the clip and may overlap the one before it."""
-    for start in range(0, max(1, len(waveform_S) - longest + 1), longest):
-        yield waveform_S[start : start + longest]
-    if len(waveform_S) > longest and len(waveform_S) % longest:
-        yield waveform_S[-longest:]
 
 
 def _padded(waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,11 @@ def has_scheme(source: str) -> bool:
     return source.startswith(SCHEMES)
 
 
+def runs_code(source: str) -> bool:
+    """Whether opening it runs code that is not of this package or of transformers."""
+    return source.startswith((HEAR, S3PRL, XARES, PYTHON)) or source.endswith(TRUST)
+
+
 def named_model(text: str) -> tuple[str, str]:
     """The name and the source in SOURCE or NAME=SOURCE; without a name, the source's default name."""
     # After a scheme an equals sign belongs to a path.

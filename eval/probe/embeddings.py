@@ -17,7 +17,7 @@ from contextlib import closing
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -105,6 +105,14 @@ class Embedded(NamedTuple):
             return chosen.flatten(-3) if pool == "concat" else chosen.mean(-2).flatten(-2)
 
         return features
+
+
+def parts_of(name: str, shape: Sequence[int]) -> tuple[str, Any, Any]:
+    """Layer, pool and time of a representation's name, for embeddings of a shape [N, L, X, F, D]."""
+    layer, *rest = name.split()
+    pool = rest.pop(0) if shape[3] > 1 else "concat"
+    time = rest.pop(0) if shape[2] > 1 else "mean"
+    return layer, pool, time
 
 
 def embed_task(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .logistic import fit_logistic
+from .logistic import Linear, fit_logistic
 
 LEAST_STD = 1e-6  # features that are constant in training stay at 0
 ROWS = 1024  # clips per block of the neighbour search
@@ -43,10 +43,15 @@ class Probe(NamedTuple):
     balanced: bool = False
 
 
+def moments(train_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each feature over the training clips; infinite if it is constant."""
+    mean_D, std_D = train_ND.mean(0), train_ND.std(0, correction=0)
+    return mean_D, torch.where(std_D > LEAST_STD, std_D, torch.inf)
+
+
 def standardised(train_ND: Tensor, scored_MD: Tensor) -> tuple[Tensor, Tensor]:
     """Both sets standardised to mean 0 and variance 1 over the training clips."""
-    mean_D, std_D = train_ND.mean(0), train_ND.std(0, correction=0)
-    std_D = torch.where(std_D > LEAST_STD, std_D, torch.inf)
+    mean_D, std_D = moments(train_ND)
     return (train_ND - mean_D) / std_D, (scored_MD - mean_D) / std_D
 
 
@@ -68,11 +73,17 @@ def linear(
 ) -> Tensor:
     """Multinomial logistic regression on standardised features; binary per class for several labels."""
     train_ND, scored_MD = standardised(train_ND, scored_MD)
-    precision = FINAL if final else CHOOSING
-    weight_N = class_weights(target) if balanced else None
-    fit = fit_logistic(train_ND, target, values, classes, clip_weight_N=weight_N, **precision)
-    logits_VMC = fit(scored_MD)
+    logits_VMC = fit_linear(train_ND, target, values, classes, final, balanced)(scored_MD)
     return logits_VMC if target.ndim == 2 else functional.log_softmax(logits_VMC, 2)
+
+
+def fit_linear(
+    train_ND: Tensor, target: Tensor, values: Sequence[float], classes: int, final: bool, balanced: bool
+) -> Linear:
+    """The linear probe's weights for standardised training clips; the arguments are those of a probe."""
+    weight_N = class_weights(target) if balanced else None
+    precision = FINAL if final else CHOOSING
+    return fit_logistic(train_ND, target, values, classes, clip_weight_N=weight_N, **precision)
 
 
 def knn(

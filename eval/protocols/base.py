@@ -80,6 +80,7 @@ class Conditions:
         precision: precision of the models.
         device: where models run. None is the CPU; for toolkits it is a GPU if there is one.
         threads: threads of each process; None leaves the number as it is.
+        save: folder for the classifier that a linear probe or a fine-tuning leaves; None keeps none.
     """
 
     folder: Path
@@ -87,6 +88,7 @@ class Conditions:
     precision: Precision = "float32"
     device: str | None = None
     threads: int | None = None
+    save: Path | None = None
 
     @property
     def toolkit_device(self) -> str:

@@ -66,7 +66,9 @@ class Finetuning(Seeded):
     def run(self, bench: Bench, entry: TaskEntry, folder: Path) -> list[Result]:
         """Train for each seed and test split."""
         # Imports Lightning, which takes seconds; processes that only probe do not need it.
-        from ajepa.eval.finetune.run import finetune_model
+        from ajepa.eval.classifiers.folder import save_classifier
+        from ajepa.eval.classifiers.made import of_network
+        from ajepa.eval.finetune.run import Kept, finetune_model
 
         task = bench.task(entry)
 
@@ -74,6 +76,16 @@ class Finetuning(Seeded):
             values = ", ".join(f"{name} {value:.4g}" for name, value in line.items())
             say(f"{bench.name}, seed {seed}, {split}: {values}")
 
+        def complete(result: Result) -> Result:
+            details = {**result.record.details, "recipe": self._recipe(entry)}
+            return result._replace(record=replace(result.record, details=details))
+
+        def save(result: Result, kept: Kept) -> None:
+            made = of_network(*kept, model=bench.model(), task=task, record=complete(result).record)
+            assert folder_to_save is not None
+            save_classifier(made, folder_to_save)
+
+        folder_to_save = bench.conditions.save
         result = finetune_model(
             bench.model(),  # bf16 applies to training, not to the stored weights
             task,
@@ -81,6 +93,6 @@ class Finetuning(Seeded):
             seeds=self.seeds,
             bf16=bench.conditions.precision == "bf16",
             report=report,
+            keep=save if folder_to_save else None,
         )
-        details = {**result.record.details, "recipe": self._recipe(entry)}
-        return [result._replace(record=replace(result.record, details=details))]
+        return [complete(result)]

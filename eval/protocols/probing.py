@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ajepa.eval.classifiers.folder import save_classifier
+from ajepa.eval.classifiers.made import of_probe
 from ajepa.eval.models.open import Named
 from ajepa.eval.probe.embeddings import POOLS, TIMES, Embedded, embed_task
+from ajepa.eval.probe.final import FinalProbe, final_probe
 from ajepa.eval.probe.probes import BALANCED, PROBES, Probe
 from ajepa.eval.probe.selection import describe, run_probe
 from ajepa.eval.results.kept import answers_of, features_of
 from ajepa.eval.results.provenance import about_task, provenance
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
-from ajepa.eval.results.scores import bootstrap, deviation, mean, summary
+from ajepa.eval.results.scores import Scored, bootstrap, deviation, mean, summary
 from ajepa.eval.robustness.corruptions import Corruption, find_noises, parse
 from ajepa.eval.robustness.curve import robustness
 from ajepa.eval.tasks import Task
@@ -97,13 +100,30 @@ class Probing(Protocol):
 
     def run(self, bench: Bench, entry: TaskEntry, folder: Path) -> list[Result]:
         """Embed the clips, or read the cache, and probe."""
-        conditions = bench.conditions
+        conditions, task = bench.conditions, bench.task(entry)
         model = bench.model(conditions.precision)
-        return list(probe_model(model, bench.task(entry), self, conditions.cache))
+        if conditions.save is None:
+            return list(probe_model(model, task, self, conditions.cache))
+        folder_to_save = conditions.save
+
+        def save(result: Result, final: FinalProbe, tested: Sequence[Scored], shape: torch.Size) -> None:
+            made = of_probe(bench.model(), task, result.record, final, tested, shape)
+            save_classifier(made, folder_to_save)
+
+        return list(probe_model(model, task, self, conditions.cache, save))
 
 
-def probe_model(model: Named, task: Task, how: Probing, cache: str | Path | None = None) -> Iterator[Result]:
+def probe_model(
+    model: Named,
+    task: Task,
+    how: Probing,
+    cache: str | Path | None = None,
+    keep: Callable[[Result, FinalProbe, Sequence[Scored], torch.Size], None] | None = None,
+) -> Iterator[Result]:
     """The result of one model; with `layer="each"`, one for each layer.
+
+    Args:
+        keep: called with each result, its probe, the scored test splits, and the shape of the embeddings.
 
     Raises:
         ProtocolError: there is no such layer.
@@ -119,7 +139,7 @@ def probe_model(model: Named, task: Task, how: Probing, cache: str | Path | None
     if how.layer == "each":
         layers = [*(str(number) for number in range(1, embedded.values.shape[1])), "last"]
     for layer in layers:
-        yield _probe(model, task, embedded, corrupted, layer, how)
+        yield _probe(model, task, embedded, corrupted, layer, how, keep)
 
 
 def _probe(
@@ -129,6 +149,7 @@ def _probe(
     corrupted: Mapping[Corruption, Embedded],
     layer: str,
     how: Probing,
+    keep: Callable[[Result, FinalProbe, Sequence[Scored], torch.Size], None] | None,
 ) -> Result:
     probe, started = how.probe(task), time.perf_counter()
     try:
@@ -184,4 +205,8 @@ def _probe(
     if how.layer != "each" or layer == "last":
         probed = representations[outcome.choices[0].representation]()
         features = features_of(task, probed if probed.ndim == 2 else probed.mean(1))
-    return Result(record, draws_S, drawn_XS, answers, features)
+    result = Result(record, draws_S, drawn_XS, answers, features)
+    if keep is not None:
+        final = final_probe(representations, task, probe, outcome)
+        keep(result, final, outcome.splits, embedded.values.shape)
+    return result
