@@ -54,7 +54,8 @@ def test_pooled_features_are_those_of_the_audio_encoder(kind: str, chunk_seconds
     waveform_BS, lengths_B = clips(700, 5_000, 20_481, 33_000, 12_345)
     found = model(waveform_BS, lengths_B)
     expected_BD = found.patches.sum((1, 2)) / (8 * found.lengths[:, None])
-    network = Classifier(model, 3, PLAIN)
+    network = Classifier(model, 3, replace(PLAIN, seconds=2.07))
+    assert network.most_steps == model.chunk_patches
     torch.testing.assert_close(network.pooled(waveform_BS, lengths_B), expected_BD, atol=1e-5, rtol=1e-4)
     # In training too, where nothing is drawn.
     trained_BD = network.pooled(waveform_BS, lengths_B, generator())
