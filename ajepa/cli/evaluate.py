@@ -84,11 +84,15 @@ def _clips(parser: argparse.ArgumentParser) -> None:
     task.add_argument(
         "--task",
         required=True,
-        help="your own labels: table, folder (one folder a class) or audacity (label tracks next to audio); "
-        "a public set: audioset_20k, audioset_2m, esc50, esc10, speech_commands_v1, speech_commands_v2 or "
-        "voxceleb1; or one of another package",
+        help="your own labels: table, folder (one folder a class), audacity (label tracks next to audio) or "
+        "hf (a data set of Hugging Face); a public set: audioset_20k, audioset_2m, esc50, esc10, "
+        "speech_commands_v1, speech_commands_v2 or voxceleb1; or one of another package",
     )
-    task.add_argument("--data", required=True, help="the data set's folder; for `table` the table")
+    task.add_argument(
+        "--data",
+        required=True,
+        help="the data set's folder; for `table` the table; for `hf` also hf://datasets/owner/name",
+    )
     tasks.add(task)
     _baseline(parser)
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the models")

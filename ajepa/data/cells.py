@@ -168,16 +168,17 @@ def _of_objects(objects: Sequence[dict[str, Any]], joint: str) -> Cells:
 def _rows(objects: Sequence[dict[str, Any]], names: Sequence[str], joint: str) -> Iterator[list[str]]:
     for number, one in enumerate(objects, 1):
         try:
-            yield [_cell(one.get(name), joint) for name in names]
+            yield [as_text(one.get(name), joint) for name in names]
         except CellsError as error:
             raise CellsError(f"row {number}: {error}") from error
 
 
-def _cell(value: Any, joint: str) -> str:
+def as_text(value: Any, joint: str) -> str:
+    """A value as a cell, empty for none. A list's items are joined; CellsError for one that has `joint`."""
     if value is None or value != value:  # NaN
         return ""
     if isinstance(value, list):
-        items = [_cell(item, joint) for item in value]
+        items = [as_text(item, joint) for item in value]
         if wrong := [item for item in items if joint in item]:
             raise CellsError(
                 f"{wrong[0]!r} in a list contains {joint!r}, which separates labels; name another separator"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from ajepa.audio.source import AudioBytes
 
 from .tables import (
     LABEL_SEPARATOR,
@@ -35,6 +37,7 @@ class Labelled(NamedTuple):
         group: what it shares with other clips (recording, speaker); empty if it is independent.
         start: where it begins in the file, in seconds.
         seconds: its length; None is the rest of the file.
+        inside: its audio, if the file holds that of many clips.
     """
 
     path: Path
@@ -44,11 +47,12 @@ class Labelled(NamedTuple):
     group: str = ""
     start: float = 0.0
     seconds: float | None = None
+    inside: AudioBytes | None = None
 
     @property
-    def place(self) -> tuple[Path, float, float | None]:
-        """Which audio it is."""
-        return self.path, self.start, self.seconds
+    def recording(self) -> str:
+        """Which audio it is a part of."""
+        return str(self.path) if self.inside is None else self.inside.name
 
 
 class LabelTable(NamedTuple):
@@ -103,68 +107,121 @@ def read_labelled(
     table = read_table(path, joint=label_separator)
     root = path.parent if audio_root is None else Path(audio_root)
     files = find_path_column(table, path_column)
-    by_fold, assigned = _assignment(table, fold, split)
+    names = dict.fromkeys(row[files].strip() for row in table.rows)
+    return labelled_rows(
+        table,
+        files,
+        {name: (locate(root, name, anywhere=True), None) for name in names if name},
+        label=label,
+        assigned=_needed(table, fold, split),
+        group=group,
+        label_separator=label_separator if multilabel else None,
+        segments=segments,
+    )
+
+
+def labelled_rows(
+    table: Table,
+    files: str,
+    located: Mapping[str, tuple[Path, AudioBytes | None]],
+    *,
+    label: str | None,
+    assigned: Assigned,
+    group: str | None,
+    label_separator: str | None,
+    segments: bool,
+) -> LabelTable:
+    """The clips of a table's rows; see `read_labelled`.
+
+    Args:
+        files: the column of the files' names.
+        located: by these names, the file, and the audio if the file holds that of many clips.
+        assigned: the column of the splits.
+        label_separator: between several labels; None if clips have one.
+    """
     labels = table.need(label) if label else table.find(*LABEL_COLUMNS) or table.need(LABEL_COLUMNS[0])
     grouped = table.need(group) if group else None
     times = _Times.of(table)
     names = [row[files].strip() for row in table.rows]
     if segments and times is None:
-        raise TaskError(f"{path}: no columns start and end; its columns are {listed(table.columns)}")
+        raise TaskError(f"{table.path}: no columns start and end; its columns are {listed(table.columns)}")
     cut = times is not None and (segments or len(set(names)) < len(names))
-    located = {name: locate(root, name, anywhere=True) for name in dict.fromkeys(names) if name}
-    clips: dict[tuple[Path, float, float | None], Labelled] = {}
+    clips: dict[tuple[str, float, float | None], Labelled] = {}
     for number, (name, row) in enumerate(zip(names, table.rows, strict=True)):
         where = f"{table.where(number)}: {name}"
         if not name:
             raise TaskError(f"{table.where(number)}: {files} is empty; name a file or remove the row")
         start, seconds = times.read(table, number) if cut and times else (0.0, None)
+        path, inside = located[name]
         clip = Labelled(
-            located[name],
+            path,
             name,
-            _labels(row[labels], label_separator if multilabel else None, labels, where),
-            _split(row[assigned], by_fold, assigned, where) if assigned else "",
+            _labels(row[labels], label_separator, labels, where),
+            assigned.read(row, where),
             row[grouped].strip() if grouped else "",
             start,
             seconds,
+            inside,
         )
-        other = clips.setdefault(clip.place, clip)
+        place = clip.recording, start, seconds
+        other = clips.setdefault(place, clip)
         if other is not clip:
-            clips[clip.place] = _joined(other, clip, multilabel, where)
+            clips[place] = _joined(other, clip, label_separator is not None, where)
     notes: tuple[str, ...] = ()
     if times is not None and not cut:
         notes = (
             f"columns {times.start} and {times.end} are not read, because each file has one row; "
             "--segments reads them",
         )
-    return LabelTable(list(clips.values()), by_fold, cut, files, notes)
+    return LabelTable(list(clips.values()), assigned.folds, cut, files, notes)
 
 
-def _assignment(table: Table, fold: str | None, split: str | None) -> tuple[bool, str | None]:
-    """(whether it holds folds, its name) of the column of the splits; None if there is no column."""
+class Assigned(NamedTuple):
+    """The column that assigns clips to splits, None if there is none, and whether it holds folds."""
+
+    column: str | None
+    folds: bool = False
+
+    def read(self, row: Mapping[str, str], where: str) -> str:
+        """A row's split, empty without a column. Raises TaskError."""
+        if self.column is None:
+            return ""
+        text = row[self.column].strip()
+        if not text:
+            raise TaskError(f"{where}: column {self.column!r} is empty; fill it in or remove the row")
+        if self.folds:
+            return text
+        if text.lower() not in SPLIT_NAMES:
+            raise TaskError(f"{where}: column {self.column!r} is {text!r}; use train, valid and test")
+        return SPLIT_NAMES[text.lower()]
+
+
+def find_assigned(table: Table, fold: str | None, split: str | None) -> Assigned | None:
+    """The column that is named, or the one that is called `fold` or `split`; None if there is none.
+
+    Raises TaskError if both are named, the one named is not there, or the table has both.
+    """
     if fold is not None and split is not None:
         raise TaskError(f"{table.path}: pass a column of folds or one of splits, not both")
     if split == AUTO or (split is not None and table.find(split) is None and Path(split).is_file()):
-        return False, None
+        return Assigned(None)
     if fold is not None or split is not None:
-        return fold is not None, table.need(fold or split or "")
+        return Assigned(table.need(fold or split or ""), fold is not None)
     found = {name: column for name in ("fold", "split") if (column := table.find(name))}
-    if len(found) == 1:
-        ((name, column),) = found.items()
-        return name == "fold", column
-    problem = "has both columns; name the one to use" if found else f"its columns are {listed(table.columns)}"
-    remedy = "" if found else f"; name it with --fold or --split, or pass --split {AUTO}"
-    raise TaskError(f"{table.path}: expected a column 'fold' or 'split'; {problem}{remedy}")
+    if len(found) > 1:
+        raise TaskError(
+            f"{table.path}: expected a column 'fold' or 'split'; has both columns; name the one to use"
+        )
+    return next((Assigned(column, name == "fold") for name, column in found.items()), None)
 
 
-def _split(text: str, by_fold: bool, column: str, where: str) -> str:
-    text = text.strip()
-    if not text:
-        raise TaskError(f"{where}: column {column!r} is empty; fill it in or remove the row")
-    if by_fold:
-        return text
-    if text.lower() not in SPLIT_NAMES:
-        raise TaskError(f"{where}: column {column!r} is {text!r}; use train, valid and test")
-    return SPLIT_NAMES[text.lower()]
+def _needed(table: Table, fold: str | None, split: str | None) -> Assigned:
+    if found := find_assigned(table, fold, split):
+        return found
+    raise TaskError(
+        f"{table.path}: expected a column 'fold' or 'split'; its columns are {listed(table.columns)}; name "
+        f"it with --fold or --split, or pass --split {AUTO}"
+    )
 
 
 def _labels(text: str, separator: str | None, column: str, where: str) -> tuple[str, ...]:
@@ -216,10 +273,10 @@ class _Times(NamedTuple):
 
 def check_no_overlap(clips: Sequence[Labelled], source: Path) -> None:
     """Raises TaskError for audio that is in two splits, which would be both trained on and tested."""
-    spans: dict[Path, list[tuple[float, float, str, str]]] = {}
+    spans: dict[str, list[tuple[float, float, str, str]]] = {}
     for clip in clips:
         end = float("inf") if clip.seconds is None else clip.start + clip.seconds
-        spans.setdefault(clip.path, []).append((clip.start, end, clip.split, clip.name))
+        spans.setdefault(clip.recording, []).append((clip.start, end, clip.split, clip.name))
     for found in spans.values():
         latest: dict[str, float] = {}  # end of what has begun so far, by split
         for start, end, split, name in sorted(found):

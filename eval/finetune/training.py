@@ -220,7 +220,7 @@ def predict(
                 counts[place] += 1
     if wrong := np.flatnonzero(~np.isfinite(sums).all(1)).tolist():
         clip = waveforms.clips[int(numbers[wrong[0]])]
-        raise FinetuneError(f"{clip.path}: its logits are NaN or infinite; {DIVERGED}")
+        raise FinetuneError(f"{clip.name}: its logits are NaN or infinite; {DIVERGED}")
     return sums / counts
 
 

@@ -177,7 +177,8 @@ def _key(model: Named, weights: str, clips: Sequence[Clip], corruption: Corrupti
 
     def entry(clip: Clip) -> str:
         status, path = clip.path.stat(), str(clip.path.resolve())
-        return json.dumps([path, status.st_size, status.st_mtime_ns, clip.start, clip.seconds])
+        inside = [] if clip.inside is None else [clip.inside.name, clip.inside.size]
+        return json.dumps([path, status.st_size, status.st_mtime_ns, clip.start, clip.seconds, *inside])
 
     heads = [f"{parts}\n"] if corruption is None else [f"{parts}\n", f"{corruption.key}\n"]
     return digest(chain(heads, map(entry, clips)), 32)
@@ -261,7 +262,7 @@ def _check_finite(values: np.ndarray, model: Named, clip: Clip) -> None:
     """A probe would score NaN like ordinary values: all neighbours are then equally near."""
     if wrong := int((~np.isfinite(values)).sum()):
         raise EmbeddingError(
-            f"{model.name}: {wrong:,} of {values.size:,} values of the embedding of {clip.path} are NaN or "
+            f"{model.name}: {wrong:,} of {values.size:,} values of the embedding of {clip.name} are NaN or "
             "infinite; its weights have diverged: take an earlier checkpoint"
         )
 
@@ -302,5 +303,6 @@ def _waveform(clip: Clip, rate: int, corruption: Corruption | None) -> Tensor:
     own = own_rate(clip)
     waveform_S = read_clip(clip, own)
     # Two folders are in the name: Speech Commands gives one speaker's files the same name for every word.
-    heard_S = corruption(waveform_S, own, f"{'/'.join(clip.path.parts[-2:])} {clip.start:g}")
+    named = clip.path if clip.inside is None else Path(clip.inside.name)
+    heard_S = corruption(waveform_S, own, f"{'/'.join(named.parts[-2:])} {clip.start:g}")
     return audio.resample(heard_S, own, rate)

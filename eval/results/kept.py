@@ -68,7 +68,7 @@ def answers_of(
                     "layer": layer,
                     "seed": seeds[number] if seeds else None,
                     "split": split.split,
-                    "clip": str(clip.path.resolve()),
+                    "clip": clip.name,
                     "start": clip.start,
                     "seconds": clip.seconds,
                     "group": clip.group,
@@ -126,7 +126,7 @@ def features_of(task: Task, features_ND: Tensor) -> pa.Table:
     return pa.table(
         {
             "split": [clip.split for clip in clips],
-            "clip": [str(clip.path.resolve()) for clip in clips],
+            "clip": [clip.name for clip in clips],
             "start": [clip.start for clip in clips],
             "seconds": pa.array([clip.seconds for clip in clips], pa.float64()),
             "truth": pa.array([list(clip.labels) for clip in clips], pa.list_(pa.string())),

@@ -17,6 +17,7 @@ from ajepa.eval.plugins import Registry
 from .audioset import open_audioset_2m, open_audioset_20k
 from .esc50 import open_esc10, open_esc50
 from .folder import open_audacity, open_folder
+from .hf import open_hf
 from .speech_commands import open_speech_commands_v1, open_speech_commands_v2
 from .table import open_table
 from .task import Clip, Round, Task, TaskError
@@ -33,6 +34,7 @@ OURS: dict[str, OpenTask] = {
     "esc10": open_esc10,
     "esc50": open_esc50,
     "folder": open_folder,
+    "hf": open_hf,
     "speech_commands_v1": open_speech_commands_v1,
     "speech_commands_v2": open_speech_commands_v2,
     "table": open_table,

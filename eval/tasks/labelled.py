@@ -54,7 +54,10 @@ def make_task(
     said += _shared_groups(clips)
     task = Task(
         name,
-        tuple(Clip(one.path, one.labels, one.split, one.group, one.start, one.seconds) for one in clips),
+        tuple(
+            Clip(one.path, one.labels, one.split, one.group, one.start, one.seconds, one.inside)
+            for one in clips
+        ),
         folds,
         multilabel,
         tuple(said),

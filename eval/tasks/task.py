@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ajepa.audio.source import AudioBytes, AudioSource
 from ajepa.data.tables import TaskError, listed
 from ajepa.eval.digest import digest
 
@@ -31,6 +33,7 @@ class Clip(NamedTuple):
             when an interval is drawn. Empty: the clip is independent.
         start: where it begins in the file, in seconds.
         seconds: its length; None is the rest of the file.
+        inside: its audio, if the file holds that of many clips.
     """
 
     path: Path
@@ -39,6 +42,17 @@ class Clip(NamedTuple):
     group: str = ""
     start: float = 0.0
     seconds: float | None = None
+    inside: AudioBytes | None = None
+
+    @property
+    def name(self) -> str:
+        """The absolute path of its file; for audio within a file, the name that it has there."""
+        return str(self.path.resolve()) if self.inside is None else self.inside.name
+
+    @property
+    def source(self) -> AudioSource:
+        """What is decoded. Audio within a file is a new object each time, because it keeps what it read."""
+        return self.path if self.inside is None else dataclasses.replace(self.inside)
 
 
 def check_once(clips: Iterable[Clip], table: Path) -> None:
@@ -179,7 +193,10 @@ class Task:
 
         def line(clip: Clip) -> str:
             name, state = "/".join(clip.path.parts[-3:]), clip.path.stat()
-            entry = (name, state.st_size, clip.labels, clip.split, clip.start, clip.seconds)
+            size = state.st_size
+            if clip.inside is not None:
+                name, size = clip.inside.name, clip.inside.size
+            entry = (name, size, clip.labels, clip.split, clip.start, clip.seconds)
             return f"{entry}{state.st_mtime_ns if dates else ''}\n"
 
         return digest(chain([f"{self.folds} {self.multilabel}\n"], map(line, self.clips)))
