@@ -24,6 +24,7 @@ from ajepa.training.loop import pretrain
 from .compare.config import Comparison
 from .compare.engines import Processes
 from .compare.run import compare
+from .report import write_report
 from .results.errors import EvaluationError
 from .results.record import Record
 from .results.table import by_task
@@ -92,8 +93,11 @@ def demo(out: Path, data: Path | None = None, size: Size | None = None) -> None:
     _say("4/4  scores (accuracy; ± standard deviation over folds)")
     print(by_task(records))
     print(f"\n{TRAINED} over its {TWIN}\n{gains(records, tasks_dir)}")
+    page = out / "report.html"
+    write_report([f"{RECIPE}={run}", str(out / "hear")], page, say=lambda line: None)
     print(
-        f"\nencoder   {encoder}\n"
+        f"\nreport    {page} (open it in a browser)\n"
+        f"encoder   {encoder}\n"
         f"run       {run} (recipe.yaml, metrics.jsonl, checkpoints/)\n"
         f"tasks     {tasks_dir}\n"
         f"records   {out / 'hear' / 'records.json'}\n"

@@ -51,6 +51,8 @@ def test_the_demo_runs_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture
     demo(tmp_path, size=size)
     shown = capsys.readouterr().out
     records = json.loads((tmp_path / "hear" / "records.json").read_text())
+    page = (tmp_path / "report.html").read_text()
+    assert str(tmp_path / "report.html") in shown and TRAINED in page and '"ajepa-demo"' in page
     assert {(record["model"], record["clips"]) for record in records} == {
         (model, clips) for model in ("log-mel statistics", TWIN, TRAINED) for clips in (50, 60)
     }

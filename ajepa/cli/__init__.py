@@ -21,6 +21,7 @@ from . import (
     masks,
     predict,
     pretrain,
+    report,
     watch,
 )
 from .defects import reported
@@ -30,7 +31,7 @@ from .parser import Parser, PrintCompletion
 GROUPS = {
     "train": ("pretrain", "recipes", "masks", "watch", "curves"),
     "use": ("embed", "predict", "export"),
-    "evaluate": ("evaluate", "compare"),
+    "evaluate": ("evaluate", "compare", "report"),
     "data": ("data",),
     "tools": ("demo", "harness", "cache"),
 }
@@ -127,6 +128,7 @@ def build_parser() -> Parser:
         harness,
         evaluate,
         compare,
+        report,
         demo,
         cache,
     ):

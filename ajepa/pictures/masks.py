@@ -70,6 +70,16 @@ def sample_case(case: MaskCase, grid: PatchGrid, clips: int, seed: int) -> tuple
     return draw(case.config), _cells(whole)
 
 
+def cell_codes(case: MaskCase, grid: PatchGrid, clips: int, seed: int) -> Tensor:
+    """The first mask of each clip as indices into COLOURS, [B, N]."""
+    masks, visible_BMN = sample_case(case, grid, clips, seed)
+    code_BN = torch.full((clips, grid.tokens), 3)
+    code_BN[visible_BMN[:, 0]] = 1
+    code_BN[_cells(masks)[:, 0]] = 0
+    code_BN[masks.target_BMN[:, 0]] = 2
+    return code_BN
+
+
 def _cells(masks: Masks) -> Tensor:
     """The valid context as cells of the grid, [B, M, N] bool."""
     cells_BMN = torch.zeros_like(masks.target_BMN, dtype=torch.int32)
@@ -135,12 +145,7 @@ def draw_masks(
     figure = Figure(figsize=(width * len(cases), 0.9 + height * clips), dpi=110, layout="constrained")
     axes = figure.subplots(clips, len(cases), squeeze=False)
     for column, case in enumerate(cases):
-        masks, visible_BMN = sample_case(case, grid, clips, seed)
-        # Indices into COLOURS; only the first mask of each clip is drawn.
-        picture_BN = torch.full((clips, grid.tokens), 3)
-        picture_BN[visible_BMN[:, 0]] = 1
-        picture_BN[_cells(masks)[:, 0]] = 0
-        picture_BN[masks.target_BMN[:, 0]] = 2
+        picture_BN = cell_codes(case, grid, clips, seed)
         for row, panel in enumerate(axes[:, column]):
             if crop is not None:
                 draw_spectrogram(panel, crop)

@@ -1,0 +1,106 @@
+"""Sound and pictures of clips as data URIs, within a limit of size."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import torch
+
+from ajepa import audio
+from ajepa.audio import AudioBytes, AudioError
+from ajepa.features import LogMel, LogMelConfig
+
+RATE = 16_000
+LONGEST = 10.0  # seconds of a clip that can be heard
+PICTURE = (256, 64)  # frames and bands at most
+
+
+class Media:
+    """Sound and spectrograms of clips for a page. A clip that is added twice is kept once.
+
+    Args:
+        limit: bytes that may be used.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.left = limit
+        self.clips: list[dict[str, Any]] = []
+        self.left_out = 0  # clips for which there was no room
+        self.lost = 0  # clips whose files are gone or cannot be decoded
+        self._places: dict[tuple[str, float], int | None] = {}
+        self._front_end = LogMel(LogMelConfig(sample_rate=RATE))
+
+    def add(self, source: str | AudioBytes, start: float = 0.0, seconds: float | None = None) -> int | None:
+        """The clip's number on the page; None if there is no room for it, or it cannot be decoded."""
+        key = (str(source), start)
+        if key not in self._places:
+            self._places[key] = self._made(source, start, seconds)
+        return self._places[key]
+
+    def _made(self, source: str | AudioBytes, start: float, seconds: float | None) -> int | None:
+        if self.left <= 0:
+            self.left_out += 1
+            return None
+        try:
+            length = min(LONGEST, seconds or LONGEST)
+            waveform_S = audio.load(source, start=start, seconds=length, sample_rate=RATE)
+        except (AudioError, OSError):
+            self.lost += 1
+            return None
+        with torch.no_grad():
+            spectrogram_LC = self._front_end(waveform_S[None])[0].numpy()
+        clip = {"audio": sound(waveform_S.numpy()), "image": picture(_smaller(spectrogram_LC))}
+        size = sum(map(len, clip.values()))
+        if size > self.left:
+            self.left, self.left_out = 0, self.left_out + 1
+            return None
+        self.left -= size
+        self.clips.append(clip)
+        return len(self.clips) - 1
+
+
+def sound(waveform_S: np.ndarray, rate: int = RATE) -> str:
+    """An MP3, which every browser plays."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(waveform_S, -1, 1), rate, format="MP3", compression_level=0.7)
+    return _uri("audio/mpeg", buffer)
+
+
+def picture(values_LC: np.ndarray) -> str:
+    """A spectrogram as a PNG, time to the right and low bands at the bottom."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    low, high = np.quantile(values_LC, [0.02, 0.995])
+    level_CL = ((values_LC.T[::-1] - low) / max(high - low, 1e-6)).clip(0, 1)
+    # 64 colours: half the bytes of 256, and the eye sees no difference.
+    image = Image.fromarray((level_CL * 63).astype(np.uint8), mode="P")
+    palette = (colormaps["magma"](np.linspace(0, 1, 64))[:, :3] * 255).astype(np.uint8)
+    image.putpalette(palette.tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return _uri("image/png", buffer)
+
+
+def _smaller(values_LC: np.ndarray) -> np.ndarray:
+    """Neighbours averaged until the picture has at most PICTURE's size."""
+    frames, bands = values_LC.shape
+    over, across = -(-frames // PICTURE[0]), -(-bands // PICTURE[1])
+    whole = values_LC[: max(1, frames // over) * over, : bands // across * across]
+    if len(whole) < over:
+        return values_LC
+    return whole.reshape(len(whole) // over, over, -1, across).mean((1, 3))
+
+
+def packed(values: np.ndarray) -> str:
+    """Bytes in base64, for arrays of numbers from 0 to 255."""
+    return base64.b64encode(np.ascontiguousarray(values, dtype=np.uint8).tobytes()).decode()
+
+
+def _uri(kind: str, buffer: io.BytesIO) -> str:
+    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
