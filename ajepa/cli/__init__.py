@@ -22,6 +22,7 @@ from . import (
     predict,
     pretrain,
     report,
+    similar,
     watch,
 )
 from .defects import reported
@@ -30,7 +31,7 @@ from .parser import Parser, PrintCompletion
 # The commands as `ajepa --help` groups them.
 GROUPS = {
     "train": ("pretrain", "recipes", "masks", "watch", "curves"),
-    "use": ("embed", "predict", "export"),
+    "use": ("embed", "predict", "similar", "export"),
     "evaluate": ("evaluate", "compare", "report"),
     "data": ("data",),
     "tools": ("demo", "harness", "cache"),
@@ -122,6 +123,7 @@ def build_parser() -> Parser:
         watch,
         embed,
         predict,
+        similar,
         export,
         data,
         masks,

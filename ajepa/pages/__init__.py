@@ -1,0 +1,1 @@
+"""Self-contained HTML pages: everything is in the one file, and nothing is fetched."""

@@ -1,0 +1,1 @@
+"""Search among embeddings: the nearest clips to one, and to each other."""
