@@ -111,7 +111,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     index.set_defaults(run=run_index)
 
     synthetic = data.add_parser("synthetic", help="write synthetic audio in the layout of a real data set")
-    synthetic.add_argument("layout", choices=["esc50", "speech_commands", "voxceleb1", "unlabelled"])
+    synthetic.add_argument(
+        "layout", choices=["esc50", "speech_commands", "voxceleb1", "events", "unlabelled"]
+    )
     synthetic.add_argument("--out", type=Path, required=True)
     synthetic.add_argument("--seed", type=int, default=0)
     synthetic.set_defaults(run=run_synthetic)

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from ajepa.eval.protocols import Protocol
     from ajepa.eval.results.record import Record
 
+# Options of tasks that events need: recordings may have none, and rows are parts of them.
+EVENT_OPTIONS = {
+    "audacity": ("multilabel",),
+    "table": ("multilabel", "segments"),
+    "hf": ("multilabel", "segments"),
+}
 CONTINUES = "stopped; finished results are kept, and the same command continues"
 SOURCES = "what ajepa.load_model takes (`default` is the encoder that comes with the package)"
 BASELINES = (
@@ -45,6 +51,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         ("knn", "nearest neighbours among frozen embeddings", (_models, _clips, _knn, _probe)),
         ("finetune", "train all weights and a linear head", (_models, _clips, _recipe, _training, _save)),
         ("verify", "speaker verification by cosines: the equal error rate of trials", (_models, _verify)),
+        ("events", "a linear probe on frozen frames: which sounds begin when", (_models, _clips, _events)),
         ("hear", "the stock HEAR toolkit, on tasks that `ajepa data hear-task` made", (_models, _hear)),
         ("s3prl", "s3prl's own heads (SUPERB), on data that `ajepa data s3prl` made", (_models, _s3prl)),
         ("xares", "the stock X-ARES toolkit, on tars that `ajepa data xares` made", (_models, _xares)),
@@ -208,6 +215,18 @@ def _verify(parser: argparse.ArgumentParser) -> None:
     _cache(parser)
 
 
+def _events(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--layer", default="last", help="last or a number from 1; default: last")
+    parser.add_argument("--pool", choices=["concat", "mean"], default="concat", help="of frequency patches")
+    parser.add_argument(
+        "--collar",
+        type=float,
+        default=0.2,
+        help="how many seconds the onset of a found event may be from that of a true one; default: 0.2",
+    )
+    _cache(parser)
+
+
 def _hear(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks-dir", type=Path, required=True, help="made by `ajepa data hear-task`")
     parser.add_argument("--task", help="one task's folder name; default: all of them")
@@ -356,7 +375,10 @@ def _check_save(options: argparse.Namespace, folder: Path) -> None:
 def _tasks(options: argparse.Namespace, how: type[Protocol]) -> dict[str, dict[str, Any]]:
     """The tasks as a comparison's file has them."""
     if how.reads == "data":
-        return {options.task: {"data": str(options.data), **tasks.given(options)}}
+        entry = {"data": str(options.data), **tasks.given(options)}
+        if options.kind == "events":
+            entry |= dict.fromkeys(EVENT_OPTIONS.get(options.task, ()), True)
+        return {options.task: entry}
     if how.reads == "hear":
         folders = sorted(path.parent for path in options.tasks_dir.glob("*/task_metadata.json"))
         found = {path.name: {"hear": str(path)} for path in folders if options.task in (None, path.name)}

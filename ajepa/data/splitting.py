@@ -111,14 +111,14 @@ def _parts(source: Path, clips: Sequence[Labelled], stratified: bool, least: int
             "add clips or a column of splits"
         )
     labels = [clip.labels[0] if clip.labels else "" for clip in clips] if stratified else None
-    if labels is not None:
-        (_, most), *_, (rarest, size) = Counter(labels).most_common() * 2  # of one label too
+    if labels is not None and (counts := Counter(filter(None, labels))):
+        rarest, size = counts.most_common()[-1]
         if size < least:
             raise TaskError(
                 f"{source}: the label {rarest!r} has {size} clips; --split {AUTO} needs "
                 f"{least} of each label: leave it out, or add a column of splits"
             )
-        if most < PARTS:  # too few to spread
+        if max(counts.values()) < PARTS:  # too few to spread
             labels = None
     # Groups are numbered at random here. scikit-learn's own shuffle is missing in some releases (GroupKFold)
     # or loses the balance of labels (StratifiedGroupKFold, 1.6); the split must not depend on the release.

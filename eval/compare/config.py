@@ -23,10 +23,11 @@ Protocols with options are a mapping like the tasks, with `protocol` if the prot
       s3prl: {steps: 20000, lr: 1.0e-3}
       xares: {seeds: [0, 1, 2]}
 
-linear and knn take layer, pool, time and class_weight; finetune takes recipe, set and seeds; hear takes
-grid and grid_points; s3prl takes steps, lr, eval_every, frequency, cache_gigabytes, workers and seeds; xares
-takes frequency, epochs, lr and seeds. Paths start at the folder where the command runs. A task's `finetune`
-has recipe and set for that task; a protocol's own settings take precedence.
+linear and knn take layer, pool, time and class_weight; events takes layer, pool and collar; finetune takes
+recipe, set and seeds; hear takes grid and grid_points; s3prl takes steps, lr, eval_every, frequency,
+cache_gigabytes, workers and seeds; xares takes frequency, epochs, lr and seeds. Paths start at the folder
+where the command runs. A task's `finetune` has recipe and set for that task; a protocol's own settings take
+precedence.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def embed_clips(
     """The embeddings of clips, as `embed_task`; `name` is for the progress bar."""
     weights = fingerprint(model.module)
     folder = files.expanded(cache or caches.cache_folder("embeddings"))
-    key = _key(model, weights, clips, corruption)
+    key = cache_key(model, weights, clips, corruption)
     last, every = (folder / f"{key}-{layers}{SUFFIX}" for layers in ("last", "all"))
     path = every if all_layers else last
     found = _read(path, len(clips))
@@ -170,7 +170,7 @@ def embed_clips(
     return Embedded(values, weights, seconds, False)
 
 
-def _key(model: Named, weights: str, clips: Sequence[Clip], corruption: Corruption | None) -> str:
+def cache_key(model: Named, weights: str, clips: Sequence[Clip], corruption: Corruption | None) -> str:
     """Stats each clip's file, which takes 20 s for AudioSet's two million clips."""
     kind, rate = type(model.module).__name__, model.module.sample_rate
     parts = (FORMAT, version("ajepa"), kind, weights, rate, model.precision)
@@ -230,18 +230,18 @@ def _compute(
     least = round(getattr(module, "least_seconds", 0.0) * rate)
     with (
         path.open("wb") as file,
-        closing(_batches(clips, rate, bool(module.ragged), least, corruption)) as batches,
+        closing(batches(clips, rate, bool(module.ragged), least, corruption)) as decoded,
         tqdm(total=len(clips), desc=label, unit="clip", disable=None) as bar,
         torch.no_grad(),
         autocast(model.precision, device),
     ):
-        for rows, waveforms in batches:
+        for rows, waveforms in decoded:
             lengths = [len(waveform) for waveform in waveforms]
             waveform_BS = pad_sequence(waveforms, batch_first=True).to(device)
             part = module(waveform_BS, lengths, all_layers).float().cpu().contiguous().numpy()
             header = _header((len(clips), *part.shape[1:]), about, 0.0)
             for row, values in zip(rows, part, strict=True):
-                _check_finite(values, model, clips[row])
+                check_finite(values, model, clips[row])
                 file.seek(len(header) + row * values.nbytes)
                 file.write(values)
             bar.update(len(rows))
@@ -258,7 +258,7 @@ def _header(shape: Sequence[int], about: Mapping[str, str], seconds: float) -> b
     return len(padded).to_bytes(8, "little") + padded
 
 
-def _check_finite(values: np.ndarray, model: Named, clip: Clip) -> None:
+def check_finite(values: np.ndarray, model: Named, clip: Clip) -> None:
     """A probe would score NaN like ordinary values: all neighbours are then equally near."""
     if wrong := int((~np.isfinite(values)).sum()):
         raise EmbeddingError(
@@ -267,7 +267,7 @@ def _check_finite(values: np.ndarray, model: Named, clip: Clip) -> None:
         )
 
 
-def _batches(
+def batches(
     clips: tuple[Clip, ...], rate: int, ragged: bool, least: int, corruption: Corruption | None
 ) -> Generator[tuple[list[int], list[Tensor]], None, None]:
     """Clips from longest to shortest, decoded in threads: (their places in the task, waveforms).

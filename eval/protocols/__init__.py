@@ -5,6 +5,7 @@ from __future__ import annotations
 from ajepa.eval.plugins import Registry
 
 from .base import Bench, Conditions, Protocol, ProtocolError, Seeded, TaskEntry
+from .events import Events
 from .finetuning import Finetuning
 from .hear import Hear
 from .probing import Probing
@@ -19,6 +20,7 @@ OURS: dict[str, type[Protocol]] = {
     "knn": Probing,
     "finetune": Finetuning,
     "verify": Verify,
+    "events": Events,
     "hear": Hear,
     "s3prl": S3prl,
     "xares": Xares,

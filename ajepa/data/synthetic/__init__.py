@@ -13,7 +13,14 @@ Each clip has a generator derived from (seed, data set, class, index): its sampl
 clips nor on the process. Waveforms are mono float, 16 kHz, shape [S].
 """
 
-from .layouts import which_set, write_esc50, write_speech_commands, write_unlabelled, write_voxceleb1
+from .layouts import (
+    which_set,
+    write_esc50,
+    write_events,
+    write_speech_commands,
+    write_unlabelled,
+    write_voxceleb1,
+)
 from .rooms import record
 from .signals import SAMPLE_RATE, generator
 from .sounds import SOUNDS, sound
@@ -32,6 +39,7 @@ __all__ = [
     "speak",
     "which_set",
     "write_esc50",
+    "write_events",
     "write_speech_commands",
     "write_unlabelled",
     "write_voxceleb1",

@@ -185,6 +185,37 @@ def write_unlabelled(folder: str | Path, *, clips: int = 400, seconds: float = 1
         _write(Path(folder) / f"clip_{index:06d}.wav", record(mix, rng, place=rng))
 
 
+def write_events(
+    folder: str | Path, *, recordings: int = 40, seconds: float = 20.0, kinds: int = 6, seed: int = 0
+) -> None:
+    """Writes `audio/NNNN.wav`, a label track of Audacity next to each, and `events.csv` of all events.
+
+    A recording has one event in two seconds on average; events may overlap. The first recording of each split
+    has none: an empty track, and a row without times. Three in five recordings are for training, one for
+    validation and one for testing.
+    """
+    folder, rows = Path(folder), []
+    samples = round(seconds * SAMPLE_RATE)
+    for number in range(recordings):
+        rng = generator(seed, "events", number)
+        split = ("train", "train", "train", "valid", "test")[number % 5]
+        mix, spans = np.zeros(samples, dtype=np.float32), []
+        for _ in range(rng.poisson(seconds / 2) + 1 if number not in (0, 3, 4) else 0):
+            kind = str(rng.choice(list(SOUNDS)[:kinds]))
+            wave = sound(kind, rng.uniform(0.5, 2.0), rng)
+            start = int(rng.integers(0, samples - len(wave)))
+            mix[start : start + len(wave)] += log_uniform(rng, 0.3, 1.0) * wave
+            spans.append((start / SAMPLE_RATE, (start + len(wave)) / SAMPLE_RATE, kind))
+        name = f"audio/{number:04d}.wav"
+        _write(folder / name, record(mix, rng, place=rng, strength=0.3))
+        lines = [f"{start:.6f}\t{end:.6f}\t{kind}\n" for start, end, kind in sorted(spans)]
+        (folder / name).with_suffix(".txt").write_text("".join(lines))
+        rows += [(name, f"{start:.6f}", f"{end:.6f}", kind, split) for start, end, kind in sorted(spans)]
+        rows += [] if spans else [(name, "", "", "", split)]
+    with (folder / "events.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "start", "end", "label", "split"), *rows])
+
+
 def _write(path: Path, wave: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, wave, SAMPLE_RATE, subtype="PCM_16")
