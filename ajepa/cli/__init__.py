@@ -23,6 +23,7 @@ from . import (
     pretrain,
     report,
     similar,
+    visualize,
     watch,
 )
 from .defects import reported
@@ -30,7 +31,7 @@ from .parser import Parser, PrintCompletion
 
 # The commands as `ajepa --help` groups them.
 GROUPS = {
-    "train": ("pretrain", "recipes", "masks", "watch", "curves"),
+    "train": ("pretrain", "recipes", "masks", "watch", "curves", "visualize"),
     "use": ("embed", "predict", "similar", "export"),
     "evaluate": ("evaluate", "compare", "report"),
     "data": ("data",),
@@ -131,6 +132,7 @@ def build_parser() -> Parser:
         evaluate,
         compare,
         report,
+        visualize,
         demo,
         cache,
     ):

@@ -184,6 +184,23 @@ class AJEPA(Objective):
             }
         return Loss(value, metrics, output_BND)
 
+    @torch.no_grad()
+    def pooled_prediction(self, spectrogram_BLC: Tensor, masks: Masks) -> Tensor:
+        """The mean of the predictor's outputs over each mask's targets, [B * M, D] (section 4.4)."""
+        patches_BNP, grid = self.encoder.patchify(spectrogram_BLC)
+        context_RKD = self.encode_context(patches_BNP, masks, grid)
+        index_RK, valid_RK = masks.context_BMK.flatten(0, 1), masks.valid_BMK.flatten(0, 1)
+        if self.config.predictor.kind != "targets":
+            prediction_RXD = self.predictor(context_RKD, index_RK, valid_RK, grid)
+            weight_RX = _flat(masks.target_BMN)
+        else:
+            most = int(masks.target_BMN.sum(2).max())
+            target_RX, real_RX = (part.flatten(0, 1) for part in masks.target_indices(most))
+            prediction_RXD = self.predictor(context_RKD, index_RK, valid_RK, grid, (target_RX, real_RX))
+            weight_RX = real_RX.float()
+        total_RD = (prediction_RXD.float() * weight_RX[..., None]).sum(1)
+        return total_RD / weight_RX.sum(1, keepdim=True)
+
     def _mean(self, error_RX: Tensor, weight_RX: Tensor, targets: Tensor, masks: int) -> Tensor:
         """This share's part of a mean over the step's `targets`, or over its `masks`."""
         if self.config.mean == "tokens":

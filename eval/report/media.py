@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from ajepa import audio
 from ajepa.audio import AudioBytes, AudioError
+from ajepa.audio.mp3 import mp3_bytes
 from ajepa.features import LogMel, LogMelConfig
 
 RATE = 16_000
@@ -63,12 +65,8 @@ class Media:
 
 
 def sound(waveform_S: np.ndarray, rate: int = RATE) -> str:
-    """An MP3, which every browser plays."""
-    import soundfile
-
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(waveform_S, -1, 1), rate, format="MP3", compression_level=0.7)
-    return _uri("audio/mpeg", buffer)
+    """An MP3."""
+    return _uri("audio/mpeg", mp3_bytes(waveform_S, rate))
 
 
 def picture(values_LC: np.ndarray) -> str:
@@ -84,7 +82,7 @@ def picture(values_LC: np.ndarray) -> str:
     image.putpalette(palette.tobytes())
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
-    return _uri("image/png", buffer)
+    return _uri("image/png", buffer.getvalue())
 
 
 def _smaller(values_LC: np.ndarray) -> np.ndarray:
@@ -102,5 +100,11 @@ def packed(values: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(values, dtype=np.uint8).tobytes()).decode()
 
 
-def _uri(kind: str, buffer: io.BytesIO) -> str:
-    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def file_uri(path: Path) -> str:
+    """A PNG or MP3 file."""
+    kind = {".png": "image/png", ".mp3": "audio/mpeg"}[path.suffix]
+    return _uri(kind, path.read_bytes())
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

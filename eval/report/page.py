@@ -14,6 +14,7 @@ from ajepa.files import write
 
 from . import scores
 from .answers import Answers, Spot, task_sections
+from .drawings import drawing
 from .errors import ReportError
 from .maps import maps
 from .media import Media
@@ -50,7 +51,7 @@ def write_report(
         ReportError: there is nothing to report, or the page would be larger even without clips.
         RecordError, KeptError: a file of records, answers or features cannot be read.
     """
-    folders, found = sort_sources(sources)
+    folders, found, drawings = sort_sources(sources)
     notes: list[str] = []
     runs = {name: RunReport(name, folder) for name, folder in folders.items()}
     if runs:
@@ -80,6 +81,7 @@ def write_report(
         "layers": scores.layers(found),
         "tasks": sections,
         "maps": drawn,
+        "drawings": [drawing(folder) for folder in drawings],
     }
     _join_answers(drawn, sections)
     spots = [one.pop("spots") for one in (*sections, *drawn)]
@@ -147,8 +149,10 @@ def _render(content: dict[str, Any], out: Path) -> str:
         loader=PackageLoader("ajepa.eval.report", "page"), autoescape=select_autoescape(["html", "j2"])
     )
     # "<" as an escape: no string of the data can end the script element.
-    data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    charted = {name: value for name, value in content.items() if name != "drawings"}
+    data = json.dumps(charted, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     names = [run["name"] for run in content["runs"]]
+    names += [f"samples for {one['clip']}" for one in content["drawings"]]
     names += list(dict.fromkeys(row["task"] for row in content["rows"]))
     return environment.get_template("page.html.j2").render(
         title=", ".join(names[:4]) + (" and others" if len(names) > 4 else ""),

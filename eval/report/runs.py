@@ -24,6 +24,7 @@ from ajepa.model import AudioEncoder
 from ajepa.model.loading import ModelError, load_model
 from ajepa.nn.blocks import Attention
 from ajepa.pictures.curves import CurvesError, curve, panels, read_metrics
+from ajepa.pictures.loudest import loudest
 from ajepa.pictures.masks import TOTAL, MaskCase, cell_codes
 from ajepa.recipes import Recipe, RecipeError, dump_recipe, load_recipe
 
@@ -143,7 +144,7 @@ class RunReport:
                 waveform_S = audio.load(source, start=start, seconds=HEARD, sample_rate=config.sample_rate)
             except (AudioError, OSError):
                 continue
-            waveform_S = _loudest(waveform_S, recipe.crop_samples)
+            waveform_S = loudest(waveform_S, recipe.crop_samples)
             samples = len(waveform_S)
             view: dict[str, Any] = {
                 "run": self.name,
@@ -218,14 +219,6 @@ def look(model: AudioEncoder, waveform_S: Tensor) -> dict[str, Any]:
         relative_NN = weight_NN / weight_NN.amax(1, keepdim=True)
         found["attention"] = packed((relative_NN * 255).round().numpy())
     return found
-
-
-def _loudest(waveform_S: Tensor, samples: int) -> Tensor:
-    """The crop with the most energy, to a tenth of its length; a shorter clip is repeated, as in training."""
-    if len(waveform_S) <= samples:
-        return waveform_S.repeat(-(-samples // len(waveform_S)))[:samples]
-    crops = waveform_S.unfold(0, samples, max(1, samples // 10))
-    return crops[int(crops.square().sum(1).argmax())]
 
 
 def _duration(seconds: float) -> str:

@@ -11,6 +11,8 @@ from ajepa.named_source import name_of, named_source
 
 from .errors import ReportError
 
+DRAWING = "visualize.json"
+
 
 class Found(NamedTuple):
     """A record, and the folder that the names of its files start at."""
@@ -23,12 +25,20 @@ class Found(NamedTuple):
         return [self.folder / name for name in getattr(self.record, what)]
 
 
-def sort_sources(sources: Sequence[str]) -> tuple[dict[str, Path], list[Found]]:
-    """The runs by name, and the records.
+class Sources(NamedTuple):
+    """What a report is about: runs by name, records, and folders that `ajepa visualize` wrote."""
+
+    runs: dict[str, Path]
+    records: list[Found]
+    drawings: list[Path]
+
+
+def sort_sources(sources: Sequence[str]) -> Sources:
+    """Each path by what it holds.
 
     Args:
-        sources: a run's folder, or NAME=FOLDER; a comparison's folder (the one that holds `records.json`); a
-            file of records.
+        sources: a run's folder, or NAME=FOLDER; a comparison's folder (the one that holds `records.json`);
+            a file of records; the folder of a drawing.
 
     Raises:
         ReportError: a path is none of these, or two runs have one name.
@@ -36,6 +46,7 @@ def sort_sources(sources: Sequence[str]) -> tuple[dict[str, Path], list[Found]]:
     """
     runs: dict[str, Path] = {}
     records: list[Found] = []
+    drawings = []
     for text in sources:
         name, source = named_source(text)
         path = Path(source)
@@ -46,12 +57,14 @@ def sort_sources(sources: Sequence[str]) -> tuple[dict[str, Path], list[Found]]:
                     f"{runs[name]} and {path} are both called {name}; tell them apart by NAME=FOLDER"
                 )
             runs[name] = path
+        elif (path / DRAWING).is_file():
+            drawings.append(path)
         elif path.is_file() or (path / "records.json").is_file():
             file = path if path.is_file() else path / "records.json"
             records += [Found(record, file.parent) for record in read_records(file)]
         else:
             raise ReportError(
                 f"{path}: nothing to report; give the folder of a run, the --out of `ajepa compare` or "
-                "`ajepa evaluate`, or a file of records"
+                "`ajepa evaluate` or `ajepa visualize`, or a file of records"
             )
-    return runs, records
+    return Sources(runs, records, drawings)
