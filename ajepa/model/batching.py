@@ -33,21 +33,22 @@ class Prepared(NamedTuple):
 
 
 def cut_into_patches(
-    encoder: Encoder, spectrogram_BLC: Tensor, frames_B: Tensor, fill: float
-) -> tuple[Tensor, Tensor]:
-    """Patches [B, T, F, P] of spectrograms, and the number of time patches of each clip [B].
+    encoder: Encoder, spectrogram_BLC: Tensor, frames: Sequence[int], fill: float
+) -> tuple[Tensor, list[int]]:
+    """Patches [B, T, F, P] of spectrograms, and the number of time patches of each clip.
 
     Args:
         spectrogram_BLC: normalised; frames after a clip's end are overwritten with `fill`.
-        frames_B: frames of each clip.
+        frames: of each clip.
         fill: normalised value that pads a clip's last patch.
 
     Raises:
         ValueError: the encoder has another number of mel bands.
     """
+    frames_B = torch.tensor(frames, device=spectrogram_BLC.device)
     ended_BL = torch.arange(spectrogram_BLC.shape[1], device=frames_B.device) >= frames_B[:, None]
     patches_BNP, grid = encoder.patchify(spectrogram_BLC.masked_fill(ended_BL[..., None], fill), fill)
-    return patches_BNP.unflatten(1, tuple(grid)), -(-frames_B // encoder.config.patch[0])
+    return patches_BNP.unflatten(1, tuple(grid)), [-(-own // encoder.config.patch[0]) for own in frames]
 
 
 def prepare(

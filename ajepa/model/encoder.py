@@ -93,23 +93,16 @@ class AudioEncoder(nn.Module):
                 f"waveform has shape {tuple(waveform_BS.shape)}; expected [clips, samples], both at least 1"
             )
         waveform_BS = waveform_BS.to(self.device)
-        samples = waveform_BS.shape[1]
-        lengths_B = self._lengths(lengths, len(waveform_BS), samples, "samples")
+        clips, samples = waveform_BS.shape
+        own = _lengths(lengths, clips, samples, "samples")
+        lengths_B = torch.tensor(own, device=self.device)
         if lengths is not None:
             ended = torch.arange(samples, device=self.device) >= lengths_B[:, None]
             waveform_BS = waveform_BS.masked_fill(ended, 0.0)
         waveform_BS = levelled(waveform_BS, self.encoder.config.inputs, lengths_B)
         spectrogram_BLC = self.features(waveform_BS, lengths_B)
-        return self.encode(spectrogram_BLC, self.features.config.frames(lengths_B), layers=layers)
-
-    def _lengths(self, lengths: Sequence[int] | Tensor | None, batch: int, most: int, unit: str) -> Tensor:
-        """Lengths as a tensor [B] on the model's device, each from 1 to `most`."""
-        if lengths is None:
-            return torch.full((batch,), most, device=self.device)
-        lengths_B = torch.as_tensor(lengths, device=self.device)
-        if lengths_B.shape != (batch,) or int(lengths_B.min()) < 1 or int(lengths_B.max()) > most:
-            raise ValueError(f"lengths {lengths_B.tolist()} must be {batch} numbers from 1 to {most} {unit}")
-        return lengths_B
+        frames = [self.features.config.frames(length) for length in own]
+        return self.encode(spectrogram_BLC, frames, layers=layers)
 
     def encode(
         self, spectrogram_BLC: Tensor, frames: Sequence[int] | Tensor | None = None, *, layers: bool = False
@@ -126,14 +119,14 @@ class AudioEncoder(nn.Module):
         """
         spectrogram_BLC = spectrogram_BLC.to(self.device)
         batch, count, _ = spectrogram_BLC.shape
-        frames = self._lengths(frames, batch, count, "frames")
-        patches_BTFP, lengths_B = cut_into_patches(self.encoder, spectrogram_BLC, frames, self.fill_value)
+        own = _lengths(frames, batch, count, "frames")
+        patches_BTFP, steps = cut_into_patches(self.encoder, spectrogram_BLC, own, self.fill_value)
         _, time, freq, _ = patches_BTFP.shape
 
         kept = len(self.encoder.blocks) if layers else 0
         outputs = [patches_BTFP.new_zeros(batch, time, freq, self.encoder.width) for _ in range(kept + 1)]
         weight_BT = patches_BTFP.new_zeros(batch, time)
-        chunks = plan_chunks(lengths_B.tolist(), self.chunk_patches)
+        chunks = plan_chunks(steps, self.chunk_patches)
         longest = min(self.chunk_patches, time)
         rows_a_pass = max(1, TOKENS_A_PASS // (longest * freq))
         for first in range(0, len(chunks), rows_a_pass):
@@ -147,6 +140,7 @@ class AudioEncoder(nn.Module):
                     output[chunk.clip, span] += values[position, : chunk.length] * fade_T[:, None, None]
         scale_BT11 = torch.where(weight_BT > 0, weight_BT, 1.0)[..., None, None]
         last, *kept_layers = [output / scale_BT11 for output in outputs]
+        lengths_B = torch.tensor(steps, device=self.device)
         return Embedding(last, lengths_B, tuple(kept_layers), self.pooling)
 
     def _encode_chunks(self, patches_BTFP: Tensor, rows: list[Chunk], kept: int) -> list[Tensor]:
@@ -168,3 +162,17 @@ class AudioEncoder(nn.Module):
         with autocast(self.precision, self.device):
             output, layers = self.encoder(patches_RNP, positions, valid_RN, keep_layers=kept)
         return [value.unflatten(1, tuple(grid)) for value in (output, *layers)]
+
+
+def _lengths(lengths: Sequence[int] | Tensor | None, batch: int, most: int, unit: str) -> list[int]:
+    """The length of each clip, from 1 to `most`. On the host: a GPU would be waited for at each question."""
+    if lengths is None:
+        return [most] * batch
+    found = torch.as_tensor(lengths).tolist()
+    if not isinstance(found, list) or len(found) != batch or not all(_is_length(one, most) for one in found):
+        raise ValueError(f"lengths {found} must be {batch} numbers from 1 to {most} {unit}")
+    return [int(one) for one in found]
+
+
+def _is_length(value: object, most: int) -> bool:
+    return isinstance(value, (int, float)) and 1 <= value <= most and value == int(value)

@@ -76,9 +76,9 @@ def encode_stream(model: AudioEncoder, blocks: Iterable[Tensor], *, layers: bool
         """Chunks of the same number of samples to [R, T, L, F, D]."""
         waveform_RS = torch.stack(waveforms).to(model.device)
         spectrogram_RLC = model.features(waveform_RS)
-        frames = torch.full((len(waveforms),), spectrogram_RLC.shape[1], device=model.device)
+        frames = [spectrogram_RLC.shape[1]] * len(waveforms)
         patches_RTFP, lengths = cut_into_patches(model.encoder, spectrogram_RLC, frames, model.fill_value)
-        rows = [Chunk(row, 0, int(length)) for row, length in enumerate(lengths)]
+        rows = [Chunk(row, 0, length) for row, length in enumerate(lengths)]
         output, *inner = model._encode_chunks(patches_RTFP, rows, kept)
         time = patches_RTFP.shape[1]
         return torch.stack([*inner, output], 2)[:, :time].float().cpu()

@@ -95,19 +95,20 @@ Shift = tuple[int, int]
 def _move(
     grid: PatchGrid, window: tuple[int, int], old: Shift | None, new: Shift | None, device: torch.device
 ) -> Move:
-    tokens = torch.arange(grid.tokens, device=device)
+    host = torch.device("cpu")  # a question about a table's content must not wait for another device
     if new is None:
-        token_of_cell = slot_of_token = tokens
+        token_of_cell = slot_of_token = torch.arange(grid.tokens)
     else:
-        layout = grid_windows(grid, window, new, device)
+        layout = grid_windows(grid, window, new, host)
         token_of_cell, slot_of_token = layout.index_WA.flatten(), layout.slot_N
     if old is None:
-        return Move(token_of_cell, slot_of_token, None)
-    layout = grid_windows(grid, window, old, device)
+        return Move(token_of_cell.to(device), slot_of_token.to(device), None)
+    layout = grid_windows(grid, window, old, host)
     back = slot_of_token[layout.index_WA.flatten()]
-    inside = torch.zeros(len(back), device=device)
+    inside = torch.zeros(len(back))
     inside[layout.slot_N] = 1.0
-    return Move(layout.slot_N[token_of_cell], back, None if inside.all() else inside)
+    forth = layout.slot_N[token_of_cell]
+    return Move(forth.to(device), back.to(device), None if inside.all() else inside.to(device))
 
 
 class _Regroup(torch.autograd.Function):

@@ -59,11 +59,12 @@ class Classifier(nn.Module):
 
         Args:
             waveform_BS: clips, with zeros after their ends.
-            lengths_B: samples in each clip.
+            lengths_B: samples in each clip, on the CPU.
             generator: on the CPU, for the augmentations, the masking and drop path. None for evaluation,
                 which uses none of these.
         """
-        encoder, config = self.encoder, self.config
+        encoder, config, lengths = self.encoder, self.config, lengths_B.tolist()
+        lengths_B = lengths_B.to(waveform_BS.device)
         with torch.no_grad():
             waveform_BS = levelled(waveform_BS, encoder.config.inputs, lengths_B)
             spectrogram_BLM = self.features(waveform_BS, lengths_B)
@@ -74,14 +75,14 @@ class Classifier(nn.Module):
                 )
                 if config.noise:
                     spectrogram_BLM = add_noise(spectrogram_BLM, generator)
-            frames_B = self.features.config.frames(lengths_B)
-            patches_BTFP, steps_B = cut_into_patches(encoder, spectrogram_BLM, frames_B, self.fill)
+            frames = [self.features.config.frames(length) for length in lengths]
+            patches_BTFP, steps = cut_into_patches(encoder, spectrogram_BLM, frames, self.fill)
             patches_BNP, positions, valid_BN, grid = prepare(
-                encoder, patches_BTFP, steps_B.tolist(), self.most_steps, self.fill
+                encoder, patches_BTFP, steps, self.most_steps, self.fill
             )
         # Patches that fill a clip up to a whole grid are attended to, but left out of the average.
-        own_BT = torch.arange(grid.time, device=steps_B.device) < steps_B[:, None]
-        own_BN = own_BT.repeat_interleave(grid.freq, 1)
+        own_BT = torch.arange(grid.time) < torch.tensor(steps)[:, None]
+        own_BN = own_BT.repeat_interleave(grid.freq, 1).to(patches_BNP.device)
         regularised = drop_path = None
         if generator is not None:  # the steps below draw on the device
             seed = int(torch.randint(2**62, (1,), generator=generator))

@@ -47,7 +47,7 @@ class ForeignClassifier(nn.Module):
     def forward(
         self, waveform_BS: Tensor, lengths_B: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Logits [B, C] of clips with zeros after their ends; `generator` has nothing to decide here."""
+        """Logits [B, C] of clips with zeros after their ends; lengths on the CPU, `generator` is unused."""
         lengths = lengths_B.tolist()
         groups = [list(range(len(lengths)))]
         if not self.encoder.ragged:  # clips of one length at a time

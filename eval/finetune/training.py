@@ -158,7 +158,7 @@ def finetune(
                 waveform_BS, lengths_B, target_BC, config.mixup, config.mixup_beta, generator, others
             )
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                logits_BC = network(waveform_BS.to(device), lengths_B.to(device), generator)
+                logits_BC = network(waveform_BS.to(device), lengths_B, generator)
             loss = _loss(logits_BC.float(), target_BC.to(device), config.loss)
             loss.backward()
             optimizer.step()
@@ -214,7 +214,7 @@ def predict(
             some = pieces[first : first + config.batch_size]
             waveform_BS, lengths_B = _padded([piece_S for _, piece_S in some])
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                logits_BC = network(waveform_BS.to(device), lengths_B.to(device))
+                logits_BC = network(waveform_BS.to(device), lengths_B)
             for (place, _), logits_C in zip(some, logits_BC.float().cpu().numpy(), strict=True):
                 sums[place] += logits_C
                 counts[place] += 1
