@@ -47,6 +47,16 @@ def check_place(path: Path, option: str) -> None:
         )
 
 
+def check_utf8(path: str | Path, option: str) -> None:
+    """Check a name that recipes, Parquet or TensorBoard will have to hold.
+
+    Raises:
+        PlaceError: its bytes are no UTF-8.
+    """
+    if (name := printable(path)) != str(path):
+        raise PlaceError(f"{option} {name}: this name is not UTF-8; rename it or choose another")
+
+
 def expanded(path: str | Path) -> Path:
     """A path that may begin with `~`. Raises PlaceError where no home directory is known."""
     try:
@@ -150,15 +160,30 @@ def set_aside(path: Path, reason: object, remedy: str) -> None:
     print(f"{path}: damaged ({why}); set aside as {aside.name}; {remedy}", file=sys.stderr, flush=True)
 
 
+# Libraries whose errors in writing say neither the file nor, some of them, the reason.
+_WRITERS = frozenset({"safetensors", "safetensors_rust", "soundfile"})
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let a failed write, such as on a full disk, say which file it was."""
+    """Let a failed write, such as on a full disk, say which file or folder it was.
+
+    Raises:
+        PlaceError: instead of an error of safetensors or libsndfile.
+    """
     try:
         yield
     except OSError as error:
         if error.filename is None and error.errno is not None:
             raise type(error)(error.errno, error.strerror or "", str(path)) from error
         raise
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _WRITERS:
+            raise
+        reason = " ".join(str(error).split())
+        raise PlaceError(
+            f"{path}: cannot be written ({reason}); free space or choose another folder"
+        ) from error
 
 
 @contextmanager
@@ -183,7 +208,8 @@ def folder_in_place_of(folder: Path) -> Iterator[Path]:
         own_partial(folder, folder=True) as partial,
         own_partial(folder, "replaced", folder=True) as replaced,
     ):
-        yield partial
+        with naming(folder):
+            yield partial
         if folder.exists():
             folder.rename(replaced)
         partial.rename(folder)
@@ -218,6 +244,12 @@ def read_array(path: Path) -> np.ndarray:
 def printable(name: object) -> str:
     """A path or name as text that can be stored and shown: bytes that are not UTF-8 become escapes."""
     return str(name).encode(errors="backslashreplace").decode()
+
+
+def not_utf8(error: UnicodeEncodeError) -> str:
+    """What to say of a path whose bytes are no text, where only text can be stored."""
+    line = error.object[error.object.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
+    return f"{printable(line)[:300]}: not UTF-8; rename the file or folder"
 
 
 def file_sha256(path: Path) -> str:

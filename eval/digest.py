@@ -12,7 +12,7 @@ def digest(parts: Iterable[str | Path], digits: int = 16) -> str:
     found = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
-            found.update(part.encode())
+            found.update(part.encode(errors="surrogateescape"))  # a path may be no text
             continue
         with part.open("rb") as file:
             while block := file.read(2**20):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -191,7 +192,7 @@ def _write_clip(clip: Clip, wav: Path, seconds: float | None, sample_rate: int) 
         wave = np.pad(wave[:samples], (0, max(0, samples - len(wave))))
     # Decoders divide by 2^15: 16-bit audio at this rate stays unchanged.
     pcm = np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
-    soundfile.write(wav, pcm, sample_rate, subtype="PCM_16")
+    soundfile.write(os.fsencode(wav), pcm, sample_rate, subtype="PCM_16")
 
 
 def _write_json(path: Path, content: Any) -> None:

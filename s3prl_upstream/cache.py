@@ -11,6 +11,7 @@ Any number of processes may share a folder: entries appear whole, and their size
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import time
 import uuid
@@ -23,7 +24,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from ajepa.files import ArrayError, read_array
+from ajepa.files import ArrayError, naming, read_array
 from ajepa.model import AudioEncoder
 from ajepa.model.fingerprint import fingerprint
 
@@ -93,8 +94,10 @@ class FeatureCache:
         path = self._path(model, clip)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.partial")
-        with partial.open("wb") as file:
-            np.save(file, features.detach().cpu().numpy())
+        content = io.BytesIO()
+        np.save(content, features.detach().cpu().numpy())
+        with naming(partial):
+            partial.write_bytes(content.getbuffer())
         size = partial.stat().st_size
         with self._lock:
             used = self._used()

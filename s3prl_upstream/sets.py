@@ -8,6 +8,7 @@ Sources: s3prl/downstream/{speech_commands,voxceleb1}; P. Warden, arXiv 1804.032
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import sys
@@ -103,7 +104,7 @@ def _check_speech_commands(source: Path, counts: Counter[str], noises: Sequence[
                 f"least {least}; names must be SPEAKER_nohash_N.wav"
             )
     for path in noises:
-        if soundfile.info(path).duration <= 1:
+        if soundfile.info(os.fsencode(path)).duration <= 1:
             raise DataSetError(f"{path}: 1 s or less, but s3prl draws 1 s from each noise; remove the file")
 
 
@@ -220,7 +221,7 @@ def _place(path: Path, target: Path) -> None:
     """Link a 16 kHz mono WAV file; convert any other."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".wav":
-        found = soundfile.info(path)
+        found = soundfile.info(os.fsencode(path))
         if (found.samplerate, found.channels, found.format) == (SAMPLE_RATE, 1, "WAV"):
             target.symlink_to(path)
             return
@@ -229,7 +230,7 @@ def _place(path: Path, target: Path) -> None:
 
 def _write_wav(path: Path, samples_S: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples_S, SAMPLE_RATE, subtype="PCM_16")
+    soundfile.write(os.fsencode(path), samples_S, SAMPLE_RATE, subtype="PCM_16")
 
 
 def _write_config(task: str, partial: Path, out: Path) -> None:

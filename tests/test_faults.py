@@ -10,16 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from ajepa import files
+from ajepa import files, read_embeddings
 from ajepa.audio import load
 from ajepa.checkpoints import native as checkpoint
-from ajepa.data import open_clips
+from ajepa.cli import main
+from ajepa.data import open_clips, pack
 from ajepa.data.clips import DataError
+from ajepa.data.synthetic import write_esc50
 from ajepa.data.tables import TaskError, read_table
 from ajepa.data.tars import index_tars
+from ajepa.embed import output
+from ajepa.embed.options import EmbedError
 from ajepa.eval.tasks import open_task
 from ajepa.recipes import Recipe, RecipeError
 from ajepa.training import step
@@ -213,3 +219,109 @@ def test_a_users_table_may_hold_absolute_paths(tmp_path: Path) -> None:
     (tables / "t.csv").write_text("\n".join(rows) + "\n")
     task = open_task("table", tables / "t.csv", split="split")
     assert {clip.path for clip in task.clips} == {audio / f"{number}.wav" for number in range(12)}
+
+
+# --- Side files of an embedding job, and of shards that are being written ---
+
+
+@pytest.mark.parametrize("name", ["job.json", "plan-0000.parquet", "part-000000.parquet"])
+def test_a_damaged_file_of_a_job_is_named(
+    name: str, audio_folder: Path, source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["embed", str(audio_folder), "--model", source, "--out", str(tmp_path / "job")]
+    assert main(command) == 0
+    path = tmp_path / "job" / name
+    for content in (path.read_bytes()[:-9], b"", b"text"):
+        path.write_bytes(content)
+        capsys.readouterr()
+        status, other = main(command), main([*command[:-1], str(tmp_path / "one.parquet")])
+        said = capsys.readouterr().err
+        if name.startswith("part"):  # is not needed to go on
+            with pytest.raises(EmbedError, match=rf"{name}: not readable .*; remove it"):
+                read_embeddings(tmp_path / "job")
+        else:
+            assert status == 2 and f"{name}: " in said and "to begin again" in said
+        assert other == 0
+
+
+def test_a_damaged_part_is_set_aside_and_embedded_again(
+    audio_folder: Path,
+    source: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "one.parquet"
+    command = ["embed", str(audio_folder), "--model", source, "--out", str(out)]
+    with monkeypatch.context() as stopped:
+        stopped.setattr(output, "_merge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(command) == 130
+    (part,) = (tmp_path / ".one.parquet.job").glob("part-*.parquet")
+    part.write_bytes(part.read_bytes()[:-20])
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "part-000000.parquet: damaged" in capsys.readouterr().err
+    assert main(command) == 0
+    assert len(read_embeddings(out)) == 12
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [b"{}", b"x", b"[1]", b'{"what": "clip"}', b'{"what": ["clip"]}', b'{"what": "path", "features": 1}'],
+)
+def test_a_strangers_parquet_is_no_embedding(metadata: bytes, tmp_path: Path) -> None:
+    table = pa.table({"path": ["a"], "clip": [[1.0]]}).replace_schema_metadata({b"ajepa": metadata})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(EmbedError, match=r"a\.parquet: Parquet, but not of `ajepa embed`"):
+        read_embeddings(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(("name", "goes_on"), [("plan.json", False), ("000000.json", True)])
+def test_damaged_notes_of_shards(
+    name: str, goes_on: bool, noise_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "shards"
+    command = ["data", "shard", str(noise_folder), str(out), "--shard-megabytes", "1"]
+    with monkeypatch.context() as stopped:
+        stopped.setattr(pack, "write_index", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(command) == 130
+    note = out / ".progress" / name
+    note.write_bytes(note.read_bytes()[:-9])
+    assert main(command) == (0 if goes_on else 2)
+    if not goes_on:
+        note.unlink()
+        assert main(command) == 0
+    assert len(open_clips(out)) == 10
+
+
+# --- Names that are no text ---
+
+
+def test_names_that_are_not_utf8(
+    noise_folder: Path, source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each command does its work, or says in one line which name it cannot take."""
+    strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    noise_folder.rename(strange)
+    write_esc50(strange / "esc50", clips_per_class=5, classes=2, seconds=0.3)
+    out = strange / "out"
+    commands = {
+        f"evaluate knn --model logmel --task esc50 --data {strange}/esc50 --out {out}/o": 0,
+        f"data hear-task esc50 --source {strange}/esc50 --out {out}/h": 0,
+        f"data xares esc50 --source {strange}/esc50 --out {out}/x": 0,
+        f"masks {source} --out {out}/m.png": 0,
+        f"embed {strange} --model {source} --out {tmp_path}/e.npz": 2,
+        f"embed {tmp_path}/a.wav --model {source} --out {out}/e": 2,
+        f"data shard {strange} {out}/shards": 2,
+        f"data manifest {strange} {out}/m.csv": 2,
+        f"pretrain {source} --data.source {strange} --run.out {tmp_path}/run": 2,
+    }
+    wav(tmp_path / "a.wav")
+    for command, status in commands.items():
+        capsys.readouterr()
+        assert main(command.split()) == status, command
+        said = capsys.readouterr().err.strip().splitlines()[-1:]
+        assert not status or ("caf" in said[0] and "not UTF-8" in said[0] and "rename" in said[0]), said
+    next((strange / "part").glob("*.wav")).rename(os.fsdecode(os.fsencode(strange / "part") + b"/\xff.wav"))
+    with pytest.raises(DataError, match=r"the name of the file \\udcff\.wav is not UTF-8"):
+        open_clips(strange / "part")

@@ -210,6 +210,47 @@ def test_an_audio_jepa_encoder_needs_no_predictor(shared: Path, tmp_path: Path) 
         torch.testing.assert_close(found, expected)
         with pytest.raises(OfficialError, match="predictor"):
             read_official(path, heads=6).objective()
+    width = len(weights["predictor.mask_token"].flatten())
+    changes = {
+        "unusual width": {
+            name: value[..., : width - 1] if value.shape[-1] == width else value
+            for name, value in weights.items()
+            if name.startswith("predictor.")
+        },
+        "cut": {"predictor.predictor_embed.weight": None},
+        "scalar": {"predictor.predictor_embed.weight": torch.tensor(1.0)},
+        "stranger": {"predictor.strange": torch.zeros(1)},
+    }
+    for what, change in changes.items():
+        changed = {k: v for k, v in (weights | change).items() if v is not None}
+        torch.save({"state_dict": changed}, path)
+        found = load_model(path, heads=6)(torch.randn(1, 32_000, generator=torch.manual_seed(0))).clip
+        torch.testing.assert_close(found, expected, msg=what)
+        with pytest.raises(OfficialError, match="predictor"):
+            read_official(path, heads=6).objective()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("patch_embed.proj.weight", (64, 1, 16, 0)),
+        ("patch_embed.proj.weight", (64, 1, 16, 200)),
+        ("patch_embed.proj.weight", (64, 1, 0, 16)),
+        ("patch_embed.proj.weight", (0, 1, 16, 16)),
+        ("pos_embed", (0, 513, 64)),
+        ("pos_embed", (1, 0, 64)),
+        ("pos_embed", (1, 513, 32)),
+        ("cls_token", (3, 3, 3)),
+        ("blocks.0.mlp.fc1.weight", (0, 64)),
+        (f"blocks.{'9' * 5000}.mlp.fc1.weight", (1,)),
+    ],
+)
+def test_sizes_that_do_not_fit_are_one_line(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    path = tmp_path / "t.pth"
+    torch.save({"model": audio_mae() | {name: torch.ones(shape)}}, path)
+    with pytest.raises(AjepaError, match=rf"^{path}: ") as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
 
 
 class Opens:

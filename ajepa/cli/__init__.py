@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 2 for wrong use and bad input, 70 for a defect of ajepa."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     let_threads_sleep()
+    _print_any_path()
     options, rest = build_parser().parse_known_args(arguments)
     if rest and not options.takes_rest:
         options.parser.refuse(rest)
@@ -64,6 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(options) or 0
     except (Exception, KeyboardInterrupt) as error:
         return reported(error, options.debug)
+
+
+def _print_any_path() -> None:
+    """Print the bytes of paths that are no text as escapes: a command must not fail once its work is done."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def let_threads_sleep() -> None:

@@ -8,12 +8,14 @@ import traceback
 from importlib.metadata import metadata
 
 from ajepa.errors import AjepaError
+from ajepa.files import not_utf8
 
 WRONG_USE, DEFECT, INTERRUPTED = 2, 70, 130  # 70: EX_SOFTWARE of sysexits.h
 # Libraries whose own errors are about a file, a server or a disk, not about this package.
-LIBRARIES = frozenset(
-    {"pyarrow", "yaml", "safetensors_rust", "soundfile", "csv", "_csv", "av", "huggingface_hub", "httpx"}
-    | {"requests", "urllib3", "filelock", "zipfile", "tarfile", "zlib"}
+LIBRARIES = (
+    *("pyarrow", "yaml", "safetensors", "safetensors_rust", "soundfile", "av", "csv", "_csv"),
+    *("huggingface_hub", "httpx", "httpx2", "requests", "urllib3", "filelock"),
+    *("zipfile", "tarfile", "zlib", "lzma"),
 )
 
 
@@ -36,6 +38,8 @@ def _described(error: BaseException) -> tuple[int, str]:
         return WRONG_USE, str(error)
     if type(error).__module__.partition(".")[0] in LIBRARIES:  # of a file that a library cannot read
         return WRONG_USE, f"{type(error).__name__}: {_first_line(error)}"
+    if isinstance(error, UnicodeEncodeError):
+        return WRONG_USE, not_utf8(error)
     if isinstance(error, UnicodeError):
         return WRONG_USE, f"not UTF-8 text: {_first_line(error)}"
     if isinstance(error, ModuleNotFoundError) and not (error.name or "ajepa").startswith("ajepa"):

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from ajepa.audio import AudioBytes, find_audio
 from ajepa.errors import AjepaError
+from ajepa.files import printable
 
 
 class DataError(AjepaError, ValueError):
@@ -72,7 +73,8 @@ class Folder:
             # Arrow keeps them in one block of memory, which forked loader processes share.
             self._names = pa.array(names, pa.large_string())
         except UnicodeEncodeError as error:
-            raise DataError(f"{root}: the name of a file is not UTF-8 ({error}); rename it") from error
+            name = printable(error.object)
+            raise DataError(f"{root}: the name of the file {name} is not UTF-8; rename it") from error
 
     def __len__(self) -> int:
         return len(self._names)

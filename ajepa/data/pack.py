@@ -51,6 +51,7 @@ def write_shards(
         DataError: `out` holds shards of another source or other options, or another process writes there.
         AudioError: a clip cannot be used and `skip_broken` is off.
     """
+    files.check_utf8(out, "--out")
     packing = packing or Packing()
     made_from = {"source": clips.fingerprint(), **asdict(packing)}
     if packing.format == COPY:
@@ -93,7 +94,7 @@ def _write(
     report: Callable[[int], None],
 ) -> Listing:
     plan = out / _PROGRESS / "plan.json"
-    if plan.is_file() and json.loads(plan.read_text()) != json.loads(json.dumps(made_from)):
+    if plan.is_file() and _read_plan(plan) != json.loads(json.dumps(made_from)):
         raise DataError(
             f"{out}: holds unfinished shards of another source or other options; choose another --out, or "
             "remove this folder"
@@ -124,9 +125,20 @@ def _write(
         raise DataError(f"{out}: none of {len(clips)} clips can be used; the first error: {broken[0]}")
     broken = [reason for part in parts for reason in part.broken] + broken
     if broken:
-        files.write(out / _BROKEN, "".join(f"{' '.join(reason.split())}\n" for reason in broken))
+        files.write(
+            out / _BROKEN, files.printable("".join(f"{' '.join(reason.split())}\n" for reason in broken))
+        )
     table = pa.concat_tables([part.table for part in parts])
     return write_index(out, [part.shard for part in parts], table, made_from)
+
+
+def _read_plan(plan: Path) -> Any:
+    try:
+        return json.loads(plan.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(
+            f"{plan}: damaged ({error}); remove it, if the source and the options are the same"
+        ) from error
 
 
 def _finished_parts(out: Path) -> Iterator[_Part]:
@@ -136,7 +148,11 @@ def _finished_parts(out: Path) -> Iterator[_Part]:
         tar = out / f"shard-{number:06d}.tar"
         if not note.is_file() or not tar.is_file():
             return
-        part = _Part.from_json(note.read_text(encoding="utf-8"))
+        try:
+            part = _Part.from_json(note.read_text(encoding="utf-8"))
+        except (ValueError, TypeError, KeyError) as error:
+            files.set_aside(note, error, f"{tar.name} and those after it are made again")
+            return
         if tar.stat().st_size != part.shard.size:
             return
         yield part
@@ -191,9 +207,10 @@ class _TarWriter:
     def finish(self, stop: int, broken: list[str]) -> _Part:
         """Close the shard and note that it is done; `stop` is the number of the first clip after it."""
         self._put(bytes(2 * _TAR_BLOCK))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with files.naming(self.partial):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
         self.partial.replace(self.out / self.name)
         seconds = sum(row["seconds"] for row in self.rows)
         shard = Shard(self.name, self._size, self._digest.hexdigest(), len(self.rows), seconds)
@@ -203,7 +220,8 @@ class _TarWriter:
 
     def _put(self, data: bytes) -> None:
         self._digest.update(data)
-        self._size += self._file.write(data)
+        with files.naming(self.partial):
+            self._size += self._file.write(data)
 
 
 def _padding(data: bytes) -> int:

@@ -36,6 +36,7 @@ from .compute import embed
 from .inputs import Inputs, Item
 from .options import EmbedError, Wanted
 from .pieces import Decoded, Piece, decode
+from .read import read_parquet
 from .table import write_part
 
 BLOCK_CLIPS, BLOCK_BYTES = 1024, 2**27  # a block's clips, and their encoded bytes: what a kill can cost
@@ -59,6 +60,7 @@ class Job:
 
     def __init__(self, folder: Path, inputs: Inputs, about: dict[str, Any], merged: int = 0) -> None:
         self.folder, self.inputs, self.about, self.merged = folder, inputs, about, merged
+        files.check_utf8(folder, "--out")
         folder.mkdir(parents=True, exist_ok=True)
         files.remove_leftovers(folder)
         with FileLock(folder / ".lock"):
@@ -70,7 +72,12 @@ class Job:
         if not path.exists():
             files.write_json(path, self.about)
             return
-        held = json.loads(path.read_text())
+        try:
+            held = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise EmbedError(
+                f"{path}: damaged ({error}); remove {self.folder} to begin again, or choose another --out"
+            ) from error
         changed = [
             f"{name} ({held.get(name)!r}, now {value!r})"
             for name, value in self.about.items()
@@ -88,7 +95,8 @@ class Job:
 
     def _planned(self) -> tuple[pa.Array, pa.Array, int]:
         """Where the planned clips are in the inputs, the block of each, and the number of blocks."""
-        plans = [pq.read_table(path) for path in sorted(self.folder.glob("plan-*.parquet"))]
+        remedy = f"remove {self.folder} to begin again, or choose another --out"
+        plans = [read_parquet(path, remedy) for path in sorted(self.folder.glob("plan-*.parquet"))]
         known = pa.concat_tables([PLAN.empty_table(), *plans])
         keys = pa.array(self.inputs.keys(), PLAN.field("key").type)
         new = pc.unique(keys)  # a file that two inputs name is embedded once
@@ -135,7 +143,11 @@ class Job:
 
     def broken(self) -> int:
         """Number of clips that could not be used, in the blocks that are done."""
-        return sum(len(list(csv.reader(path.open()))) - 1 for path in self.folder.glob("broken-*.csv"))
+        texts = (path.read_text(encoding="utf-8", errors="replace") for path in self._lists())
+        return sum(len(list(csv.reader(io.StringIO(text, newline="")))) - 1 for text in texts)
+
+    def _lists(self) -> Iterator[Path]:
+        return self.folder.glob("broken-*.csv")
 
     def part(self, block: int) -> Path:
         """The file of a block's rows."""

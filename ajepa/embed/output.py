@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from ajepa import files
 from .job import JOB, Job
 from .options import EmbedError
 from .read import parts_of, read_embeddings
-from .table import ABOUT
+from .table import schema_of
 
 ONE_FILE = (".parquet", ".npz")
 BLOCKS = b"ajepa.blocks"  # in the metadata of one Parquet file: how many blocks of the job it holds
@@ -80,17 +81,26 @@ def _merge(job: Job, out: Path) -> None:
     """The file's rows, then those of the parts that are not in it."""
     first = merged_blocks(out)
     sources = [*([out] if first else []), *(job.part(block) for block in range(first, job.blocks))]
-    about = pq.read_schema(sources[-1]).metadata[ABOUT]
-    schema = pq.read_schema(sources[-1]).with_metadata({ABOUT: about, BLOCKS: str(job.blocks)})
+    schema = schema_of(job.about)
+    schema = schema.with_metadata({**schema.metadata, BLOCKS: str(job.blocks)})
     with (
         files.in_place_of(out) as partial,
         pq.ParquetWriter(partial, schema, compression="zstd") as writer,
     ):
         for source in sources:
-            with pq.ParquetFile(source) as file:
-                for group in range(file.num_row_groups):
-                    rows = file.read_row_group(group)
-                    writer.write_table(rows.replace_schema_metadata(schema.metadata))
+            for rows in _groups(source):
+                writer.write_table(rows.replace_schema_metadata(schema.metadata))
+
+
+def _groups(source: Path) -> Iterator[pa.Table]:
+    """The rows of a file, some at a time. Raises EmbedError for a damaged one, which is set aside."""
+    try:
+        with pq.ParquetFile(source) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group)
+    except pa.ArrowException as error:
+        files.set_aside(source, error, "the same command embeds its clips again")
+        raise EmbedError(f"{source}: was damaged and is set aside; give the same command again") from error
 
 
 def _write_npz(folder: Path, out: Path) -> None:

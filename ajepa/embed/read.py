@@ -51,9 +51,15 @@ def read_embeddings(path: str | Path) -> Embeddings:
     from .table import about_of
 
     table = _table(Path(path))
-    about = about_of(table.schema)
-    if not about:
-        raise EmbedError(f"{path}: Parquet, but not of `ajepa embed`; read it with pandas or pyarrow")
+    foreign = EmbedError(f"{path}: Parquet, but not of `ajepa embed`; read it with pandas or pyarrow")
+    try:
+        about = about_of(table.schema)
+        return _embeddings(table, about)
+    except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
+        raise foreign from error
+
+
+def _embeddings(table: pa.Table, about: dict[str, Any]) -> Embeddings:
     values: np.ndarray | list[np.ndarray]
     column = table[about["what"]].combine_chunks()
     if about["what"] in ("clip", "layers"):
@@ -88,12 +94,16 @@ def _table(path: Path) -> pa.Table:
             raise EmbedError(
                 f"{path}: no {PARTS} in it; give a folder or a file that `ajepa embed --out` named"
             )
-        return pa.concat_tables(pq.read_table(part) for part in parts)
+        return pa.concat_tables(read_parquet(part, "remove it and embed again") for part in parts)
     if not path.is_file():
         raise EmbedError(f"{path}: no such file; give a folder or a file that `ajepa embed --out` named")
+    return read_parquet(path, "`.npz` is read by numpy.load")
+
+
+def read_parquet(path: Path, remedy: str) -> pa.Table:
+    """A table. Raises EmbedError, with this remedy, for a damaged file or one of another kind."""
     try:
         return pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise EmbedError(
-            f"{path}: not readable as Parquet ({error}); `.npz` is read by numpy.load"
-        ) from error
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise EmbedError(f"{path}: not readable as Parquet ({reason}); {remedy}") from error

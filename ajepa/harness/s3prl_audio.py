@@ -15,6 +15,8 @@ import soxr
 import torch
 from torch import Tensor
 
+from ajepa.files import naming
+
 from .errors import HarnessError
 
 
@@ -60,7 +62,8 @@ def info(filepath: str | Path, **_format: object) -> AudioMetaData:
 
 def save(filepath: str | Path, src: Tensor, sample_rate: int, **_format: object) -> None:
     """Write samples [A, S], as `torchaudio.save` did."""
-    soundfile.write(filepath, src.detach().cpu().t().numpy(), sample_rate)
+    with naming(Path(filepath)):
+        soundfile.write(filepath, src.detach().cpu().t().numpy(), sample_rate)
 
 
 def apply_effects_file(path: str | Path, effects: list[list[str]], **_options: object) -> tuple[Tensor, int]:

@@ -99,15 +99,19 @@ class _TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         # Removes entries that an interrupted run logged after its last checkpoint.
-        self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=first)
+        self._folder = out / "tensorboard"
+        with files.naming(self._folder):
+            self._writer = SummaryWriter(str(self._folder), purge_step=first)
 
     def write(self, step: int, record: dict[str, Any]) -> None:
-        for name, value in record.items():
-            if name != "step":
-                self._writer.add_scalar(name, value, step)
+        with files.naming(self._folder):
+            for name, value in record.items():
+                if name != "step":
+                    self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._writer.close()
+        with files.naming(self._folder):
+            self._writer.close()
 
 
 class _WandB:
@@ -121,7 +125,7 @@ class _WandB:
         # The run's folder keeps the id, so that a resumed run stays one run there too.
         kept = out / "wandb.id"
         if not kept.exists():
-            kept.write_text(secrets.token_hex(8))
+            files.write(kept, secrets.token_hex(8))
         self._run = wandb.init(
             project=project, id=kept.read_text().strip(), resume="allow", dir=str(out), config=recipe
         )

@@ -29,11 +29,14 @@ def prepare(recipe: Recipe) -> tuple[Clips, Recipe, dict[str, Any]]:
             another recipe or on other data.
         AudioError: there is no audio.
         DataError: a manifest or the index of shards cannot be used or fetched.
+        PlaceError: one of the two names is not UTF-8.
     """
     if not recipe.data.source:
         raise RecipeError("data.source is empty: name a folder of audio, such as --data.source my_audio/")
     if not recipe.run.out:
         raise RecipeError("run.out is empty: name the run's folder, such as --run.out runs/first")
+    files.check_utf8(recipe.data.source, "data.source")
+    files.check_utf8(recipe.run.out, "run.out")
     data = recipe.data
     clips = open_clips(
         data.source,

@@ -30,7 +30,7 @@ from ajepa.eval.protocols import Bench, Conditions, Protocol, TaskEntry
 from ajepa.eval.results.kept import write_table
 from ajepa.eval.results.record import Record, RecordError, read_records, write_records
 from ajepa.eval.results.result import Result
-from ajepa.files import ArrayError, read_array, remove_leftovers, set_aside, write
+from ajepa.files import ArrayError, not_utf8, read_array, remove_leftovers, set_aside, write
 
 from .config import Comparison
 
@@ -255,7 +255,11 @@ def _tried(call: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
     try:
         return call(*arguments), ""
     except KNOWN as error:
-        return None, str(error)
+        return None, _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    return not_utf8(error) if isinstance(error, UnicodeEncodeError) else str(error)
 
 
 def run_cells(cells: Sequence[Cell], conditions: Conditions) -> None:
@@ -296,7 +300,7 @@ def _run(cell: Cell, bench: Bench, shelf: Shelf) -> None:
     try:
         shelf.write(cell, cell.how.run(bench, cell.entry, shelf.toolkit(cell)))
     except Exception as error:  # of any kind: the other cells must still run
-        reason = str(error) if isinstance(error, KNOWN) else f"{type(error).__name__}: {error}"
+        reason = _reason(error) if isinstance(error, KNOWN) else f"{type(error).__name__}: {error}"
         shelf.fail(cell, reason, traceback.format_exc())
     else:
         shelf.forget(cell)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ajepa.errors import AjepaError
-from ajepa.files import write
+from ajepa.files import printable, write
 
 from .scores import Scored
 
@@ -68,10 +68,10 @@ def answers_of(
                     "layer": layer,
                     "seed": seeds[number] if seeds else None,
                     "split": split.split,
-                    "clip": clip.name,
+                    "clip": printable(clip.name),
                     "start": clip.start,
                     "seconds": clip.seconds,
-                    "group": clip.group,
+                    "group": printable(clip.group),
                     "truth": list(clip.labels),
                     "labels": [task.classes[label] for label in labels],
                     "scores": scores,
@@ -126,7 +126,7 @@ def features_of(task: Task, features_ND: Tensor) -> pa.Table:
     return pa.table(
         {
             "split": [clip.split for clip in clips],
-            "clip": [clip.name for clip in clips],
+            "clip": [printable(clip.name) for clip in clips],
             "start": [clip.start for clip in clips],
             "seconds": pa.array([clip.seconds for clip in clips], pa.float64()),
             "truth": pa.array([list(clip.labels) for clip in clips], pa.list_(pa.string())),

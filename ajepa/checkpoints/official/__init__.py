@@ -1,16 +1,19 @@
 """Checkpoints of the official Audio-MAE and Audio-JEPA, in this project's modules.
 
 Sizes are read from the file; what it does not say (heads, front end) is a published constant or an argument.
-Every tensor of the file is used: a missing or unexpected one is an error that names it.
+Every tensor of an encoder is used: a missing or unexpected one is an error that names it. A decoder or
+predictor that cannot be read is an error where the whole objective is asked for.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ajepa.checkpoints.unpickle import load_torch
+from ajepa.errors import AjepaError
 
-from .account import plain_name
+from .account import SIZES_DO_NOT_FIT, plain_name
 from .audio_jepa import read_audio_jepa
 from .audio_mae import read_audio_mae
 from .contents import Classifier, Official, OfficialError
@@ -35,7 +38,16 @@ def read_official(
         OfficialError: an unknown file, a missing or unexpected tensor, or an argument that does not apply.
     """
     path = Path(path)
-    content = load_torch(path)
+    try:
+        return _recognised(path, load_torch(path), heads, sample_rate)
+    except AjepaError:
+        raise
+    except SIZES_DO_NOT_FIT as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OfficialError(f"{path}: the sizes of its tensors do not fit together ({reason})") from error
+
+
+def _recognised(path: Path, content: Any, heads: int | None, sample_rate: int | None) -> Official:
     keys = sorted(map(str, content)) if isinstance(content, dict) else [type(content).__name__]
     content = content if isinstance(content, dict) else {}
     for key in ("model", "state_dict", None):  # None: the file is the weights alone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,8 +14,12 @@ from ajepa.nn.encoder import EncoderConfig
 
 from .contents import OfficialError
 
+Part = TypeVar("Part")
+
 HEAD_WIDTH = 64  # features of an attention head in every published encoder
 MOST_BLOCKS = 1000  # a larger number is damage and must not start a loop
+# What Python and torch raise about tensors of other sizes; OfficialError is a ValueError.
+SIZES_DO_NOT_FIT = (ValueError, IndexError, RuntimeError, ZeroDivisionError)
 VIT_PARTS = {name: name for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")}
 
 
@@ -102,7 +106,9 @@ class TensorAccount:
     def blocks(self, theirs: str, ours: str, parts: dict[str, str]) -> int:
         """Take all blocks of a network by the names of their parts; returns their number."""
         names = [name.removeprefix(f"{theirs}.") for name in self.left if name.startswith(f"{theirs}.")]
-        numbers = {int(number) for number in (name.split(".")[0] for name in names) if number.isdecimal()}
+        # Not more digits than a number that a loop could reach.
+        digits = {name.split(".")[0] for name in names}
+        numbers = {int(number) for number in digits if number.isdecimal() and len(number) < 20}
         depth = 1 + max(numbers, default=0)
         if depth > MOST_BLOCKS:
             raise OfficialError(
@@ -112,6 +118,25 @@ class TensorAccount:
             for their_part, our_part in parts.items():
                 self.affine(f"{theirs}.{number}.{their_part}", f"{ours}.{number}.{our_part}")
         return depth
+
+    def apart(
+        self, prefixes: tuple[str, ...], read: Callable[[TensorAccount], Part]
+    ) -> tuple[Part | None, str]:
+        """A part that embeddings do not need, read by `read`; or None, and why there is none.
+
+        Args:
+            prefixes: of the names of its tensors, all of which it has to take.
+        """
+        names = [name for name in self.left if name.startswith(prefixes)]
+        if not names:
+            return None, f"no tensors {' or '.join(f'{prefix}*' for prefix in prefixes)}"
+        part = TensorAccount(self.path, {name: self.left.pop(name) for name in names})
+        try:
+            found = read(part)
+            self.taken |= part.finish()
+        except SIZES_DO_NOT_FIT as error:
+            return None, str(error).removeprefix(f"{self.path}: ")
+        return found, ""
 
     def shape(self, name: str, dimensions: int) -> tuple[int, ...]:
         """The shape of a tensor from which a size is read.

@@ -36,14 +36,15 @@ def read_audio_jepa(
 ) -> Official:
     """The weights of an Audio-JEPA file; copies may lack the context encoder and the predictor.
 
+    A predictor that cannot be read is left out too: embeddings do not need it.
+
     Raises:
-        OfficialError: a tensor is missing or unexpected, or a size does not fit.
+        OfficialError: a tensor of an encoder is missing, one is unexpected, or a size does not fit.
     """
     tensors = TensorAccount(path, weights)
     patch_time, patch_freq = tensors.shape("target_encoder.patch_embed.proj.weight", 4)[2:]
     tensors.shape("target_encoder.pos_embed", 3)
     table = _audio_jepa_table(path, tensors.left["target_encoder.pos_embed"][0])
-    has_predictor = any(name.startswith("predictor.") for name in tensors.left)
     has_context = any(name.startswith("encoder.") for name in tensors.left)
     for name in ("encoder", "target_encoder") if has_context else ("target_encoder",):
         tensors.take(f"{name}.pos_embed", f"{name}.position_table.table", lambda codes: codes[0])
@@ -57,7 +58,7 @@ def read_audio_jepa(
             table=table,
             inputs=INPUTS,
         )
-    predictor = _predictor(tensors, table) if has_predictor else None
+    predictor, lacks = tensors.apart(("predictor.",), lambda part: _predictor(part, table))
     hop = SECONDS / (table.time * patch_time)
     front_end = LogMelConfig(
         sample_rate=sample_rate or SAMPLE_RATE,
@@ -68,7 +69,8 @@ def read_audio_jepa(
         std=0.5,  # LogMel divides by 2 std: no change
     )
     # Without the predictor or the context encoder there is no objective, but the target encoder is whole.
-    is_whole = predictor is not None and has_context
+    if not has_context:
+        lacks = lacks or "no context encoder"
     return Official(
         path,
         "Audio-JEPA",
@@ -78,7 +80,7 @@ def read_audio_jepa(
         AudioJEPAConfig(predictor=predictor or PredictorConfig(kind="targets")),
         count(path, step),
         tensors.finish(),
-        is_whole,
+        lacks,
     )
 
 

@@ -18,6 +18,7 @@ from .contents import Official, OfficialError
 
 # Before the normalisation clips are padded to 1024, 512 or 128 frames, all multiples of 8 time patches.
 INPUTS = InputConfig(fill="zero", steps=8)
+DECODER = ("decoder", "mask_token")  # how the names of its tensors start
 SWIN_PARTS = VIT_PARTS | {
     "attn.meta_mlp.fc1": "attn.position_mlp.fc1",
     "attn.meta_mlp.fc2": "attn.position_mlp.fc2",
@@ -27,7 +28,7 @@ SWIN_PARTS = VIT_PARTS | {
 def read_audio_mae(path: Path, weights: dict[str, Any], step: object, heads: int | None) -> Official:
     """The weights of an Audio-MAE file; with `head` or `fc_norm` it is a fine-tuned one.
 
-    Copies may lack the classifier's head or the decoder.
+    Copies may lack the classifier's head or the decoder; a decoder that cannot be read is left out too.
 
     Raises:
         OfficialError: a tensor is missing or unexpected, or a size does not fit.
@@ -52,15 +53,16 @@ def read_audio_mae(path: Path, weights: dict[str, Any], step: object, heads: int
         table=table,
         inputs=INPUTS,
     )
-    config = None
+    config, lacks = None, ""
     if tuned and any(name.startswith("head.") for name in tensors.left):
         tensors.affine("head", "head")
-    elif not tuned and any(name.startswith(("decoder", "mask_token")) for name in tensors.left):
-        config = AudioMAEConfig(decoder=_audio_mae_decoder(tensors, table))
+    elif not tuned:
+        decoder, lacks = tensors.apart(DECODER, lambda part: _audio_mae_decoder(part, table))
+        config = AudioMAEConfig(decoder=decoder) if decoder else None
     seconds = table.time * patch_time * front_end.hop_seconds
     system = "Audio-MAE, fine-tuned" if tuned else "Audio-MAE"
     done = count(path, step)
-    return Official(path, system, front_end, encoder, seconds, config, done, tensors.finish())
+    return Official(path, system, front_end, encoder, seconds, config, done, tensors.finish(), lacks)
 
 
 def _audio_mae_table(path: Path, codes_ND: Tensor, patch_freq: int) -> TableConfig:

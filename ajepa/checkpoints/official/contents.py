@@ -53,7 +53,7 @@ class Official:
         objective_config: None for a fine-tuned file, which lacks the rest of its objective.
         step: epochs (Audio-MAE) or steps (Audio-JEPA) of training, by the file; -1 if it does not say.
         tensors: by the names of this project's modules, such as `encoder.blocks.0.norm1.weight`.
-        is_whole: all of the objective's tensors are there; copies may hold an encoder alone.
+        lacks: why there is no objective, since copies may hold an encoder alone; else empty.
     """
 
     path: Path
@@ -64,7 +64,7 @@ class Official:
     objective_config: ObjectiveConfig | None
     step: int
     tensors: dict[str, Tensor]
-    is_whole: bool = True
+    lacks: str = ""
 
     @property
     def encoders(self) -> Mapping[str, str]:
@@ -83,9 +83,10 @@ class Official:
         Raises:
             OfficialError: the file is fine-tuned, or the shape of a tensor does not fit the sizes.
         """
-        if self.objective_config is None or not self.is_whole:
+        if self.objective_config is None or self.lacks:
             raise OfficialError(
-                f"{self.path}: holds an encoder with no decoder or predictor; use the whole pre-trained file"
+                f"{self.path}: holds an encoder with no decoder or predictor that can be used "
+                f"({self.lacks or 'it is fine-tuned'}); use the whole pre-trained file"
             )
         objective = self.objective_config.build(self.encoder, 1, self.front_end)
         return fill_module(objective, self.tensors, self.path)

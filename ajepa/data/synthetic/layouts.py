@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
+import os
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
+
+from ajepa import files
 
 from .rooms import record
 from .signals import SAMPLE_RATE, coloured_noise, generator, log_uniform
@@ -51,11 +56,8 @@ def write_esc50(
             place = generator(seed, "esc50-place", kind, fold, source)
             _write(folder / "audio" / name, record(dry, rng, place=place))
             rows.append([name, fold, target, kind, target < 10, clip, take])
-    (folder / "meta").mkdir(parents=True, exist_ok=True)
-    with (folder / "meta" / "esc50.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["filename", "fold", "target", "category", "esc10", "src_file", "take"])
-        table.writerows(sorted(rows))
+    header = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
+    _write_csv(folder / "meta" / "esc50.csv", [header, *sorted(rows)])
 
 
 def which_set(filename: str) -> str:
@@ -116,7 +118,7 @@ def write_speech_commands(
                 _write(folder / name, record(dry, rng, place=rng, strength=0.6))
                 lists[which_set(name)].append(name)
     for split in ("validation", "testing"):
-        (folder / f"{split}_list.txt").write_text("".join(f"{name}\n" for name in sorted(lists[split])))
+        files.write(folder / f"{split}_list.txt", "".join(f"{name}\n" for name in sorted(lists[split])))
     noise_samples = round(noise_seconds * SAMPLE_RATE)
     rng = generator(seed, "background-noise")
     noises = {
@@ -160,8 +162,8 @@ def write_voxceleb1(
                 name = f"{speaker}/{session_name}/{utterance:05d}.wav"
                 _write(folder / "wav" / name, wave)
                 split_lines.append(f"{split} {name}")
-    (folder / "iden_split.txt").write_text("\n".join(split_lines) + "\n")
-    (folder / "vox1_meta.csv").write_text("\n".join(meta) + "\n")
+    files.write(folder / "iden_split.txt", "\n".join(split_lines) + "\n")
+    files.write(folder / "vox1_meta.csv", "\n".join(meta) + "\n")
 
 
 def write_unlabelled(folder: str | Path, *, clips: int = 400, seconds: float = 10.0, seed: int = 0) -> None:
@@ -209,13 +211,19 @@ def write_events(
         name = f"audio/{number:04d}.wav"
         _write(folder / name, record(mix, rng, place=rng, strength=0.3))
         lines = [f"{start:.6f}\t{end:.6f}\t{kind}\n" for start, end, kind in sorted(spans)]
-        (folder / name).with_suffix(".txt").write_text("".join(lines))
+        files.write((folder / name).with_suffix(".txt"), "".join(lines))
         rows += [(name, f"{start:.6f}", f"{end:.6f}", kind, split) for start, end, kind in sorted(spans)]
         rows += [] if spans else [(name, "", "", "", split)]
-    with (folder / "events.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("path", "start", "end", "label", "split"), *rows])
+    _write_csv(folder / "events.csv", [("path", "start", "end", "label", "split"), *rows])
 
 
 def _write(path: Path, wave: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, wave, SAMPLE_RATE, subtype="PCM_16")
+    with files.naming(path):
+        soundfile.write(os.fsencode(path), wave, SAMPLE_RATE, subtype="PCM_16")
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    files.write(path, text.getvalue())
