@@ -21,11 +21,13 @@ from typing import Any, NamedTuple, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ajepa.errors import AjepaError
+
 LONGEST_FIELD = 2**24  # characters; Python's own limit of 131,072 refuses texts that people have
 EXAMPLE = '[{"path": "a.wav", "label": "dog"}, ...]'
 
 
-class CellsError(ValueError):
+class CellsError(AjepaError, ValueError):
     """What a table's file has that a table cannot have; whoever reads it adds the file's name."""
 
 
