@@ -21,7 +21,7 @@ PACKAGES = {
 }
 # From the ground up. Rooms of one row know nothing of each other.
 ROWS = (
-    ("errors", "schedules", "suggest", "distributed", "named_source"),
+    ("errors", "schedules", "suggest", "distributed", "named_source", "memory"),
     ("files",),
     ("caches",),
     ("audio", "harness"),

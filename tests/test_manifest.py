@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from ajepa.audio import AudioError, info
+from ajepa.audio import AudioError, info, load
 from ajepa.cli import main
 from ajepa.data import open_clips
 from ajepa.data.clips import DataError
@@ -20,6 +20,7 @@ from ajepa.data.crops import CropDataset
 from ajepa.data.manifest import Manifest
 from ajepa.data.order import Draw
 from ajepa.data.scan import scan_folder
+from ajepa.embed.pieces import windows
 
 
 def manifest(audio_folder: Path, text: str, name: str = "set.csv") -> Path:
@@ -129,7 +130,8 @@ def test_scanning_a_folder_gives_the_same_crops(audio_folder: Path, suffix: str)
         noise = np.random.default_rng(number).uniform(-0.5, 0.5, 7_000 + 101 * number)
         soundfile.write(audio_folder / "deep, er" / f'a "b" {number}.wav', noise, rate)
     out = audio_folder / f"set.{suffix}"
-    count, seconds, broken = scan_folder(audio_folder, out, workers=3)
+    found = scan_folder(audio_folder, out, workers=3)
+    count, seconds, broken = found.rows, found.seconds, found.broken
     folder, table = open_clips(audio_folder), open_clips(out)
     assert count == len(folder) == len(table) == 17
     assert broken == []
@@ -176,6 +178,47 @@ def test_the_command_lists_what_it_leaves_out(audio_folder: Path, capsys: pytest
     assert out.read_text().splitlines()[1].startswith('"audio/00.wav",')
     assert main(["data", "manifest", str(audio_folder), "set.json"]) == 2
     assert ".csv or .parquet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hop", [0.0, 0.7])
+def test_segments_are_those_of_embedding(hop: float, audio_folder: Path, tmp_path: Path) -> None:
+    command = ["data", "manifest", str(audio_folder), str(tmp_path / "set.csv"), "--segment", "1"]
+    assert main([*command, *(["--hop", str(hop)] if hop else [])]) == 0
+    clips = Manifest(tmp_path / "set.csv")
+    rows = [clips.clip(row) for row in range(len(clips))]
+    found = [(Path(str(clip.audio)).name, clip.start, clip.start + (clip.seconds or 0)) for clip in rows]
+    step, expected = round((hop or 1.0) * 16_000), []
+    for number in range(12):
+        file = audio_folder / f"{number:02d}.wav"
+        wave_S = load(file)
+        for first, part_S in windows(iter(wave_S.split(5000)), 16_000, step):
+            expected.append((file.name, first / 16_000, (first + len(part_S)) / 16_000))
+    assert [name for name, *_ in found] == [name for name, *_ in expected]
+    np.testing.assert_allclose([one[1:] for one in found], [one[1:] for one in expected], atol=1e-4)
+
+
+def test_quiet_segments_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, rng = tmp_path / "audio", np.random.default_rng(0)
+    folder.mkdir()
+    noise = rng.standard_normal(16_000 * 6)
+    noise *= np.repeat(10 ** (np.array([-20, -60, -45, -90, -30, -52]) / 20), 16_000) / noise.std()
+    soundfile.write(folder / "a.wav", noise, 16_000, subtype="FLOAT")
+    command = ["data", "manifest", str(folder), str(tmp_path / "set.csv"), "--segment", "1"]
+    for level, starts in (("-50dB", [0, 2, 4]), ("-50", [0, 2, 4]), ("-25.5dB", [0])):
+        assert main([*command, "--energy-above", level]) == 0
+        clips = Manifest(tmp_path / "set.csv")
+        assert [clips.clip(row).start for row in range(len(clips))] == starts
+        said = capsys.readouterr().out
+        assert f"1 files, {len(starts)} segments" in said and f"{6 - len(starts)} segments below" in said
+    assert main([*command, "--energy-above", "-5dB"]) == 2
+    assert "all 6 segments are below -5 dB; lower --energy-above" in capsys.readouterr().err
+    assert main([*command[:4], "--hop", "1"]) == 2
+    assert "--hop and --energy-above need --segment" in capsys.readouterr().err
+    assert main([*command[:4], "--segment", "0"]) == 2
+    assert "--segment is 0.0; give seconds above 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--energy-above", "loud"])
+    assert "'loud' is no level such as -50dB" in capsys.readouterr().err
 
 
 def test_a_folder_without_usable_audio_leaves_no_manifest(tmp_path: Path) -> None:

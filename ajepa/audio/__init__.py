@@ -18,9 +18,11 @@ if TYPE_CHECKING:
         cyclic,
         find_audio,
         info,
+        left_out,
         load,
         random_crop,
         resample,
+        seconds_of,
         stream,
     )
 
@@ -36,9 +38,11 @@ __all__ = [
     "find_audio",
     "info",
     "isolate",
+    "left_out",
     "load",
     "random_crop",
     "resample",
+    "seconds_of",
     "stream",
 ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -34,6 +35,7 @@ AUDIO_SUFFIXES = frozenset(
 # above what lossy codecs and the resampler make of zeros.
 SILENCE_PEAK = 1e-5
 _SILENT_REDRAWS = 8
+KINDS_SHOWN = 6  # of files that are left out
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,17 @@ def info(path: AudioSource) -> AudioInfo:
     if samples == 0:
         raise AudioError.of(path, f"0 samples after decoding; {REMOVE}")
     return AudioInfo(samples / file.rate, file.rate, file.channels, samples)
+
+
+def seconds_of(path: AudioSource) -> float:
+    """About how long it lasts, as its header says: for plans. Only what declares no length is decoded.
+
+    Raises AudioError for a file that is missing, unreadable, empty or known to be truncated.
+    """
+    file = inspect_file(path)
+    if file.samples is not None:
+        return file.samples / file.rate
+    return file.seconds or info(path).seconds
 
 
 def load(
@@ -148,11 +161,14 @@ def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
     return torch.from_numpy(resampled_CS).reshape(*waveform.shape[:-1], length).to(waveform.device)
 
 
-def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
+def find_audio(folder: str | os.PathLike[str], others: Counter[str] | None = None) -> list[Path]:
     """All audio files (AUDIO_SUFFIXES, any case) in `folder` and below, sorted by their path inside it.
 
     Symbolic links to folders are followed, each folder once. Names that start with a dot are skipped, such as
     caches and the `._*` files that macOS leaves in archives.
+
+    Args:
+        others: counts the files that are left out, by their suffix in lower case.
 
     Raises AudioError if the folder is missing or holds no audio.
     """
@@ -166,13 +182,27 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
         real = os.path.realpath(parent)
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
         if real not in seen:
-            files = (Path(parent, name) for name in names if not name.startswith("."))
-            found += [file for file in files if file.suffix.lower() in AUDIO_SUFFIXES]
+            for name in names:
+                if name.startswith("."):
+                    continue
+                file = Path(parent, name)
+                if (suffix := file.suffix.lower()) in AUDIO_SUFFIXES:
+                    found.append(file)
+                elif others is not None:
+                    others[suffix] += 1
         seen.add(real)
     if not found:
         looked_for = " ".join(sorted(AUDIO_SUFFIXES))
         raise AudioError.of(folder, f"no audio files here or in its subfolders (looked for {looked_for})")
     return sorted(found, key=lambda file: file.relative_to(root).parts)
+
+
+def left_out(others: Counter[str]) -> str:
+    """What `find_audio` left out, such as "5 files of other kinds (3 .txt, 1 .zip, 1 without an ending)"."""
+    kinds = [f"{count:,} {suffix or 'without an ending'}" for suffix, count in others.most_common()]
+    shown = [*kinds[:KINDS_SHOWN], *(["others"] if len(kinds) > KINDS_SHOWN else [])]
+    total = others.total()
+    return f"{total:,} file{'s' * (total > 1)} of other kinds ({', '.join(shown)})"
 
 
 def cyclic(waveform_S: Tensor, samples: int, start: int = 0) -> Tensor:

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options) or 0
     except (Exception, KeyboardInterrupt) as error:
-        return reported(error, options.debug)
+        return reported(error, options.debug, command=options.parser.prog.split()[1])
 
 
 def _print_any_path() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import data_get, data_xares
+from .usage import UsageError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -84,6 +87,23 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default=1.0,
         help="list this share of the files, by a hash of their paths; smaller shares are part of larger ones",
     )
+    manifest.add_argument(
+        "--segment",
+        type=float,
+        metavar="S",
+        help="cut recordings into segments of S seconds, a row each with start and end",
+    )
+    manifest.add_argument(
+        "--hop", type=float, metavar="S", help="seconds between segments; default: the segment"
+    )
+    manifest.add_argument(
+        "--energy-above",
+        type=_decibels,
+        metavar="DB",
+        help="leave out segments of a lower level, such as -50dB (relative to full scale); decodes the audio",
+    )
+    # A level is below 0: argparse takes what looks like a negative number for a value, not for an option.
+    manifest._negative_number_matcher = re.compile(r"^-\d+(\.\d+)?(dB)?$", re.IGNORECASE)
     _add_scanning(manifest)
     manifest.set_defaults(run=run_manifest)
 
@@ -126,6 +146,16 @@ def _add_scanning(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _decibels(text: str) -> float:
+    try:
+        value = float(text.lower().removesuffix("db"))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no level such as -50dB")
+    return value
+
+
 def _advancing(bar: tqdm[Any]) -> Callable[[int], None]:
     """A function that moves a progress bar to the number of items done."""
 
@@ -139,20 +169,33 @@ def run_manifest(options: argparse.Namespace) -> None:
     """`ajepa data manifest`."""
     from tqdm import tqdm
 
+    from ajepa.audio import left_out
     from ajepa.data.scan import scan_folder
+    from ajepa.data.segments import Cut
 
+    if options.segment is None and (options.hop is not None or options.energy_above is not None):
+        raise UsageError("--hop and --energy-above need --segment, the length of each segment in seconds")
+    cut = None if options.segment is None else Cut(options.segment, options.hop or 0.0, options.energy_above)
     with tqdm(unit="file", disable=None) as bar:
-        count, seconds, broken = scan_folder(
+        found = scan_folder(
             options.source,
             options.out,
             workers=max(1, options.workers),
             skip_broken=options.skip_broken,
             share=options.share,
+            cut=cut,
             report=_advancing(bar),
         )
-    for reason in broken:
+    for reason in found.broken:
         print(f"left out: {reason}", file=sys.stderr)
-    print(f"{options.out}: {count} files, {seconds / 3600:.2f} h, {len(broken)} left out")
+    if found.others:
+        print(f"{options.source}: left out: {left_out(found.others)}", file=sys.stderr)
+    rows = "" if cut is None else f", {found.rows} segments"
+    quiet = f"; {found.quiet} segments below {options.energy_above:g} dB" if found.quiet else ""
+    print(
+        f"{options.out}: {found.files} files{rows}, {found.seconds / 3600:.2f} h, "
+        f"{len(found.broken)} left out{quiet}"
+    )
 
 
 def run_shard(options: argparse.Namespace) -> None:
@@ -160,11 +203,13 @@ def run_shard(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ajepa.data import open_clips
+    from ajepa.data.clips import say_left_out
     from ajepa.data.encode import Packing
     from ajepa.data.pack import write_shards
 
     packing = Packing(options.format, options.sample_rate, options.shard_megabytes)
     clips = open_clips(options.source, labels=True)
+    say_left_out(clips, options.source)
     with tqdm(total=len(clips), unit="clip", disable=None) as bar:
         listing = write_shards(
             clips,

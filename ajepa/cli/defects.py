@@ -9,6 +9,7 @@ from importlib.metadata import metadata
 
 from ajepa.errors import AjepaError
 from ajepa.files import not_utf8
+from ajepa.memory import is_out_of_memory, out_of_memory_line
 
 WRONG_USE, DEFECT, INTERRUPTED = 2, 70, 130  # 70: EX_SOFTWARE of sysexits.h
 # Libraries whose own errors are about a file, a server or a disk, not about this package.
@@ -19,11 +20,15 @@ LIBRARIES = (
 )
 
 
-def reported(error: BaseException, debug: bool) -> int:
-    """Report a failure on stderr, with --debug after its traceback; returns the exit status."""
+def reported(error: BaseException, debug: bool, command: str = "") -> int:
+    """Report a failure on stderr, with --debug after its traceback; returns the exit status.
+
+    Args:
+        command: such as "pretrain", for the settings that help.
+    """
     if debug:
         traceback.print_exception(error)
-    status, line = _described(error)
+    status, line = _described(error, command)
     if status == DEFECT:
         line += f". This is a defect of ajepa; please report it{_address()} with its traceback"
         line += " above" if debug else f", {_kept(error)} (--debug shows it)"
@@ -31,9 +36,11 @@ def reported(error: BaseException, debug: bool) -> int:
     return status
 
 
-def _described(error: BaseException) -> tuple[int, str]:
+def _described(error: BaseException, command: str) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, str(error) or "interrupted"
+    if is_out_of_memory(error):
+        return WRONG_USE, out_of_memory_line(error, command)
     if isinstance(error, (AjepaError, OSError)):  # an OSError, such as of a full disk, names its path
         return WRONG_USE, str(error)
     if type(error).__module__.partition(".")[0] in LIBRARIES:  # of a file that a library cannot read
@@ -44,8 +51,6 @@ def _described(error: BaseException) -> tuple[int, str]:
         return WRONG_USE, f"not UTF-8 text: {_first_line(error)}"
     if isinstance(error, ModuleNotFoundError) and not (error.name or "ajepa").startswith("ajepa"):
         return WRONG_USE, f"the package {error.name} is not installed; run `pip install {error.name}`"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
-        return WRONG_USE, f"out of memory: {_first_line(error)}; use smaller batches or shorter clips"
     return DEFECT, f"{type(error).__name__}: {_first_line(error)}"
 
 

@@ -96,6 +96,8 @@ def run_embed(options: argparse.Namespace) -> int:
     folder, merged = job_folder(options.out), merged_blocks(options.out)
     check_place(folder / JOB if folder == options.out else options.out, "--out")
     inputs = Inputs(options.audio)
+    if "LOCAL_RANK" not in os.environ:
+        inputs.say_left_out()
     if options.devices > 1:
         return _several(options.devices)
     place = options.device or _of_torchrun()

@@ -76,6 +76,7 @@ def run_predict(options: argparse.Namespace) -> None:
         check_ending(options.out)
         check_place(options.out, "--out")
     inputs = Inputs(options.audio)
+    inputs.say_left_out()
     device.check_device(options.device)
 
     from importlib.metadata import version

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import argparse
 
+EXAMPLES = """\
+examples:
+  ajepa pretrain ajepa-small-cpu --data.source my_audio --run.out runs/first              two CPU cores
+  ajepa pretrain ajepa-plus-vit-b-as2m --data.source shards --run.out runs/field \\
+      --skip-broken data.workers=8 optim.steps=20000 optim.decay_steps=2000 optim.accumulate=2    one GPU
+An epoch hears hours, not files: a long recording is drawn from in proportion to its length
+(data.segment_seconds). docs/one_gpu.md goes through 300 hours on one GPU: shards, workers, batch, steps,
+what to watch, and when to stop.
+"""
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to the parser."""
     pretrain = commands.add_parser(
         "pretrain",
         help="train an encoder on a folder of audio, or continue a run",
-        description="Example: ajepa pretrain ajepa-small-cpu --data.source my_audio --run.out runs/first. "
-        "Any key of the recipe is an option, written --optim.lr 1e-3 or optim.lr=1e-3. The same command "
-        "continues a run that was stopped.",
+        description="Any key of the recipe is an option, written --optim.lr 1e-3 or optim.lr=1e-3.\n"
+        "The same command continues a run that was stopped.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     pretrain.add_argument(
         "recipe", help="a packaged recipe's name or a .yaml file; `ajepa recipes` lists them"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import pyarrow as pa
 
-from ajepa.audio import AudioBytes, find_audio
+from ajepa.audio import AudioBytes, find_audio, left_out
 from ajepa.errors import AjepaError
 from ajepa.files import printable
 
@@ -54,12 +57,18 @@ class Clips(Protocol):
     def siblings(self, index: int) -> range:
         """Numbers of the clips that are as cheap to read as this one: those in its shard, or all."""
 
+    def seconds(self) -> np.ndarray:
+        """The length of each clip in seconds, NaN where only its file can tell; no file is opened."""
+
     def fingerprint(self) -> dict[str, Any]:
         """The number of clips (`files`) and a hash (`sha256`) that changes with the set."""
 
 
 class Folder:
     """The audio files in a folder and below it, in the order of `find_audio`.
+
+    Attributes:
+        others: how many files of other kinds are there, by their suffix.
 
     Raises AudioError if the folder is missing or holds no audio.
     """
@@ -68,7 +77,8 @@ class Folder:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        names = (path.relative_to(self.root).as_posix() for path in find_audio(self.root))
+        self.others: Counter[str] = Counter()
+        names = (path.relative_to(self.root).as_posix() for path in find_audio(self.root, self.others))
         try:
             # Arrow keeps them in one block of memory, which forked loader processes share.
             self._names = pa.array(names, pa.large_string())
@@ -86,6 +96,9 @@ class Folder:
     def siblings(self, index: int) -> range:
         return range(len(self))
 
+    def seconds(self) -> np.ndarray:
+        return np.full(len(self), np.nan)
+
     def fingerprint(self) -> dict[str, Any]:
         """A hash over relative paths and sizes."""
         digest = hashlib.sha256()
@@ -95,3 +108,9 @@ class Folder:
             size = path.stat().st_size if path.exists() else "dangling link"
             digest.update(f"{name}\0{size}\n".encode())
         return {"files": len(self), "sha256": digest.hexdigest()}
+
+
+def say_left_out(clips: Clips, source: object) -> None:
+    """Print what a folder holds besides audio, if anything: an M4A under another name would go unheard."""
+    if isinstance(clips, Folder) and clips.others:
+        print(f"{source}: {len(clips):,} audio files; left out: {left_out(clips.others)}", file=sys.stderr)

@@ -79,6 +79,9 @@ class Manifest:
     def siblings(self, index: int) -> range:
         return range(len(self))
 
+    def seconds(self) -> np.ndarray:
+        return np.full(len(self), np.nan) if self._durations is None else self._durations
+
     def fingerprint(self) -> dict[str, Any]:
         """A hash of paths, starts and durations, the same for CSV and Parquet."""
         digest = hashlib.sha256()

@@ -8,6 +8,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -32,13 +33,15 @@ def mix_seed(*parts: int) -> int:
 
 
 class StepSampler(Sampler[list[Draw]]):
-    """Batches of draws from step `start` on: a pure function of (clips, shards, batch size, seed, step).
+    """Batches of draws from step `start` on: a pure function of (clips, repeats, shards, batch size, seed,
+    step).
 
-    Each epoch is a random permutation of the clips; a batch may hold the last clips of one epoch and the
-    first of the next. Each rank takes its slice of every batch.
+    Each epoch is a random permutation of the clips, each as often as `repeats` says; a batch may hold the
+    last draws of one epoch and the first of the next. Each rank takes its slice of every batch.
 
     Args:
         clips: size of the set.
+        repeats: draws of each clip in an epoch [clips], at least 1; None: one of each.
         shard_sizes: clips of each shard, in order; empty for separate files, which are shuffled as a whole.
         window: shards that are shuffled together at a time, after the shards are permuted. At most this many
             are in use, twice as many while a batch spans two windows.
@@ -55,6 +58,7 @@ class StepSampler(Sampler[list[Draw]]):
         rank: int = 0,
         ranks: int = 1,
         *,
+        repeats: np.ndarray | None = None,
         shard_sizes: Sequence[int] = (),
         window: int = 8,
         ahead: Callable[[int], None] | None = None,
@@ -67,6 +71,12 @@ class StepSampler(Sampler[list[Draw]]):
         self.start, self.stop, self.rank, self.ranks = start, stop, rank, ranks
         self.shard_sizes, self.window, self.ahead = tuple(shard_sizes), window, ahead
         self._ends = list(accumulate(self.shard_sizes))
+        self._draw_ends, self.draws, self._sizes = None, clips, self.shard_sizes
+        if repeats is not None and (repeats != 1).any():  # else the order is the same without them
+            self._draw_ends = np.cumsum(repeats)
+            self.draws = int(self._draw_ends[-1])
+            ends = [int(self._draw_ends[end - 1]) for end in self._ends]
+            self._sizes = tuple(np.diff(ends, prepend=0).tolist())
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -76,25 +86,28 @@ class StepSampler(Sampler[list[Draw]]):
         for step in range(self.start, self.stop):
             first = step * self.batch_size + self.rank * share
             if self.ahead and self.shard_sizes:
-                one_window = self.clips * self.window // len(self.shard_sizes)
+                one_window = self.draws * self.window // len(self.shard_sizes)
                 for position in range(first + one_window, first + one_window + share):
                     self.ahead(bisect_right(self._ends, self.draw(position).clip))
             yield [self.draw(position) for position in range(first, first + share)]
 
     def draw(self, position: int) -> Draw:
         """The draw at a position of the endless stream."""
-        epoch, place = divmod(position, self.clips)
-        order = _permutation(self.clips, self.shard_sizes, self.window, self.seed, epoch)
-        return Draw(int(order[place]), mix_seed(self.seed, position))
+        epoch, place = divmod(position, self.draws)
+        order = _permutation(self.draws, self._sizes, self.window, self.seed, epoch)
+        clip = int(order[place])
+        if self._draw_ends is not None:
+            clip = int(np.searchsorted(self._draw_ends, clip, side="right"))
+        return Draw(clip, mix_seed(self.seed, position))
 
 
 @lru_cache(maxsize=2)
-def _permutation(clips: int, shard_sizes: tuple[int, ...], window: int, seed: int, epoch: int) -> Tensor:
-    """The clips of one epoch in their order: int32, 8 MB for two million."""
-    generator = torch.Generator().manual_seed(mix_seed(seed, epoch, clips))
-    kind = torch.int32 if clips < 2**31 else torch.int64
+def _permutation(draws: int, shard_sizes: tuple[int, ...], window: int, seed: int, epoch: int) -> Tensor:
+    """The draws of one epoch in their order: int32, 8 MB for two million."""
+    generator = torch.Generator().manual_seed(mix_seed(seed, epoch, draws))
+    kind = torch.int32 if draws < 2**31 else torch.int64
     if len(shard_sizes) <= window:
-        return torch.randperm(clips, generator=generator).to(kind)
+        return torch.randperm(draws, generator=generator).to(kind)
     starts = torch.tensor((0, *shard_sizes)).cumsum(0).tolist()
     parts = []
     for shards in torch.randperm(len(shard_sizes), generator=generator).split(window):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -14,9 +16,31 @@ from ajepa.audio import AudioError, find_audio, info
 
 from .clips import DataError
 from .manifest import SUFFIXES, relative_path, write_manifest
+from .segments import Cut, Segments, segments_of
 from .threads import in_order
 
 _TYPES = {"path": pa.string(), "duration": pa.float64()}
+_SEGMENT_TYPES = {"path": pa.string(), "start": pa.float64(), "end": pa.float64()}
+
+
+class Scanned(NamedTuple):
+    """What a manifest lists.
+
+    Attributes:
+        rows: files, or segments.
+        files: that have a row, or could have one.
+        seconds: of all rows together.
+        quiet: segments that were left out for their level.
+        broken: the error of each file that was left out.
+        others: files of other kinds in the folder, by their suffix.
+    """
+
+    rows: int
+    files: int
+    seconds: float
+    quiet: int
+    broken: list[str]
+    others: Counter[str]
 
 
 def scan_folder(
@@ -26,16 +50,15 @@ def scan_folder(
     workers: int = 4,
     skip_broken: bool = False,
     share: float = 1.0,
+    cut: Cut | None = None,
     report: Callable[[int], None] = lambda done: None,
-) -> tuple[int, float, list[str]]:
-    """List a folder's audio, with durations from the headers, in a manifest.
+) -> Scanned:
+    """List a folder's audio in a manifest: files with their durations from the headers, or segments.
 
     Args:
         share: share of the files to list, chosen by a hash of their paths in the folder: always the same
             files, and a smaller share is part of a larger one.
-
-    Returns:
-        Number of files, their total seconds, and the error of each file that was left out.
+        cut: a row for each segment of the recordings; None: one for each file.
 
     Raises:
         DataError: `out` is neither .csv nor .parquet, `share` is not in 0..1, or no file can be used.
@@ -45,34 +68,47 @@ def scan_folder(
         raise DataError(f"{out}: not a manifest's name; end it in {' or '.join(SUFFIXES)}")
     if not 0 < share <= 1:
         raise DataError(f"--share is {share}; give a number above 0 and at most 1")
+    others: Counter[str] = Counter()
     files = [
         file
-        for file in find_audio(folder)
+        for file in find_audio(folder, others)
         if zlib.crc32(os.fsencode(file.relative_to(folder).as_posix())) < share * 2**32
     ]
     broken: list[str] = []
-    total = 0.0
+    total, quiet = 0.0, 0
 
     def rows() -> Iterator[dict[str, str | float]]:
-        nonlocal total
-        for done, (file, seconds) in enumerate(zip(files, lengths, strict=True), start=1):
-            if isinstance(seconds, AudioError):
+        nonlocal total, quiet
+        for done, (file, found) in enumerate(zip(files, lengths, strict=True), start=1):
+            if isinstance(found, AudioError):
                 if not skip_broken:
-                    raise seconds
-                broken.append(str(seconds))
+                    raise found
+                broken.append(str(found))
             else:
-                total += seconds
-                yield {"path": _as_text(relative_path(file, out), out), "duration": seconds}
+                path = _as_text(relative_path(file, out), out)
+                quiet += found.quiet
+                for start, end in found.spans:
+                    total += end - start
+                    span = {"duration": end} if cut is None else {"start": start, "end": end}
+                    yield {"path": path, **span}
             report(done)
 
-    with closing(in_order(_seconds, files, workers)) as lengths:
-        count = write_manifest(out, rows(), _TYPES)
-    return count, total, broken
+    with closing(in_order(lambda file: _spans(file, cut), files, workers)) as lengths:
+        try:
+            count = write_manifest(out, rows(), _TYPES if cut is None else _SEGMENT_TYPES)
+        except DataError as error:
+            if cut is None or not quiet:
+                raise
+            raise DataError(
+                f"{out}: not written, because all {quiet:,} segments are below {cut.energy_above:g} dB; "
+                "lower --energy-above"
+            ) from error
+    return Scanned(count, len(files) - len(broken), total, quiet, broken, others)
 
 
-def _seconds(file: Path) -> float | AudioError:
+def _spans(file: Path, cut: Cut | None) -> Segments | AudioError:
     try:
-        return info(file).seconds
+        return Segments([(0.0, info(file).seconds)], 0) if cut is None else segments_of(file, cut)
     except AudioError as error:
         return error
 

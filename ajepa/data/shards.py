@@ -132,6 +132,9 @@ class Shards:
         shard = self._shard[index]
         return range(self._starts[shard], self._starts[shard + 1])
 
+    def seconds(self) -> np.ndarray:
+        return self._seconds
+
     def fingerprint(self) -> dict[str, Any]:
         return self.listing.fingerprint() | {"shard_window": self.window}
 

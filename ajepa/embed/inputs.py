@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ajepa.audio import AudioError
 from ajepa.audio.source import AudioBytes
 from ajepa.data import open_clips
-from ajepa.data.clips import Clip, Clips
+from ajepa.data.clips import Clip, Clips, say_left_out
 from ajepa.data.manifest import SUFFIXES
 
 
@@ -78,6 +78,12 @@ class Inputs:
         clip = clips.clip(number - (self._ends[part] - len(clips)))
         name = clip.audio if isinstance(clip.audio, str) else f"{source.rstrip('/')}/{clip.name}"
         return Item(name, clip)
+
+    def say_left_out(self) -> None:
+        """Print what the folders hold besides audio, if anything."""
+        for source, clips in self._parts:
+            if clips is not None:
+                say_left_out(clips, source)
 
     def __iter__(self) -> Iterator[Item]:
         return (self[number] for number in range(len(self)))

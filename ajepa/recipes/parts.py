@@ -27,6 +27,9 @@ class DataConfig:
         source: folder of audio files, searched recursively; a manifest (.csv, .parquet); a folder of indexed
             tar shards, or the http(s) address of one.
         crop_seconds: length of a crop; shorter files are repeated.
+        segment_seconds: an epoch has a crop for each of so many seconds of a file, rounded, and at least one
+            a file: long recordings are heard in proportion to their length. None: those of a crop. 0: each
+            file is one crop an epoch, whatever its length, as in runs of version 0.3.
         gain_db: level jitter in dB, uniform within ± this value.
         workers: loader processes; 0 decodes in the training process.
         cache_megabytes: decoded audio that each loader process keeps in memory, so that a small set is
@@ -39,6 +42,7 @@ class DataConfig:
 
     source: str = ""
     crop_seconds: float = 10.0
+    segment_seconds: float | None = None
     gain_db: float = 6.0
     workers: int = 0
     cache_megabytes: int = 1024
@@ -51,6 +55,10 @@ class DataConfig:
         if not self.crop_seconds <= LONGEST_CROP:
             raise ValueError(f"data.crop_seconds is {self.crop_seconds}, must be at most {LONGEST_CROP:g}")
         _at_least("data", self, crop_seconds=1e-3, gain_db=0, workers=0, cache_megabytes=0)
+        if self.segment_seconds and not 0.1 <= self.segment_seconds < math.inf:
+            raise ValueError(
+                f"data.segment_seconds is {self.segment_seconds}, must be at least 0.1; 0 for one crop a file"
+            )
         _at_least("data", self, shard_window=1, shard_cache_megabytes=1)
 
 
@@ -60,7 +68,8 @@ class OptimConfig:
 
     Args:
         steps: optimiser steps of the whole run. A run may be extended: see `decay_steps`.
-        epochs: passes over the data instead of `steps`, where given. Steps on the command line take the
+        epochs: passes over the data instead of `steps`, where given (`data.segment_seconds` says how many
+            crops a pass has). Steps on the command line take the
             place of a recipe's epochs, and `warmup_steps` that of its `warmup_epochs`.
         batch_size: clips a step over all processes.
         accumulate: micro-batches into which each process splits its clips of a step; the gradient is that
@@ -104,13 +113,13 @@ class OptimConfig:
                 f"optim.decay_steps is {self.decay_steps}, must be at most optim.steps {self.steps}"
             )
 
-    def in_steps(self, clips: int) -> OptimConfig:
-        """With epochs turned into steps, for a data set of `clips` clips."""
+    def in_steps(self, draws: int) -> OptimConfig:
+        """With epochs turned into steps, for a data set of `draws` crops an epoch."""
         steps, warmup = self.steps, self.warmup_steps
         if self.epochs is not None:
-            steps = max(1, math.ceil(self.epochs * clips / self.batch_size))
+            steps = max(1, math.ceil(self.epochs * draws / self.batch_size))
         if self.warmup_epochs is not None:
-            warmup = math.ceil(self.warmup_epochs * clips / self.batch_size)
+            warmup = math.ceil(self.warmup_epochs * draws / self.batch_size)
         return replace(self, steps=steps, warmup_steps=warmup)
 
     @property

@@ -28,7 +28,7 @@ from .state import BestEncoder
 
 # What a run must keep to be one run; the rest (devices, logging, workers) may change from start to start.
 FIXED_PARTS = ("front_end", "encoder", "objective", "optim")
-FIXED_KEYS = {"data": ("crop_seconds", "gain_db"), "run": ("seed", "precision")}
+FIXED_KEYS = {"data": ("crop_seconds", "segment_seconds", "gain_db"), "run": ("seed", "precision")}
 LENGTH = ("steps", "decay_steps")  # may change: a run can be extended
 EPOCHS = ("epochs", "warmup_epochs")  # have become steps
 
@@ -133,6 +133,27 @@ def checkpoint_of(recipe: Recipe, info: dict[str, Any]) -> Path | None:
     )
 
 
+def held_segment(out: Path) -> float | None:
+    """The `data.segment_seconds` of the run that a folder holds; None if it holds none.
+
+    Raises:
+        RecipeError: its file is damaged.
+    """
+    held = finished_encoder(out) or latest_checkpoint(out)
+    if held is None:
+        return None
+    try:
+        saved = checkpoint.load(held, prefixes=())
+    except checkpoint.CheckpointError as error:
+        raise _damaged(held, error) from error
+    return recipe_from_dict(saved.recipe, held).data.segment_seconds
+
+
+def begins_again(out: Path) -> bool:
+    """Whether all that a folder holds are the first weights of a run."""
+    return finished_encoder(out) is None and latest_checkpoint(out) == checkpoint_path(out, 0)
+
+
 def _damaged(path: Path, error: Exception) -> RecipeError:
     """What to do about a damaged file that a run would go on from."""
     before = [other for other in checkpoint_paths(path.parent.parent) if other < path]
@@ -219,13 +240,17 @@ def _differences(
         for key in keys[part]
         if ours[part][key] != theirs[part].get(key)
     ]
-    if info["data"] != other_info.get("data"):
-        changed.append(f"data ({_count(other_info.get('data'))}, now {_count(info['data'])}, not the same)")
+    now, before = info["data"], other_info.get("data")
+    if now != before:
+        changed.append(f"data ({_count(before, now)}, now {_count(now, before)}, not the same)")
     return changed
 
 
-def _count(data: dict[str, Any] | None) -> str:
+def _count(data: dict[str, Any] | None, other: dict[str, Any] | None) -> str:
+    """A set in words; the draws of an epoch only if they alone tell it from the other."""
     if not data:
         return "unknown"
     window = f" in windows of {data['shard_window']} shards" if "shard_window" in data else ""
-    return f"{data['files']} files{window}"
+    alike = other is not None and {**other, "draws": 0} == {**data, "draws": 0}
+    draws = f", {data.get('draws', data['files'])} crops an epoch" if alike else ""
+    return f"{data['files']} files{window}{draws}"

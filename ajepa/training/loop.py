@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from ajepa.audio import AudioError
 from ajepa.checkpoints.layout import checkpoint_path
-from ajepa.data.clips import Clips
+from ajepa.data.clips import say_left_out
+from ajepa.data.lengths import TrainingSet
 from ajepa.distributed import sum_over_ranks
 from ajepa.nn.encoder import parameter_count
 from ajepa.recipes import Recipe
@@ -66,7 +67,7 @@ def pretrain(recipe: Recipe, untrained: bool = False) -> Path:
         DataError: a manifest or the index of shards cannot be used or fetched.
         TrainingError: a loss or a gradient is not finite, or another process of the run has ended.
     """
-    clips, recipe, info = prepare(recipe)
+    training_set, recipe, info = prepare(recipe)
     out = Path(recipe.run.out)
     finished = finished_run(recipe)
     if finished and not untrained:
@@ -78,24 +79,25 @@ def pretrain(recipe: Recipe, untrained: bool = False) -> Path:
         if untrained and (last or finished):
             return first_checkpoint(out)
         run = Run.set_up(fabric, recipe, info, last)
-        log, best = _begin(run, clips, begins=last is None)
+        log, best = _begin(run, training_set, begins=last is None)
         if untrained:
             log.close()
             fabric.barrier()
             return checkpoint_path(out, 0)
-        return _train(run, clips, log, best)
+        return _train(run, training_set, log, best)
 
 
-def _begin(run: Run, clips: Clips, *, begins: bool) -> tuple[MetricsLog, BestEncoder]:
+def _begin(run: Run, training_set: TrainingSet, *, begins: bool) -> tuple[MetricsLog, BestEncoder]:
     """Record this start; where a run begins, also its random weights and what they score."""
     recipe, optim = run.recipe, run.recipe.optim
     if run.first_process:
+        say_left_out(training_set.clips, recipe.data.source)
         check_space(run.objective, recipe)
         check_shared_memory(recipe, run.fabric.world_size // recipe.run.nodes)
         record_start(recipe, run.info, run.device, run.start, begins=begins)
         print(
             f"{recipe.name}: {parameter_count(run.objective.encoder) / 1e6:.1f} M encoder parameters, "
-            f"{len(clips)} clips, steps {run.start} to {optim.steps} of {optim.batch_size} clips, "
+            f"{counted(training_set)}, steps {run.start} to {optim.steps} of {optim.batch_size}, "
             f"on {run.fabric.world_size} x {run.device.type}{', compiled' if run.compiled else ''}",
             file=sys.stderr,
         )
@@ -110,7 +112,13 @@ def _begin(run: Run, clips: Clips, *, begins: bool) -> tuple[MetricsLog, BestEnc
     return log, best
 
 
-def _train(run: Run, clips: Clips, log: MetricsLog, best: BestEncoder) -> Path:
+def counted(training_set: TrainingSet) -> str:
+    """Clips, and where that is another number the crops of an epoch."""
+    clips, draws = len(training_set.clips), training_set.draws
+    return f"{clips} clips" if clips == draws else f"{clips} clips, {draws} crops an epoch"
+
+
+def _train(run: Run, training_set: TrainingSet, log: MetricsLog, best: BestEncoder) -> Path:
     """All steps from `run.start` on; returns the finished encoder's file."""
     fabric, optim = run.fabric, run.recipe.optim
     watch, guard = CollapseWatch(log.history, run.recipe.objective), FiniteGuard()
@@ -118,7 +126,7 @@ def _train(run: Run, clips: Clips, log: MetricsLog, best: BestEncoder) -> Path:
     bar = tqdm(total=optim.steps, initial=run.start, unit="step", disable=quiet)
     waiting_since = time.perf_counter()
     with signals() as stop:
-        for step, batch in enumerate(batches(run, clips), start=run.start):
+        for step, batch in enumerate(batches(run, training_set), start=run.start):
             waited = time.perf_counter() - waiting_since
             if batch.failure:
                 raise AudioError(batch.failure)

@@ -10,23 +10,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from tqdm import tqdm
 
 from ajepa import files
 from ajepa.data import open_clips
 from ajepa.data.clips import Clips
+from ajepa.data.lengths import TrainingSet, clip_seconds, draws_of, keep_seconds, kept_seconds
 from ajepa.recipes import Recipe, RecipeError, dump_recipe
 
-from .folder import checkpoint_of
+from .folder import begins_again, checkpoint_of, held_segment
 from .provenance import describe_run
 
+LENGTHS = "lengths.npz"  # in a run's folder: what the files' headers say
 
-def prepare(recipe: Recipe) -> tuple[Clips, Recipe, dict[str, Any]]:
-    """The run's clips, the recipe with `epochs` turned into steps, and the data's fingerprint.
+
+def prepare(recipe: Recipe) -> tuple[TrainingSet, Recipe, dict[str, Any]]:
+    """The run's clips, the recipe as it runs, and the data's fingerprint.
+
+    In that recipe `epochs` are turned into steps, and `data.segment_seconds` is a number: where it was none,
+    the one that the run in the folder has, else that of a crop.
 
     Raises:
-        RecipeError: no source or no folder is named, the folder cannot be written, or it holds a run of
-            another recipe or on other data.
+        RecipeError: no source or no folder is named, the folder cannot be written, is in that of the data, or
+            holds a run of another recipe or on other data.
         AudioError: there is no audio.
         DataError: a manifest or the index of shards cannot be used or fetched.
         PlaceError: one of the two names is not UTF-8.
@@ -44,17 +52,56 @@ def prepare(recipe: Recipe) -> tuple[Clips, Recipe, dict[str, Any]]:
         shard_cache=data.shard_cache,
         shard_cache_megabytes=data.shard_cache_megabytes,
     )
-    recipe = replace(recipe, optim=recipe.optim.in_steps(len(clips)))
-    info = {"data": clips.fingerprint()}
-    checkpoint_of(recipe, info)  # before processes start; checked again when the folder is claimed
-    out = Path(recipe.run.out)
+    out, held = Path(recipe.run.out), held_segment(Path(recipe.run.out))
+    if held is None:
+        _check_apart(out, data.source)
+    segment = data.segment_seconds
+    if segment is None:
+        segment = data.crop_seconds if held is None else held
+    found = _planned(recipe, clips, segment)
+    # Before processes start; checked again when the folder is claimed.
+    if checkpoint_of(*found[1:]) is None and data.segment_seconds is None and begins_again(out):
+        found = _planned(recipe, clips, data.crop_seconds)
     try:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as error:
         raise RecipeError(f"run.out {out} cannot be written: {error}") from error
-    return clips, recipe, info
+    training_set, _, info = found
+    if training_set.seconds is not None and np.isnan(clips.seconds()).any():
+        sha256 = info["data"]["sha256"]
+        if kept_seconds(out / LENGTHS, sha256, len(clips)) is None:
+            keep_seconds(out / LENGTHS, sha256, training_set.seconds)
+    return found
+
+
+def _planned(recipe: Recipe, clips: Clips, segment: float) -> tuple[TrainingSet, Recipe, dict[str, Any]]:
+    """The set with the draws of an epoch, the recipe with them, and the data's fingerprint."""
+    data = clips.fingerprint()
+    training_set = TrainingSet(clips)
+    if segment:
+        kept = kept_seconds(Path(recipe.run.out) / LENGTHS, data["sha256"], len(clips))
+        with tqdm(desc="lengths of files", unit="file", disable=None, leave=False) as bar:
+            seconds = clip_seconds(clips, kept, bar.update)
+        training_set = TrainingSet(clips, seconds, draws_of(seconds, segment))
+        data["draws"] = training_set.draws
+    recipe = replace(
+        recipe,
+        data=replace(recipe.data, segment_seconds=segment),
+        optim=recipe.optim.in_steps(training_set.draws),
+    )
+    return training_set, recipe, {"data": data}
+
+
+def _check_apart(out: Path, source: str) -> None:
+    """Raises RecipeError for a run's folder within that of its data."""
+    folder = Path(source)
+    if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+        where = "is the folder of the data" if out.resolve() == folder.resolve() else "is inside it"
+        raise RecipeError(
+            f"run.out {out}: {where} (data.source {source}); name a folder elsewhere, such as runs/first"
+        )
 
 
 def record_start(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ajepa.data.clips import Clips
 from ajepa.data.crops import Batch, CropDataset, collate
+from ajepa.data.lengths import TrainingSet
 from ajepa.data.order import StepSampler, mix_seed
 from ajepa.data.remote import look_ahead
 from ajepa.distributed import sum_over_ranks
@@ -26,14 +26,14 @@ from .run import Run
 LOADER_SECONDS = 1800
 
 
-def batches(run: Run, clips: Clips) -> Iterator[Batch]:
+def batches(run: Run, training_set: TrainingSet) -> Iterator[Batch]:
     """This process's batches, from the run's first step on.
 
     Raises:
         TrainingError: a loader process has ended or hangs.
     """
     try:
-        yield from crop_loader(run, clips)
+        yield from crop_loader(run, training_set)
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
@@ -45,9 +45,9 @@ def batches(run: Run, clips: Clips) -> Iterator[Batch]:
         ) from error
 
 
-def crop_loader(run: Run, clips: Clips) -> Iterable[Batch]:
+def crop_loader(run: Run, training_set: TrainingSet) -> Iterable[Batch]:
     """The same as torch's loader."""
-    recipe = run.recipe
+    recipe, clips = run.recipe, training_set.clips
     dataset = CropDataset(
         clips,
         recipe.crop_samples / recipe.front_end.sample_rate,
@@ -64,6 +64,7 @@ def crop_loader(run: Run, clips: Clips) -> Iterable[Batch]:
         recipe.run.seed,
         run.fabric.global_rank,
         run.fabric.world_size,
+        repeats=training_set.repeats,
         shard_sizes=clips.shard_sizes,
         window=recipe.data.shard_window,
         ahead=look_ahead(clips),

@@ -31,6 +31,7 @@ from ajepa.eval.results.kept import write_table
 from ajepa.eval.results.record import Record, RecordError, read_records, write_records
 from ajepa.eval.results.result import Result
 from ajepa.files import ArrayError, not_utf8, read_array, remove_leftovers, set_aside, write
+from ajepa.memory import is_out_of_memory, out_of_memory_line
 
 from .config import Comparison
 
@@ -259,7 +260,11 @@ def _tried(call: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
 
 
 def _reason(error: Exception) -> str:
-    return not_utf8(error) if isinstance(error, UnicodeEncodeError) else str(error)
+    if is_out_of_memory(error):
+        return out_of_memory_line(error, "evaluate")
+    if isinstance(error, UnicodeEncodeError):
+        return not_utf8(error)
+    return str(error) if isinstance(error, KNOWN) else f"{type(error).__name__}: {error}"
 
 
 def run_cells(cells: Sequence[Cell], conditions: Conditions) -> None:
@@ -300,7 +305,7 @@ def _run(cell: Cell, bench: Bench, shelf: Shelf) -> None:
     try:
         shelf.write(cell, cell.how.run(bench, cell.entry, shelf.toolkit(cell)))
     except Exception as error:  # of any kind: the other cells must still run
-        reason = _reason(error) if isinstance(error, KNOWN) else f"{type(error).__name__}: {error}"
+        reason = _reason(error)
         shelf.fail(cell, reason, traceback.format_exc())
     else:
         shelf.forget(cell)

@@ -134,7 +134,10 @@ class Pretraining:
                 for key, value in (self.set | {"run.seed": seed}).items()
             ]
             recipe = load_recipe(self.recipe, settings)
-            content = json.dumps(recipe.as_dict(), sort_keys=True)
+            values = recipe.as_dict()
+            if values["data"]["segment_seconds"] is None:  # runs of version 0.3 keep their folders
+                del values["data"]["segment_seconds"]
+            content = json.dumps(values, sort_keys=True)
             slug = re.sub(r"[^A-Za-z0-9]+", "-", recipe.name).strip("-")
             folder = out / f"{slug}-seed{seed}-{digest([content], 10)}"
             source = checkpoint_path(folder, 0) if self.random else folder
