@@ -149,7 +149,7 @@ def test_corrupted_clips_are_joined_like_clean_ones() -> None:
         results.append(Result(replace(record, noise_area=area), drawn_XS[0], drawn_XS[1:]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ajepa.eval.compare.pretraining.spent", lambda folder: {})
-        ((record, draws_S, corrupted_XS),) = joined(results, runs)
+        ((record, draws_S, corrupted_XS, *_),) = joined(results, runs)
     loud, soft = record.corrupted
     assert (loud.score, soft.score) == pytest.approx((0.3, 0.5))
     assert (loud.loss, soft.loss) == pytest.approx((0.4, 0.2))
