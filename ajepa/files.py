@@ -11,10 +11,10 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ajepa.errors import AjepaError
 
@@ -239,6 +239,27 @@ def read_array(path: Path) -> np.ndarray:
     if array.dtype.kind != "f":
         raise ArrayError(f"{path}: an array of {array.dtype}, not of floating-point numbers")
     return array
+
+
+class ContentError(AjepaError, ValueError):
+    """A file does not hold what its name promises; the message names the file and what is wrong."""
+
+
+def read_json(path: Path, needed: Sequence[str] = ()) -> Any:
+    """The content of a JSON file; with `needed` a mapping that has these keys.
+
+    Raises:
+        ContentError: it is not there, is damaged, or lacks a key.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ContentError(f"{path}: not readable as JSON ({' '.join(str(error).split())})") from error
+    if needed:
+        lacking = [key for key in needed if not isinstance(content, dict) or key not in content]
+        if lacking:
+            raise ContentError(f"{path}: lacks {', '.join(lacking)}")
+    return content
 
 
 def printable(name: object) -> str:

@@ -178,7 +178,8 @@ def voxceleb1(
 
 
 def _read_meta(table: Path) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(table.read_text().splitlines(), start=1):
+    text = table.read_text(encoding="utf-8", errors="replace")  # a wrong byte is in no line that is taken
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         match = re.fullmatch(r"([123])\s+(id(\d{5})/[^/\s]+/[^/\s]+\.wav)", line.strip())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
+import pickle
 import subprocess
 import sys
 import tarfile
@@ -173,6 +175,40 @@ def test_x_ares_reads_audio_without_torchcodec(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tars / "wds-audio-fold-1-*.tar")], capture_output=True, text=True
     )
     assert done.stdout.splitlines()[-1:] == ["2"], done.stderr
+
+
+class Opens:
+    """Its unpickling makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@needs_xares
+@pytest.mark.parametrize("suffix", ["pkl", "pickle", "pyd", "pth"])
+def test_pickled_members_of_tars_run_no_code(suffix: str, tmp_path: Path) -> None:
+    write_esc50(tmp_path / "esc50", clips_per_class=5, classes=2, seconds=0.3)
+    tar = write_tars("esc50", tmp_path / "esc50", tmp_path / "env") / "wds-audio-fold-1-0000000.tar"
+    with tarfile.open(tar) as members:
+        name = members.getnames()[0].partition(".")[0]
+    opened, content = tmp_path / "opened", io.BytesIO()
+    torch.save(Opens(opened), content) if suffix == "pth" else pickle.dump(Opens(opened), content)
+    with tarfile.open(tar, "a") as members:
+        member = tarfile.TarInfo(f"{name}.{suffix}")
+        member.size = len(content.getvalue())
+        members.addfile(member, io.BytesIO(content.getvalue()))
+    code = (
+        "import sys\n"
+        "from ajepa.harness import hook\n"
+        "hook.install('xares')\n"
+        "from xares.audiowebdataset import create_rawaudio_webdataset\n"
+        "list(create_rawaudio_webdataset(sys.argv[1:], target_sample_rate=16000, num_workers=0))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tar)], capture_output=True, text=True)
+    assert not opened.exists(), done.stderr
 
 
 # -- tars --

@@ -143,6 +143,7 @@ BRIDGES: dict[str, Bridge] = {
                     xares.audio_by_soundfile,
                     s3prl.torchaudio_is_bare,
                 ),
+                Cure("unpickles members of tars, which come from the web", xares.no_pickled_members),
             ),
         },
         mains={},

@@ -7,7 +7,6 @@ The code is not written twice: the modules that the model needs are copied next 
 from __future__ import annotations
 
 import ast
-import json
 from dataclasses import asdict
 from importlib import resources
 from importlib.metadata import version
@@ -98,7 +97,7 @@ def complete(model: AjepaModel, folder: str | Path) -> None:
     """Complete what `save_pretrained` wrote: code, feature extractor, and the header of our own weights."""
     folder = Path(folder)
     config = folder / "config.json"
-    files.write_json(config, json.loads(config.read_text()) | {"auto_map": _auto_map(model)})
+    files.write_json(config, files.read_json(config) | {"auto_map": _auto_map(model)})
     _extractor(model, folder)
     write_code(folder)
     weights = folder / hub.WEIGHTS

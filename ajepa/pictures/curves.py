@@ -86,12 +86,12 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise CurvesError(f"{path}: no such file; give the folder that `ajepa pretrain` wrote")
     rows: dict[int, dict[str, Any]] = {}
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+        if isinstance(row, dict) and type(row.get("step")) is int:
             rows[row["step"]] = rows.get(row["step"], {}) | row
     if not rows:
         raise CurvesError(f"{path}: no metrics in it; the run has to log a step first (run.log_every)")

@@ -6,7 +6,6 @@ returns a clip model. The entry point's name is the model's source. `text` has t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -14,6 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from ajepa.eval.plugins import Registry
+from ajepa.files import read_json
 from ajepa.model.loading import load_model
 from ajepa.model.precision import Precision
 
@@ -131,4 +131,7 @@ def _of_transformers(source: str) -> nn.Module:
 def is_transformers(path: Path) -> bool:
     """Whether transformers saved a model in this folder that is not one of ours, which `load_model` reads."""
     config = path / "config.json"
-    return config.is_file() and json.loads(config.read_text()).get("model_type", "ajepa") != "ajepa"
+    if not config.is_file():
+        return False
+    settings = read_json(config)
+    return isinstance(settings, dict) and settings.get("model_type", "ajepa") != "ajepa"

@@ -6,7 +6,6 @@ interval, only a spread over folds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,11 @@ from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import deviation
 from ajepa.eval.toolkits.commands import run_stock, versions
-from ajepa.files import write
+from ajepa.files import read_json, write
 
 from .base import Bench, Protocol, ProtocolError, TaskEntry
 
+METADATA = "task_metadata.json"
 GRIDS = ("default", "fast", "faster")
 SEED = 42  # heareval seeds everything with it
 
@@ -63,8 +63,9 @@ class Hear(Protocol):
     def depends_on(self, entry: TaskEntry, task: str) -> Sequence[object]:
         """Names, sizes and dates of the files of the task's folder, the grid and the toolkit."""
         folder = entry.folder("hear")
-        if not (folder / "task_metadata.json").is_file():
+        if not (folder / METADATA).is_file():
             raise ProtocolError(f"{folder}: no HEAR task in it; `ajepa data hear-task` makes one")
+        read_json(folder / METADATA, ("splits", "evaluation"))  # before the embeddings are computed
         listed = [
             (_name(path, folder), path.stat().st_size, path.stat().st_mtime_ns) for path in _files(folder)
         ]
@@ -90,13 +91,11 @@ class Hear(Protocol):
         embed_seconds = _run("embeddings", [*embed, "--embeddings-dir", "embeddings"], folder, device)
         seconds = _run("predictions", predict, folder, device)
 
-        metadata = json.loads((task / "task_metadata.json").read_text())
-        results = json.loads((folder / embedded / "test.predicted-scores.json").read_text())
-        profile = json.loads((folder / embedded / "profile.embeddings.json").read_text())
+        metadata = read_json(task / METADATA, ("splits", "evaluation"))
+        results = read_json(folder / embedded / "test.predicted-scores.json", ("hparams",))
+        profile = read_json(folder / embedded / "profile.embeddings.json", ("time_elapsed",))
         folds = {key: value["test_score"] for key, value in results.items() if _is_split(value)}
-        counts = {
-            split: len(json.loads((task / f"{split}.json").read_text())) for split in metadata["splits"]
-        }
+        counts = {split: len(read_json(task / f"{split}.json")) for split in metadata["splits"]}
         clips = sum(counts.values())
         record = Record(
             model=bench.name,

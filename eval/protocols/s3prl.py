@@ -10,7 +10,6 @@ A finished seed leaves its answers in the cell's folder, so an interrupted proce
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from ajepa.eval.models.text import absolute
 from ajepa.eval.progress import say
 from ajepa.eval.results.errors import EvaluationError
 from ajepa.eval.results.result import Result
-from ajepa.eval.toolkits.commands import run_stock, versions
+from ajepa.eval.toolkits.commands import kept, run_stock, versions
 from ajepa.eval.toolkits.xares.encoder import FREQUENCIES
 from ajepa.files import write_json
 from ajepa.s3prl_upstream.sets import CONFIG
@@ -34,6 +33,7 @@ from ajepa.s3prl_upstream.sets import CONFIG
 from .base import Bench, ProtocolError, Seeded, TaskEntry
 
 MODULE = "s3prl.run_downstream"
+ANSWERS = ("clips", "truth", "answers", "validated", "chosen", "seconds")  # of a finished seed
 SEED = 1337  # s3prl's
 UPSTREAMS = ("ajepa", "ajepa_any")  # that take our options
 # Clips of SUPERB's validation and test sets: other numbers are another task.
@@ -126,8 +126,8 @@ class S3prl(Seeded):
     def _run(self, bench: Bench, task: str, data: Path, folder: Path, seed: int) -> dict[str, Any]:
         """One training: its answers on the test set, the step that validation chose, and its seconds."""
         done = folder / "answers.json"
-        if done.is_file():
-            return json.loads(done.read_text())
+        if found := kept(done, ANSWERS):
+            return found
         folder.mkdir(parents=True, exist_ok=True)
         say(f"{bench.name}, seed {seed}: s3prl trains {self.steps:,} steps; {folder}/train.log")
         upstream, source = _upstream(bench)
@@ -191,8 +191,11 @@ def _task_of(data: Path) -> str:
     """The s3prl task that a folder was made for, from its settings. Raises EvaluationError."""
     if not (data / CONFIG).is_file():
         raise EvaluationError(f"{data}: no {CONFIG} in it; `ajepa data s3prl` makes such a folder")
-    settings = yaml.safe_load((data / CONFIG).read_text()) or {}
-    found = settings.get("downstream_expert", {}).get("datarc", {})
+    try:
+        settings = yaml.safe_load((data / CONFIG).read_bytes())
+        found = dict(settings["downstream_expert"]["datarc"])
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError):
+        found = {}
     for task, key in KEYS.items():
         if key in found:
             return task
@@ -203,7 +206,7 @@ def _task_of(data: Path) -> str:
 
 def _best(log: Path) -> tuple[int, float]:
     """Step and validation accuracy of `dev-best.ckpt`, from s3prl's log."""
-    found = re.findall(r"^New best on dev at step (\d+): (\S+)$", log.read_text(), re.MULTILINE)
+    found = re.findall(r"^New best on dev at step (\d+): (\S+)$", _text(log), re.MULTILINE)
     if not found:
         raise EvaluationError(f"{log}: no evaluation was better than an accuracy of 0; train more steps")
     step, score = found[-1]
@@ -212,8 +215,12 @@ def _best(log: Path) -> tuple[int, float]:
 
 def _labels(path: Path) -> tuple[list[str], list[str]]:
     """Clips and labels of s3prl's lists, by name: a clip's label is the last word of its line."""
-    rows = sorted(tuple(line.rsplit(" ", 1)) for line in path.read_text().splitlines())
+    rows = sorted(tuple(line.rsplit(" ", 1)) for line in _text(path).splitlines())
     return [clip for clip, _ in rows], [label for _, label in rows]
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _group(task: str, clip: str) -> str:
@@ -226,7 +233,7 @@ def _group(task: str, clip: str) -> str:
 def _data_fingerprint(data: Path) -> str:
     """Hash of the names and sizes of the folder's files, links followed, and of what its lists and settings
     say, wherever the folder is."""
-    parts: list[str | Path] = [(data / CONFIG).read_text().replace(str(data.resolve()), "DATA")]
+    parts: list[str | Path] = [_text(data / CONFIG).replace(str(data.resolve()), "DATA")]
     for path in sorted(data.rglob("*")):
         if path.is_file() and path.name != CONFIG:
             parts.append(f"{path.relative_to(data).as_posix()} {path.stat().st_size}\n")

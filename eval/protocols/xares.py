@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import json
 import shutil
 import tarfile
 from collections.abc import Sequence
@@ -22,13 +21,14 @@ from ajepa.eval.models.text import absolute
 from ajepa.eval.progress import say
 from ajepa.eval.results.errors import EvaluationError
 from ajepa.eval.results.result import Result
-from ajepa.eval.toolkits.commands import run_module, run_stock, versions
+from ajepa.eval.toolkits.commands import kept, run_module, run_stock, versions
 from ajepa.eval.toolkits.xares.encoder import FREQUENCIES, write_encoder
 from ajepa.eval.toolkits.xares.sets import READY
-from ajepa.files import write, write_json
+from ajepa.files import read_json, write, write_json
 
 from .base import Bench, ProtocolError, Seeded, TaskEntry
 
+KEPT = ("clips", "splits", "groups", "truth", "answers", "items", "mlp_score", "knn_score", "seconds")
 SEED = 42  # X-ARES's
 AUDIO = {".flac", ".mp3", ".sox", ".wav", ".m4a", ".ogg", ".wma"}  # that X-ARES takes from tars
 CHOSEN_ON_TEST = "X-ARES chooses the epoch of each fold on the fold that it scores"
@@ -103,8 +103,8 @@ class Xares(Seeded):
     def _run(self, bench: Bench, tars: Path, clips: int, folder: Path, seed: int) -> dict[str, Any]:
         """Run X-ARES once, and embed if needed: its scores and its heads' answers."""
         done = folder / f"seed-{seed}.json"
-        if done.is_file():
-            return json.loads(done.read_text())
+        if found := kept(done, KEPT):
+            return found
         device = bench.conditions.toolkit_device
         env = folder / "env" / tars.name
         shutil.rmtree(env / "checkpoints", ignore_errors=True)
@@ -134,7 +134,7 @@ class Xares(Seeded):
             folder / f"seed-{seed}.answers.log",
             device,
         )
-        answered = json.loads(report_file.read_text())
+        answered = read_json(report_file, ("items", "crop_seconds"))
         report_file.unlink()
         # X-ARES leaves out what it cannot decode, with a warning; that would be another task.
         total = sum(answered["items"].values())

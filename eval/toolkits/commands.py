@@ -9,8 +9,10 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from ajepa.eval.results.errors import EvaluationError
+from ajepa.files import ContentError, read_json, set_aside
 
 
 def run_stock(
@@ -71,3 +73,14 @@ def versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def kept(path: Path, needed: Sequence[str]) -> dict[str, Any] | None:
+    """What an earlier run of a toolkit left in a JSON file; None where there is none, or a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        return read_json(path, needed)
+    except ContentError as error:
+        set_aside(path, error, "the toolkit runs again")
+        return None
