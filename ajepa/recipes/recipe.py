@@ -130,7 +130,7 @@ def recipe_from_dict(values: Any, source: object = "") -> Recipe:
         parts = {} if not isinstance(values, dict) else values
         rest = {key: value for key, value in parts.items() if key != "objective"}
         recipe = from_plain(Recipe, rest if isinstance(values, dict) else values)
-        if recipe.data.segment_seconds is None:  # of version 0.3: a file was one crop an epoch
+        if "segment_seconds" not in (parts.get("data") or {}):  # version 0.3: a file was one crop an epoch
             recipe = replace(recipe, data=replace(recipe.data, segment_seconds=0.0))
         return replace(recipe, objective=from_plain(objective, parts.get("objective", {}), "objective"))
     except (ValueError, RecursionError) as error:
