@@ -57,6 +57,7 @@ bench: setup
 	$(BIN)/python benchmarks/input.py
 	$(BIN)/python benchmarks/pretrain_step.py --against-float32
 	$(BIN)/python benchmarks/embed.py
+	$(BIN)/python benchmarks/embed_job.py --what loop share
 	$(BIN)/python benchmarks/probe.py
 
 bench-gpu:
