@@ -121,7 +121,8 @@ def run_masks(*arguments: str) -> None:
 def test_command_draws_and_tabulates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     picture, numbers = tmp_path / "masks.png", tmp_path / "masks.json"
-    run_masks("ajepa-demo", "--out", str(picture), "--json", str(numbers), "--clips", "2", "--draws", "200")
+    command = ["ajepa-demo", "--out", str(picture), "--json", str(numbers), "--clips", "2", "--draws", "200"]
+    run_masks(*command, "data.crop_seconds=2.08")
     assert picture.read_bytes().startswith(b"\x89PNG")
     report = json.loads(numbers.read_text())
     assert report["grid"] == {"time": 13, "freq": 8}
