@@ -51,7 +51,8 @@ def test_a_finished_run(tiny_recipe: Recipe, capsys: pytest.CaptureFixture[str])
     folder = pretrain(tiny_recipe).parent
     progress = read_progress(folder)
     assert (progress.state, progress.step, progress.seconds_left) == ("finished", 6, 0.0)
-    assert not warnings(progress)
+    # How long six steps of milliseconds wait for audio is the machine's affair.
+    assert not [line for line in warnings(progress) if not line.startswith("training waits for audio")]
     assert main(["watch", str(folder)]) == 0  # the output is no terminal: once
     shown = capsys.readouterr().out
     assert "finished" in shown and "step 6 of 6" in shown and "12 clips" in shown
