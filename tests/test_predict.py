@@ -21,7 +21,9 @@ from ajepa.cli import main
 from ajepa.nn.encoder import EncoderConfig
 from ajepa.recipes import Recipe, dump_recipe
 from ajepa.recipes.recipe import DataConfig
+from tests.hub_server import HubServer
 from tests.labelled_tones import RATE, tone, write_table
+from tests.test_hub import server  # noqa: F401
 
 Kinds = dict[str, Path]
 
@@ -249,6 +251,24 @@ def test_the_pipeline_of_transformers(kind: str, kinds: Kinds, files: Path, tmp_
     model = transformers.AutoModelForAudioClassification.from_pretrained(again)
     loss = model(wave[None], labels=torch.tensor([1])).loss
     assert loss.isfinite() and isinstance(model, ajepa.hf.AjepaForAudioClassification)
+
+
+def test_a_pushed_classifier_is_applied_by_its_address(
+    kinds: Kinds,
+    files: Path,
+    tmp_path: Path,
+    server: HubServer,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = ["export", str(kinds["probe"]), "--out", str(tmp_path / "out"), "--push", "me/tones"]
+    assert main(line) == 0
+    assert "ajepa.load_classifier('hf://me/tones')" in capsys.readouterr().out
+    commit = list(server.repositories["me/tones"].commits)[-1]
+    for address in ("hf://me/tones", f"hf://me/tones@{commit}"):
+        assert predict(files, "--model", address) == 0
+        there = capsys.readouterr().out
+        assert predict(files, "--model", kinds["probe"]) == 0
+        assert capsys.readouterr().out == there
 
 
 def test_options_of_encoders_are_refused(
