@@ -86,6 +86,21 @@ def test_the_comparison_is_that_of_one_evaluation(file: Path, tmp_path: Path) ->
     assert found.baseline is not None and found.baseline == read_records(out)[1].baseline
 
 
+def test_a_protocol_of_some_tasks(file: Path, tmp_path: Path) -> None:
+    """The others need no folder for it."""
+    content = yaml.safe_load(file.read_text())
+    content["models"].pop("gone")
+    content["tasks"]["absent"] = {"task": "esc10", "data": content["tasks"]["esc10"]["data"]}
+    content["protocols"] = {"linear": {}, "nearest": {"protocol": "knn", "tasks": ["absent"]}}
+    records, failures = compare(Comparison(**content), tmp_path / "out", tmp_path / "cache")
+    assert not failures
+    assert {(r.task, r.protocol) for r in records} == {
+        ("esc10", "linear"), ("absent", "linear"), ("absent", "nearest")
+    }  # fmt: skip
+    entry = {"data": "x"}
+    Comparison({"a": "logmel"}, {"b": entry, "c": {**entry, "hear": "y"}}, {"hear": {"tasks": ["c"]}})
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -103,6 +118,11 @@ def test_the_comparison_is_that_of_one_evaluation(file: Path, tmp_path: Path) ->
             "k; knn takes layer, pool",
         ),
         ("{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {knn: {layer: weighted}}}", "not with knn"),
+        (
+            "{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {knn: {tasks: [c]}}}",
+            r"knn: tasks is \['c'\]; give a list of names of b",
+        ),
+        ("{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {knn: {tasks: b}}}", "tasks is 'b'; give"),
         (
             "{models: {a: logmel}, tasks: {b: {data: x}}, protocols: {finetune: {set: {x: 1}}}}",
             "is not a setting",

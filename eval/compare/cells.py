@@ -224,9 +224,10 @@ def plan(
     }
     for entry in comparison.task_entries():
         clips, unusable = "", ""
-        if any(how.reads == "data" for how in comparison.protocol_entries().values()):
+        protocols = comparison.protocols_of(entry)
+        if any(how.reads == "data" for how in protocols.values()):
             clips, unusable = _tried(_open, entry, found.complete)
-        for protocol, how in comparison.protocol_entries().items():
+        for protocol, how in protocols.items():
             own, reason = (), unusable if how.reads == "data" else ""
             if not reason:
                 own, reason = _tried(how.depends_on, entry, clips)

@@ -19,15 +19,15 @@ Protocols with options are a mapping like the tasks, with `protocol` if the prot
       layers: {protocol: linear, layer: weighted}
       finetune: {set: {epochs: 20}, seeds: [0, 1, 2]}
       no masking: {protocol: finetune, set: {epochs: 20, masked_share: 0}, seeds: [0, 1, 2]}
-      hear: {grid: fast}
+      hear: {grid: fast, tasks: [esc10]}
       s3prl: {steps: 20000, lr: 1.0e-3}
       xares: {seeds: [0, 1, 2]}
 
 linear and knn take layer, pool, time and class_weight; events takes layer, pool and collar; finetune takes
 recipe, set and seeds; hear takes grid and grid_points; s3prl takes steps, lr, eval_every, frequency,
-cache_gigabytes, workers and seeds; xares takes frequency, epochs, lr and seeds. Paths start at the folder
-where the command runs. A task's `finetune` has recipe and set for that task; a protocol's own settings take
-precedence.
+cache_gigabytes, workers and seeds; xares takes frequency, epochs, lr and seeds. `tasks` limits any of them to
+some of the tasks. Paths start at the folder where the command runs. A task's `finetune` has recipe and set
+for that task; a protocol's own settings take precedence.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Comparison:
         try:
             self.pretrained_entries()
             for entry in self.task_entries():
-                for how in self.protocol_entries().values():
+                for how in self.protocols_of(entry).values():
                     how.check(entry)
         except ValueError as error:
             raise ComparisonError(str(error)) from error
@@ -139,18 +139,26 @@ class Comparison:
             entries.append(TaskEntry(name, task, folders, options, finetune))
         return entries
 
-    def protocol_entries(self) -> dict[str, Protocol]:
-        """The protocols by name. Raises ComparisonError for a malformed entry."""
+    def protocols_of(self, entry: TaskEntry) -> dict[str, Protocol]:
+        """The protocols of a task, by name. Raises ComparisonError for a malformed entry."""
         given = self.protocols
         if isinstance(given, list):
             given = {str(name): {} for name in given}
         if not isinstance(given, dict) or not given:
             raise ComparisonError("protocols must be a list of names, or names with options")
-        return {name: self._protocol(name, options) for name, options in given.items()}
+        made = {name: self._protocol(name, options) for name, options in given.items()}
+        return {name: how for name, (how, tasks) in made.items() if entry.name in tasks}
 
-    def _protocol(self, name: str, options: dict[str, Any] | None) -> Protocol:
+    def _protocol(self, name: str, options: dict[str, Any] | None) -> tuple[Protocol, list[str]]:
+        """A protocol and the names of its tasks."""
         options = dict(options or {})
         kind = options.pop("protocol", name)
+        known = list(self.tasks)
+        tasks = options.pop("tasks", known)
+        if not isinstance(tasks, list) or not tasks or any(task not in known for task in tasks):
+            raise ComparisonError(
+                f"protocol {name}: tasks is {tasks!r}; give a list of names of {', '.join(known)}"
+            )
         maker = PROTOCOLS.get(kind)
         if maker is None:
             raise ComparisonError(f"protocol is {kind!r}; choose {', '.join(PROTOCOLS.names())}")
@@ -158,4 +166,4 @@ class Comparison:
         if surplus := [str(key) for key in options if key not in taken]:
             raise ComparisonError(f"protocol {name}: {', '.join(surplus)}; {kind} takes {', '.join(taken)}")
         common = {"layer": self.layer, "pool": self.pool, "time": self.time}
-        return maker(kind, **{key: value for key, value in common.items() if key in taken} | options)
+        return maker(kind, **{key: value for key, value in common.items() if key in taken} | options), tasks
