@@ -78,14 +78,20 @@ class HubHandler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self._path())
+        path = self._path()
+        info = re.fullmatch(r"/api/models/([^/]+/[^/]+)", path)
+        found = info or re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         if not found:
             return self._json({"error": "no endpoint"}, 501)
-        name, revision, file = found.groups()
+        name = found[1]
         repository = self.server.repositories.get(name)
         allowed = self.headers.get("Authorization") == f"Bearer {TOKEN}"
         if repository is None or (repository.private and not allowed):
             return self._missing("RepoNotFound", 401)
+        if info:
+            newest = repository.commit_of("main")
+            return self._json({"id": name, "sha": newest, "private": repository.private})
+        revision, file = found[2], found[3]
         commit = repository.commit_of(revision)
         if commit not in repository.commits:
             return self._missing("RevisionNotFound", 404)

@@ -22,6 +22,7 @@ from ajepa.features import InputConfig, LogMelConfig
 from ajepa.model import AudioEncoder
 from ajepa.nn.encoder import EncoderConfig
 from ajepa.nn.positions import TableConfig
+from tests.hub_server import HubServer
 from tests.test_hub import encoder_file, server  # noqa: F401
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: ajepa[baselines]")
@@ -148,19 +149,38 @@ def test_half_precision_leaves_the_spectrogram_alone(exported: Path, dtype: torc
     torch.testing.assert_close(rounded.float(), found, atol=0.1, rtol=0.1)
 
 
-def test_push_to_hub(exported: Path, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """Through the library's own method; the repository is read by AutoModel and by `load_model`."""
-    from huggingface_hub import HfApi
-
-    model = transformers.AutoModel.from_pretrained(exported)
-    folder = tmp_path / "pushed"
-    model.save_pretrained(folder)
-    api = HfApi(endpoint=server.url)
-    api.create_repo("me/tiny")
-    api.upload_folder(repo_id="me/tiny", folder_path=folder)
+def test_push_to_hub(exported: Path, server: HubServer, tmp_path: Path) -> None:  # noqa: F811
+    """By the library's own methods, in processes of their own: they read the Hub's address when imported."""
+    push = f"""
+from transformers import AutoFeatureExtractor, AutoModel
+import ajepa.hf
+model = AutoModel.from_pretrained({str(exported)!r})
+model.push_to_hub("me/tiny", private=True)
+ajepa.hf.AjepaFeatureExtractor().push_to_hub("me/extractor")
+assert AutoFeatureExtractor.from_pretrained("me/extractor").sampling_rate == 16_000
+assert type(AutoModel.from_pretrained("me/tiny")) is ajepa.hf.AjepaModel
+"""
+    pull = """
+import sys
+sys.modules["ajepa"] = None  # as where it is not installed
+from transformers import AutoFeatureExtractor, AutoModel
+AutoFeatureExtractor.from_pretrained("me/tiny", trust_remote_code=True)
+AutoModel.from_pretrained("me/tiny", trust_remote_code=True).save_pretrained("pulled")
+"""
+    environment = {
+        **os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    for program in (push, pull):
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{done.stderr[-3000:]}\n{server.requests}"
+    assert server.repositories["me/tiny"].private
     names = set(list(server.repositories["me/tiny"].commits.values())[-1])
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_ajepa.py"} <= names
-    check(model, load_model("hf://me/tiny"), ajepa.hf.AjepaFeatureExtractor())
+    for place in (exported, tmp_path / "pulled"):
+        model = transformers.AutoModel.from_pretrained(place)
+        check(model, load_model("hf://me/tiny"), ajepa.hf.AjepaFeatureExtractor())
 
 
 @pytest.mark.parametrize(

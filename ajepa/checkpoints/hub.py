@@ -111,8 +111,8 @@ def _explained(text: str, address: Address) -> Iterator[None]:
         errors.GatedRepoError: "request access on its page, then run `hf auth login`",
         errors.RepositoryNotFoundError: f"no such repository, or it is private; {log_in}",
         errors.RevisionNotFoundError: f"the repository has no revision {address.revision!r}",
-        errors.RemoteEntryNotFoundError: missing,
         errors.LocalEntryNotFoundError: offline,
+        errors.EntryNotFoundError: missing,
         errors.OfflineModeIsEnabled: offline,
         errors.LocalTokenNotFoundError: f"no access token; {log_in}",
     }

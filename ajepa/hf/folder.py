@@ -127,11 +127,21 @@ def write_code(folder: str | Path) -> list[Path]:
     """Write the modules that the model needs into a folder; returns the files."""
     head = f"# Copied from ajepa {version('ajepa')} (Apache-2.0), imports changed; {{}} there.\n"
     written = []
-    for module in _needed():
+    for module in (needed := _needed()):
         path = Path(folder) / f"{_flat(module)}.py"
-        files.write(path, head.format(module) + _rewritten(module))
+        tail = _listed(needed) if _flat(module) in ROOTS else ""
+        files.write(path, head.format(module) + _rewritten(module) + tail)
         written.append(path)
     return written
+
+
+def _listed(modules: list[str]) -> str:
+    """Imports that never run. From a local folder, transformers up to 5.0 copies only the files that a file
+    itself imports, and not what those import."""
+    lines = [f"    from .{_flat(module)} import *\n" for module in modules if _flat(module) not in ROOTS]
+    return "".join(
+        ["\n\nif False:  # for transformers, which copies the files that it finds named here\n", *lines]
+    )
 
 
 def _needed() -> list[str]:
