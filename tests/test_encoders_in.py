@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ajepa.cli import main
 from ajepa.eval import hear
 from ajepa.eval.finetune.foreign import ForeignClassifier
 from ajepa.eval.finetune.run import finetune_model
@@ -19,11 +20,13 @@ from ajepa.eval.models.open import open_frames, open_model
 from ajepa.eval.models.text import SourceError, absolute, default_name
 from ajepa.eval.probe.embeddings import embed_task
 from ajepa.eval.protocols import OURS, Bench, Conditions, TaskEntry
+from ajepa.eval.results.record import read_records
 from ajepa.eval.tasks.task import Task
 from ajepa.eval.toolkits.s3prl import ajepa_any
 from ajepa.eval.toolkits.xares.encoder import XaresEncoder, write_encoder
 from ajepa.model.fingerprint import fingerprint
 from ajepa.s3prl_upstream import UpstreamError
+from tests.labelled_tones import write_table
 from tests.test_finetune import QUICK, tones  # noqa: F401
 
 needs_s3prl = pytest.mark.skipif(
@@ -72,6 +75,9 @@ def rows():
 
 def nothing():
     return "an encoder"
+
+def broken():
+    return {}["weights"]
 '''
 
 
@@ -145,6 +151,7 @@ def test_a_module_of_the_current_folder(module: Path, monkeypatch: pytest.Monkey
         ("python:encoders", "write python:MODULE:FACTORY"),
         ("python:{module}:absent", "has no function absent"),
         ("python:{module}:nothing", "returned str; return a torch.nn.Module with sample_rate"),
+        ("python:{module}:broken", "its own code fails \\(KeyError: 'weights'\\); --debug shows where"),
         ("python:no_such_module_here:load", "no_such_module_here cannot be imported"),
         ("python:/no/such/file.py:load", "there is no file"),
         ("hear:", "names no module"),
@@ -328,6 +335,47 @@ def test_embeddings_of_a_task(module: Path, tones: Task, tmp_path: Path) -> None
     assert again.cached and torch.equal(again.values, found.values[:, -1:])
 
 
+# -- on the command line --
+
+
+@needs_s3prl
+def test_upstreams_and_x_ares_files_in_one_command(source: str, tmp_path: Path) -> None:
+    """Those of docs/encoders_in.md: features without weights, a folder of transformers, and a file."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    conv = {"conv_dim": (8, 8), "conv_kernel": (10, 8), "conv_stride": (10, 8)}
+    conv |= {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    folder = tmp_path / "hubert"
+    transformers.HubertModel(transformers.HubertConfig(**sizes, **conv)).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    file, _ = write_encoder(source, tmp_path)
+    command = [
+        "evaluate",
+        "linear",
+        "--task",
+        "table",
+        "--data",
+        str(write_table(tmp_path)),
+        "--fold",
+        "fold",
+    ]
+    command += [
+        "--layer",
+        "weighted",
+        "--cache",
+        str(tmp_path / "cache"),
+        "--json",
+        str(tmp_path / "found.json"),
+    ]
+    for model in ("s3prl:fbank_no_cmvn", f"s3prl:hf_hubert_custom:{folder}", f"xares:{file}"):
+        command += ["--model", model]
+    assert main(command) == 0
+    records = read_records(tmp_path / "found.json")
+    assert [record.model for record in records] == ["fbank_no_cmvn", "hf_hubert_custom", file.name]
+    assert records[0].score > 0.9, "a spectrogram tells low tones from high ones"
+    assert [len(record.chosen[0]["layer_weights"]) for record in records] == [1, 3, 1]
+
+
 # -- trained ones, where their packages are installed --
 
 OTHERS = Path(__file__).parents[1] / "docs" / "experiments" / "others.py"
@@ -359,3 +407,18 @@ def test_trained_encoders_of_packages(name: str, packages: tuple[str, ...], feat
     assert found.shape == (2, features) and short.isfinite().all()
     torch.testing.assert_close(alone, found[1:], atol=1e-4, rtol=1e-3)
     assert (found[0] - found[1]).norm() > 0.1 * found[0].norm()
+
+
+def test_a_hear_module_of_others() -> None:
+    """HEAR's own baseline on CREPE, whose weights are in torchcrepe."""
+    for package in ("hearbaseline", "torchcrepe", "resampy"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    encoder = open_frames("hear:hearbaseline.torchcrepe")
+    waveform_BS = noise(16_000)
+    with torch.no_grad():
+        scene = encoder(waveform_BS, all_lengths(waveform_BS), False)
+        frames = encoder.frames(waveform_BS, all_lengths(waveform_BS), False).layers[-1]
+        alone = encoder(waveform_BS[1:], [16_000], False)
+    assert scene.shape == (2, 1, 1, 1, 2048) and frames.shape == (2, 21, 1, 2048)
+    assert encoder.hop_seconds == pytest.approx(0.05)
+    torch.testing.assert_close(alone, scene[1:], atol=1e-4, rtol=1e-3)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
+from ajepa.cli import main
 from ajepa.eval.models.open import open_model
 from ajepa.features import LogMel
 from ajepa.model.fingerprint import fingerprint
+from tests.labelled_tones import write_table
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: ajepa[baselines]")
+from ajepa.eval.models.transformers_audio import TransformersModel  # noqa: E402
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 CONV = {
@@ -209,6 +215,29 @@ def test_clips_of_several_lengths_share_a_batch_of_a_fixed_one(tmp_path: Path) -
             for row, clip in enumerate(clips):
                 alone = module(clip[None], [len(clip)], True)
                 torch.testing.assert_close(together[row : row + 1], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_whisper_on_a_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In bfloat16: several clips a batch, each counted by the bar, and none encoded twice."""
+    folder, table = save_small("whisper", tmp_path / "whisper"), write_table(tmp_path, clips=24)
+    batches = []
+    encode = TransformersModel._encode
+    monkeypatch.setattr(
+        TransformersModel,
+        "_encode",
+        lambda self, waves, *rest: batches.append(len(waves)) or encode(self, waves, *rest),
+    )
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    given = ["--task", "table", "--data", str(table), "--split", "split", "--model", f"transformers:{folder}"]
+    given += ["--precision", "bf16", "--cache", str(tmp_path / "cache")]
+    assert main(["evaluate", "linear", "--layer", "best", *given]) == 0
+    assert "whisper on tones: 100%" in (shown := capsys.readouterr().err) and "24/24" in shown
+    pieces = sum(math.ceil(soundfile.info(one).duration / 2) for one in tmp_path.glob("*.wav"))
+    assert sum(batches) == pieces and max(batches) == 8
+    assert main(["evaluate", "knn", "--layer", "1", *given]) == 0
+    assert sum(batches) == pieces, "read from the cache"
 
 
 def save_other(kind: str, folder: Path) -> Path:

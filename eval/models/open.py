@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from ajepa.errors import AjepaError
 from ajepa.eval.plugins import Registry
 from ajepa.files import read_json
 from ajepa.model.loading import load_model
@@ -21,7 +22,7 @@ from .baselines import BaselineError, HearNaive, LogMelBaseline
 from .foreign import FOREIGN, S3prlUpstream
 from .frames import FrameModel, with_frames
 from .ours import EncoderModel
-from .text import TRANSFORMERS, TRUST, default_name, named_model
+from .text import TRANSFORMERS, TRUST, SourceError, default_name, named_model
 
 __all__ = [
     "BASELINES",
@@ -102,11 +103,11 @@ def open_source(name: str, source: str, device: str | None = None, precision: Pr
 
     Raises:
         ajepa.model.loading.ModelError: there is no such source.
-        SourceError: the encoder of another interface is not there, or lacks something.
+        SourceError: the encoder of another interface is not there, lacks something, or fails in its own code.
         BaselineError: a model of transformers cannot be used.
     """
     if kind := next((FOREIGN[scheme] for scheme in FOREIGN if source.startswith(scheme)), None):
-        module: nn.Module = kind(source).to(device or "cpu")
+        module: nn.Module = _foreign(kind, source).to(device or "cpu")
     elif make := MODELS.get(source):
         module = make().to(device or "cpu")
     elif source.startswith(TRANSFORMERS) or is_transformers(Path(source)):
@@ -115,6 +116,17 @@ def open_source(name: str, source: str, device: str | None = None, precision: Pr
         module = EncoderModel(load_model(source, device=device, precision=precision))
     rounded = isinstance(module, FrameModel) and module.rounds
     return Named(name, source, module.eval(), precision if rounded else "float32")
+
+
+def _foreign(kind: Callable[[str], FrameModel], source: str) -> FrameModel:
+    try:
+        return kind(source)
+    except AjepaError:
+        raise
+    except Exception as error:  # of any kind: other people's code runs here
+        raise SourceError(
+            f"{source}: its own code fails ({type(error).__name__}: {error}); --debug shows where"
+        ) from error
 
 
 def _of_transformers(source: str) -> nn.Module:
