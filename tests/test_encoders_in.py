@@ -369,10 +369,14 @@ def test_upstreams_and_x_ares_files_in_one_command(source: str, tmp_path: Path) 
     ]
     for model in ("s3prl:fbank_no_cmvn", f"s3prl:hf_hubert_custom:{folder}", f"xares:{file}"):
         command += ["--model", model]
+    command += ["--corrupt", "noise:-30dB"]
     assert main(command) == 0
     records = read_records(tmp_path / "found.json")
     assert [record.model for record in records] == ["fbank_no_cmvn", "hf_hubert_custom", file.name]
     assert records[0].score > 0.9, "a spectrogram tells low tones from high ones"
+    assert all(record.corrupted[0].score < record.score - 0.1 for record in records), (
+        "noise 30 dB above the tones"
+    )
     assert [len(record.chosen[0]["layer_weights"]) for record in records] == [1, 3, 1]
 
 

@@ -159,6 +159,8 @@ model.push_to_hub("me/tiny", private=True)
 ajepa.hf.AjepaFeatureExtractor().push_to_hub("me/extractor")
 assert AutoFeatureExtractor.from_pretrained("me/extractor").sampling_rate == 16_000
 assert type(AutoModel.from_pretrained("me/tiny")) is ajepa.hf.AjepaModel
+from ajepa.eval.models.open import open_model
+assert open_model("transformers:me/exported?trust_remote_code").module.sample_rate == 16_000
 """
     pull = """
 import sys
@@ -171,13 +173,17 @@ AutoModel.from_pretrained("me/tiny", trust_remote_code=True).save_pretrained("pu
         **os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_CACHE": str(tmp_path / "hub"),
         "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
+    line = ["export", str(exported), "--out", str(tmp_path / "again"), "--transformers"]
+    assert main([*line, "--push", "me/exported", "--private"]) == 0
     for program in (push, pull):
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{done.stderr[-3000:]}\n{server.requests}"
     assert server.repositories["me/tiny"].private
-    names = set(list(server.repositories["me/tiny"].commits.values())[-1])
-    assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_ajepa.py"} <= names
+    for repository in ("me/tiny", "me/exported"):
+        names = set(list(server.repositories[repository].commits.values())[-1])
+        assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_ajepa.py"} <= names
+        assert "README.md" in names
     for place in (exported, tmp_path / "pulled"):
         model = transformers.AutoModel.from_pretrained(place)
         check(model, load_model("hf://me/tiny"), ajepa.hf.AjepaFeatureExtractor())
