@@ -288,5 +288,4 @@ def test_the_experiments_files_are_read(path: Path) -> None:
             "real_sets",
             "finetune",
             "encoders_in",
-            "encoders_in_hear",
         }
