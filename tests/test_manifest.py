@@ -20,6 +20,7 @@ from ajepa.data.crops import CropDataset
 from ajepa.data.manifest import Manifest
 from ajepa.data.order import Draw
 from ajepa.data.scan import scan_folder
+from ajepa.embed.inputs import Inputs
 from ajepa.embed.pieces import windows
 
 
@@ -74,7 +75,7 @@ def test_csv_and_parquet_are_the_same_set(audio_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("file,start\n00.wav,0\n", ["no column is called path", "file, start"]),
+        ("sound,start\n00.wav,0\n", ["no column is called path", "sound, start"]),
         ("", ["no column is called path", "none"]),
         ("path,path\na.wav,b.wav\n", ["two columns are named path"]),
         ("path\n", ["no rows"]),
@@ -84,7 +85,8 @@ def test_csv_and_parquet_are_the_same_set(audio_folder: Path) -> None:
         ("path,duration\n00.wav,inf\n", ["row 1", "duration"]),
         ("path,duration\n00.wav,nan\n", ["row 1", "duration"]),
         ("path,duration\n00.wav,1\n,1\n", ["row 2", "path is empty"]),
-        ("path,duration\n00.wav,1\n00.wav\n", ["not readable as a manifest", "2 columns"]),
+        ("path,duration\n00.wav,1\n00.wav,1,2\n", ["row 2 has 3 cells, and the header 2", "in quotes"]),
+        ("path;start\n00.wav;0,5\n00.wav;0,5,1\n", ["row 2", "start is '0,5,1'"]),
         (
             "path\nelsewhere/00.wav\n",
             ["elsewhere/00.wav", "none of 1 listed files", "relative to the manifest"],
@@ -100,14 +102,61 @@ def test_mistakes_are_named(audio_folder: Path, text: str, words: list[str]) -> 
     assert all(word in message for word in words), message
 
 
+TABLES = {
+    "commas.csv": 'path,start,duration,labels\n00.wav,0.25,,"a, b"\n01.wav,,0.5,\n',
+    "semicolons.csv": "\ufeffpath;start;duration;labels\r\n00.wav;0,25;;a, b\r\n01.wav;;0,5;\r\n;;;\r\n",
+    "excel.csv": "sep=;\npath;start;duration;labels\n00.wav;0,25;;a, b\n01.wav;;0.5;\n",
+    "tabs.tsv": "labels\tfile_name\tStart \tduration\na, b\t00.wav\t 0.25\n\t01.wav\t\t0.5\n",
+    "list.json": '[{"path": "00.wav", "start": 0.25, "labels": "a, b"}, {"path": "01.wav", "duration": 0.5}]',
+    "columns.json": '{"filename": ["00.wav", "01.wav"], "start": [0.25, null], "end": [null, 0.5], "labels": '
+    '["a, b", null]}',
+    "lines.jsonl": '{"path": "00.wav", "start": 0.25, "labels": "a, b"}\n\n{"path": "01.wav", "end": 0.5}\n',
+    "unicode.csv": "path\tstart\tduration\tlabels\n00.wav\t0,25\t\ta, b\n01.wav\t\t0,5\t\n",
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_manifests_are_read_as_other_tables(audio_folder: Path, name: str) -> None:
+    path = audio_folder / name
+    path.write_bytes(TABLES[name].encode("utf-16" if name == "unicode.csv" else "utf-8"))
+    clips, expected = (
+        open_clips(path, labels=True),
+        [("00.wav", 0.25, None, "a, b"), ("01.wav", 0.0, 0.5, None)],
+    )
+    found = [clips.clip(row) for row in range(len(clips))]
+    assert [(clip.name, clip.start, clip.seconds, clip.labels) for clip in found] == expected
+    inputs = Inputs([str(path)])
+    assert [item.key for item in inputs] == [
+        f"{audio_folder}/00.wav\x000.25\x00None",
+        f"{audio_folder}/01.wav\x000.0\x000.5",
+    ]
+    if "start,duration" in TABLES[name].replace(";", ",").replace("\t", ","):
+        plain = manifest(audio_folder, TABLES["commas.csv"], "plain.csv")
+        assert clips.fingerprint() == open_clips(plain).fingerprint()
+
+
+def test_long_tables_are_read_in_pieces(audio_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [f'"{row % 12:02d}.wav",{row / 100}' for row in range(7)]
+    path = manifest(audio_folder, "\n".join(["path,start", *rows]))
+    whole = Manifest(path)
+    monkeypatch.setattr("ajepa.data.manifest._ROWS", 3)
+    assert [Manifest(path).clip(row) for row in range(7)] == [whole.clip(row) for row in range(7)]
+    manifest(audio_folder, "\n".join(["path,start", *rows[:4], "", "00.wav,late", *rows]))
+    with pytest.raises(DataError, match="row 5: start is 'late'; give a number of seconds"):
+        Manifest(path)
+    manifest(audio_folder, "Path,PATH\n00.wav,01.wav\n")
+    with pytest.raises(DataError, match="no column is called path \\(there are: Path, PATH\\)"):
+        Manifest(path)
+
+
 def test_absent_and_damaged_manifests(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such manifest; make one with `ajepa data manifest"):
         open_clips(tmp_path / "none.csv")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 but not really")
-    with pytest.raises(DataError, match=r"bad\.parquet: not readable"):
+    with pytest.raises(DataError, match=r"bad\.parquet: cannot be read as a manifest"):
         open_clips(tmp_path / "bad.parquet")
     (tmp_path / "latin.csv").write_bytes("path\nB\xe4r.wav\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"latin\.csv: not readable.*(?i:utf)"):
+    with pytest.raises(DataError, match=r"latin\.csv: is not UTF-8 .*; save it as UTF-8"):
         open_clips(tmp_path / "latin.csv")
 
 

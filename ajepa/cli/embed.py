@@ -34,8 +34,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     embed.add_argument(
         "audio",
         nargs="+",
-        help="audio files, folders that are searched, manifests and tables of segments (.csv, .parquet with "
-        "path and perhaps start and end or duration), folders of tar shards or their addresses",
+        help="audio files, folders that are searched, manifests and tables of segments (.csv, .tsv, .jsonl, "
+        ".parquet with path and perhaps start and end or duration), folders of tar shards or their addresses",
     )
     embed.add_argument("--out", type=Path, required=True, help="a folder, or FILE.parquet, or FILE.npz")
     embed.add_argument("--model", help="what ajepa.load_model takes; default: its default")

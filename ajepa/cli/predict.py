@@ -30,8 +30,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     predict.add_argument(
         "audio",
         nargs="+",
-        help="audio files, folders that are searched, manifests and tables of segments (.csv, .parquet), "
-        "folders of tar shards or their addresses",
+        help="audio files, folders that are searched, manifests and tables of segments (.csv, .tsv, .jsonl, "
+        ".parquet), folders of tar shards or their addresses",
     )
     predict.add_argument(
         "--model", required=True, metavar="FOLDER", help="the classifier's folder, or hf://owner/name"

@@ -23,8 +23,8 @@ def open_clips(
     """Open a set of clips.
 
     Args:
-        source: a folder of audio, a manifest (.csv, .parquet), a folder of indexed tar shards, or the http(s)
-            address of such a folder.
+        source: a folder of audio, a manifest (a table: `cells.SUFFIXES`), a folder of indexed tar shards, or
+            the http(s) address of such a folder.
         labels: keep a manifest's labels.
         shard_window: shards that are shuffled together at a time.
         shard_cache, shard_cache_megabytes: folder for fetched shards (that of `ajepa cache` if empty), and
@@ -38,13 +38,13 @@ def open_clips(
     from ajepa.audio import AudioError
     from ajepa.caches import cache_folder
 
-    from . import clips, manifest, remote, shards
+    from . import cells, clips, manifest, remote, shards
 
     if str(source).startswith(("http://", "https://")):
         cache = files.expanded(shard_cache or cache_folder("shards"))
         return remote.open_url(str(source), shard_window, cache, shard_cache_megabytes)
     path = Path(source)
-    if path.suffix.lower() in manifest.SUFFIXES and not path.is_dir():
+    if path.suffix.lower() in cells.SUFFIXES and not path.is_dir():
         return manifest.Manifest(path, labels=labels)
     if (path / shards.LISTING).is_file():
         return shards.open_folder(path, shard_window)

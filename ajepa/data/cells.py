@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from ajepa.errors import AjepaError
 
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")  # that say a file is a table
 LONGEST_FIELD = 2**24  # characters; Python's own limit of 131,072 refuses texts that people have
 EXAMPLE = '[{"path": "a.wav", "label": "dog"}, ...]'
 
@@ -36,12 +37,13 @@ class Cells(NamedTuple):
 
     Attributes:
         columns: names, as written.
-        rows: cells; of separated text a row may be shorter or longer than the header.
+        rows: cells, to be taken once; those of separated text are read meanwhile, and may be fewer or more
+            than the columns.
         comma: whether a comma may be the decimal point.
     """
 
     columns: list[str]
-    rows: list[list[str]]
+    rows: Iterable[list[str]]
     comma: bool
 
 
@@ -52,7 +54,7 @@ def read_cells(path: Path, joint: str) -> Cells:
         joint: what joins the items of a cell that holds a list.
 
     Raises:
-        CellsError: it is not UTF-8, or not of the form above.
+        CellsError: it is not UTF-8, or not of the form above; also while rows are taken, as the others.
         OSError, ValueError, RecursionError, csv.Error, pyarrow.ArrowException: it cannot be read.
     """
     suffix = path.suffix.lower()
@@ -85,14 +87,28 @@ def separator_of(file: TextIO, first: str = ",") -> str:
 
 
 def _separated(path: Path) -> Cells:
-    csv.field_size_limit(LONGEST_FIELD)
+    lines = _lines_of(path)
     try:
-        with path.open(newline="", encoding=_encoding(path)) as file:
-            separator = separator_of(file, "\t" if path.suffix.lower() == ".tsv" else ",")
-            header, *rows = list(csv.reader(file, delimiter=separator)) or [[]]
+        separator, header = next(lines)[0], next(lines, [])
     except UnicodeDecodeError as error:
         raise CellsError(_not_text(error)) from error
-    return Cells(header, rows, separator != ",")
+    return Cells(header, _decoded(lines), separator != ",")
+
+
+def _lines_of(path: Path) -> Iterator[list[str]]:
+    """The separator alone, then the header and the rows."""
+    csv.field_size_limit(LONGEST_FIELD)
+    with path.open(newline="", encoding=_encoding(path)) as file:
+        separator = separator_of(file, "\t" if path.suffix.lower() == ".tsv" else ",")
+        yield [separator]
+        yield from csv.reader(file, delimiter=separator)
+
+
+def _decoded(lines: Iterator[list[str]]) -> Iterator[list[str]]:
+    try:
+        yield from lines
+    except UnicodeDecodeError as error:
+        raise CellsError(_not_text(error)) from error
 
 
 def _encoding(path: Path) -> str:
@@ -164,7 +180,7 @@ def _is_opaque(kind: pa.DataType) -> bool:
 
 def _of_objects(objects: Sequence[dict[str, Any]], joint: str) -> Cells:
     names = list(dict.fromkeys(name for one in objects for name in one))
-    return Cells(names, list(_rows(objects, names, joint)), comma=False)
+    return Cells(names, _rows(objects, names, joint), comma=False)
 
 
 def _rows(objects: Sequence[dict[str, Any]], names: Sequence[str], joint: str) -> Iterator[list[str]]:

@@ -1,13 +1,15 @@
-"""Manifests: tables of clips, CSV or Parquet, for sets that are too large or too selective for a folder.
+"""Manifests: tables of clips, for sets that are too large or too selective for a folder.
 
-Columns: `path` (relative to the manifest's folder, or absolute), and optionally `start` and `duration` or
-`end` in seconds (a part of the file; empty for all of it) and `labels` (text). Other columns are ignored. A
-path may appear in several rows, for several parts of one recording.
+Columns: `path`, or as in other tables `filename`, `file_name` or `file` (relative to the manifest's folder,
+or absolute), and optionally `start` and `duration` or `end` in seconds (a part of the file; empty for all of
+it) and `labels` (text). Other columns are ignored. A path may appear in several rows, for several parts of
+one recording.
+
+They are read as all tables are (see `cells`), and Parquet as it is typed.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections.abc import Iterable
@@ -23,10 +25,11 @@ import pyarrow.parquet
 
 from ajepa.files import in_place_of
 
+from .cells import read_cells
 from .clips import Clip, DataError
-from .tables import LONGEST_FIELD, plain_columns
+from .tables import LABEL_SEPARATOR, PATH_COLUMNS, Table, as_number, filled_rows, plain_columns, readable
 
-SUFFIXES = (".csv", ".parquet")
+WRITTEN = (".csv", ".parquet")
 COLUMNS = {"path": pa.string(), "start": pa.float64(), "duration": pa.float64(), "end": pa.float64()}
 _MISTAKEN = ("begin", "stop", "onset", "offset", "start_time", "end_time")  # would be ignored silently
 _ROWS = 65_536  # at a time; changing it changes every fingerprint
@@ -109,10 +112,8 @@ def read_manifest(path: Path, *, labels: bool = False) -> pa.Table:
     if not path.is_file():
         raise DataError(f"{path}: no such manifest; make one with `ajepa data manifest FOLDER {path}`")
     types = COLUMNS | ({"labels": pa.string()} if labels else {})
-    try:
-        table = _read_csv(path, types) if path.suffix.lower() == ".csv" else _read_parquet(path, types)
-    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not readable as a manifest: {' '.join(str(error).split())}") from error
+    with readable(path, DataError, "a manifest"):
+        table = (_read_parquet if path.suffix.lower() == ".parquet" else _read_text)(path, types)
     if len(table) == 0:
         raise DataError(f"{path}: the manifest has no rows; list at least one file")
     absent = pc.or_kleene(pc.is_null(table["path"]), pc.equal(table["path"], ""))
@@ -159,37 +160,43 @@ def relative_path(file: Path, manifest: Path) -> str:
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.as_posix()
 
 
-def _read_csv(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
-    csv.field_size_limit(LONGEST_FIELD)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        header = next(csv.reader(file), [])
-    columns = _wanted(path, header, types)
-    wanted = list(columns.values())
+def _read_text(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
+    cells = read_cells(path, LABEL_SEPARATOR)
+    wanted = _wanted(path, cells.columns, types)
+    rows = filled_rows(path, cells, DataError)
+    batches: list[pa.RecordBatch] = []
+    schema = pa.schema([(name, types[name]) for name in wanted])
+    # Batch by batch: only the columns of Arrow grow with the table.
+    while batch := list(islice(rows, _ROWS)):
+        first = _ROWS * len(batches) + 1
+        arrays = []
+        for name, place in wanted.items():
+            texts = [row[place] for row in batch]
+            if types[name] == pa.string():
+                arrays.append(pa.array([text or None for text in texts], pa.string()))
+            else:
+                arrays.append(_numbers(texts, cells.comma, f"{path}: row", first, name))
+        batches.append(pa.record_batch(arrays, schema))
+    return pa.Table.from_batches(batches, schema)
 
-    def read(kinds: dict[str, pa.DataType]) -> pa.Table:
-        convert = pa.csv.ConvertOptions(
-            column_types={column: kinds[name] for name, column in columns.items()},
-            include_columns=wanted,
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=True,
-        )
-        # One thread reads two million rows in a second; each further one would hold blocks of the file.
-        serial = pa.csv.ReadOptions(use_threads=False)
-        table = pa.csv.read_csv(
-            path, read_options=serial, convert_options=convert, memory_pool=pa.system_memory_pool()
-        )
-        return table.rename_columns(list(columns))
 
-    try:
-        return read(types)
-    except pa.ArrowInvalid:
-        _name_bad_number(path, read(dict.fromkeys(types, pa.string())))
-        raise
+def _numbers(texts: list[str], comma: bool, where: str, first: int, name: str) -> pa.Array:
+    """Cells as numbers. Raises DataError for the first that is none; `first` is the number of its row."""
+    found = []
+    for text in texts:
+        try:
+            found.append(as_number(text, comma))
+        except ValueError as error:
+            row = first + len(found)
+            raise DataError(
+                f"{where} {row}: {name} is {text!r}; give a number of seconds or leave it empty"
+            ) from error
+    return pa.array(found, pa.float64())
 
 
 def _read_parquet(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
-    wanted = _wanted(path, pa.parquet.read_schema(path).names, types)
+    header = pa.parquet.read_schema(path).names
+    wanted = {name: header[place] for name, place in _wanted(path, header, types).items()}
     schema = pa.schema([(name, types[name]) for name in wanted])
     # Batch by batch: two thirds of the peak of reading the table at once.
     with pa.parquet.ParquetFile(path, pre_buffer=False) as file:
@@ -207,34 +214,24 @@ def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     return column.cast(kind)
 
 
-def _wanted(path: Path, header: list[str], types: dict[str, pa.DataType]) -> dict[str, str]:
-    """The columns to read, by this module's names; spaces around a name and its case do not matter."""
-    found = dict(zip((name.lower() for name in plain_columns(path, header, DataError)), header, strict=True))
-    if "path" not in found:
+def _wanted(path: Path, header: list[str], types: dict[str, pa.DataType]) -> dict[str, int]:
+    """Where the columns to read are, by this module's names, in any case and with spaces."""
+    names = plain_columns(path, header, DataError)
+    table = Table(path, names, [])
+    # `path` first: of manifests that have another of these columns too, it was always the one.
+    files = table.find("path", *PATH_COLUMNS)
+    if files is None:
         listed = ", ".join(header) or "none"
         raise DataError(
             f"{path}: no column is called path (there are: {listed}); rename the column of the files"
         )
-    if other := [name for name in _MISTAKEN if name in found]:
+    if other := table.find(*_MISTAKEN):
         raise DataError(
-            f"{path}: a column is called {found[other[0]]!r}; parts are given by start and duration "
-            "or end, in seconds: rename or remove it"
+            f"{path}: a column is called {other!r}; parts are given by start and duration or end, in "
+            "seconds: rename or remove it"
         )
-    return {name: found[name] for name in types if name in found}
-
-
-def _name_bad_number(path: Path, texts: pa.Table) -> None:
-    """Raise DataError for the first value that is not a number, if there is one."""
-    for name in ("start", "duration", "end"):
-        if name not in texts.column_names:
-            continue
-        for row, text in enumerate(texts[name].to_pylist(), start=1):
-            try:
-                float(text or 0)
-            except ValueError as error:
-                raise DataError(
-                    f"{path}: row {row}: {name} is {text!r}; give a number of seconds or leave it empty"
-                ) from error
+    found = {name: files if name == "path" else table.find(name) for name in types}
+    return {name: names.index(column) for name, column in found.items() if column is not None}
 
 
 def _refuse_rows(path: Path, wrong: np.ndarray, rule: str) -> None:

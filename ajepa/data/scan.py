@@ -15,7 +15,7 @@ import pyarrow as pa
 from ajepa.audio import AudioError, find_audio, info
 
 from .clips import DataError
-from .manifest import SUFFIXES, relative_path, write_manifest
+from .manifest import WRITTEN, relative_path, write_manifest
 from .segments import Cut, Segments, segments_of
 from .threads import in_order
 
@@ -64,8 +64,8 @@ def scan_folder(
         DataError: `out` is neither .csv nor .parquet, `share` is not in 0..1, or no file can be used.
         AudioError: there is no audio, or a file cannot be used and `skip_broken` is off.
     """
-    if out.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{out}: not a manifest's name; end it in {' or '.join(SUFFIXES)}")
+    if out.suffix.lower() not in WRITTEN:
+        raise DataError(f"{out}: not a manifest's name; end it in {' or '.join(WRITTEN)}")
     if not 0 < share <= 1:
         raise DataError(f"--share is {share}; give a number above 0 and at most 1")
     others: Counter[str] = Counter()

@@ -6,7 +6,8 @@ import csv
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,8 @@ import pyarrow as pa
 
 from ajepa.errors import AjepaError
 
-from .cells import LONGEST_FIELD, Cells, CellsError, read_cells
+from .cells import Cells, CellsError, read_cells
 from .copies import COPY_SUFFIXES, one_of_each
-
-__all__ = ["LONGEST_FIELD", "Table", "TaskError", "read_table"]
 
 PATH_COLUMNS = ("filename", "path", "file_name", "file")  # default columns of the files in a table
 LABEL_SEPARATOR = ";"
@@ -67,16 +66,29 @@ class Table:
 
     def number(self, row: int, column: str) -> float | None:
         """The number in a cell, None if it is empty. Raises TaskError for anything else."""
-        text = self.rows[row][column].strip()
-        if not text:
-            return None
-        plain = text.replace(",", ".") if self.comma and text.count(",") == 1 and "." not in text else text
+        text = self.rows[row][column]
         try:
-            if math.isfinite(value := float(plain)):
-                return value
-        except ValueError:
-            pass
-        raise TaskError(f"{self.where(row)}: {column} is {text!r}; give a number or leave it empty")
+            return as_number(text, self.comma)
+        except ValueError as error:
+            raise TaskError(f"{self.where(row)}: {column} is {text.strip()!r}; {NO_NUMBER}") from error
+
+
+NO_NUMBER = "give a number or leave it empty"
+
+
+def as_number(text: str, comma: bool) -> float | None:
+    """The finite number in a cell, None if it is empty. Raises ValueError for anything else.
+
+    Args:
+        comma: whether the comma may be the decimal point.
+    """
+    if not (plain := text.strip()):
+        return None
+    if comma and plain.count(",") == 1 and "." not in plain:
+        plain = plain.replace(",", ".")
+    if not math.isfinite(value := float(plain)):
+        raise ValueError(f"{plain} is not finite")
+    return value
 
 
 def existing_folder(path: str | Path, expected: str) -> Path:
@@ -113,35 +125,48 @@ def read_table(path: Path, columns: Sequence[str] = (), joint: str = LABEL_SEPAR
     if not path.is_file():
         wanted = f" with the columns {', '.join(columns)}" if columns else ""
         raise TaskError(f"{path}: no such file; expected a table{wanted}")
-    try:
+    with readable(path, TaskError, "a table"):
         cells = read_cells(path, joint)
-    except CellsError as error:
-        raise TaskError(f"{path}: {error}") from error
-    except (OSError, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
-        raise TaskError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from error
-    names = plain_columns(path, cells.columns)
-    table = Table(path, [name for name in names if name], [], cells.comma)
-    if missing := [column for column in columns if column not in names]:
-        raise TaskError(f"{path}: no column {listed(missing)}; its columns are {listed(table.columns)}")
-    table.rows.extend(_row(table, number, row, names) for number, row in _filled(cells))
+        names = plain_columns(path, cells.columns)
+        table = Table(path, [name for name in names if name], [], cells.comma)
+        if missing := [column for column in columns if column not in names]:
+            raise TaskError(f"{path}: no column {listed(missing)}; its columns are {listed(table.columns)}")
+        for row in filled_rows(path, cells):
+            table.rows.append({name: cell for name, cell in zip(names, row, strict=True) if name})
     if not table.rows:
         raise TaskError(f"{path}: the table has no rows")
     return table
 
 
-def _filled(cells: Cells) -> Iterable[tuple[int, list[str]]]:
-    """The rows that are not empty, numbered; spreadsheets write rows of separators alone at the end."""
-    return enumerate(row for row in cells.rows if any(map(str.strip, row)))
+@contextmanager
+def readable(path: Path, kind: type[AjepaError], what: str) -> Iterator[None]:
+    """Errors of `read_cells` and of taking its rows become one line of this kind, with the file's name."""
+    try:
+        yield
+    except CellsError as error:
+        raise kind(f"{path}: {error}") from error
+    except AjepaError:
+        raise
+    except (OSError, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
+        raise kind(f"{path}: cannot be read as {what} ({' '.join(str(error).split())})") from error
 
 
-def _row(table: Table, number: int, cells: list[str], names: list[str]) -> dict[str, str]:
-    if any(cells[len(names) :]):
-        raise TaskError(
-            f"{table.where(number)} has {len(cells)} cells, and the header {len(names)}; put cells that "
-            "contain the separator in quotes"
-        )
-    cells += [""] * (len(names) - len(cells))
-    return {name: cell for name, cell in zip(names, cells, strict=False) if name}
+def filled_rows(path: Path, cells: Cells, kind: type[AjepaError] = TaskError) -> Iterator[list[str]]:
+    """The rows that are not empty, with a cell for each column; what a short row lacks is empty.
+
+    Spreadsheets write rows of separators alone at the end. Raises an error of this kind for a longer row.
+    """
+    number, width = 0, len(cells.columns)
+    for row in cells.rows:
+        if not any(map(str.strip, row)):
+            continue
+        number += 1
+        if any(row[width:]):
+            raise kind(
+                f"{path}: row {number} has {len(row)} cells, and the header {width}; put cells that "
+                "contain the separator in quotes"
+            )
+        yield row[:width] + [""] * (width - len(row))
 
 
 def find_path_column(table: Table, named: str | None) -> str:

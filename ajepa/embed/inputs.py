@@ -12,8 +12,8 @@ from typing import NamedTuple
 from ajepa.audio import AudioError
 from ajepa.audio.source import AudioBytes
 from ajepa.data import open_clips
+from ajepa.data.cells import SUFFIXES
 from ajepa.data.clips import Clip, Clips, say_left_out
-from ajepa.data.manifest import SUFFIXES
 
 
 class Item(NamedTuple):
@@ -48,8 +48,8 @@ class Inputs:
     """All clips of several inputs, in the order given; numbered from 0, with little memory for each.
 
     Args:
-        sources: audio files, folders, manifests and tables of segments (.csv, .parquet), folders of tar
-            shards or their addresses.
+        sources: audio files, folders, manifests and tables of segments (`cells.SUFFIXES`), folders of
+            tar shards or their addresses.
 
     Raises:
         AudioError: a file or a folder is not there, or a folder holds no audio.

@@ -24,7 +24,7 @@ class DataConfig:
     """Where clips come from and how they are cut (A-JEPA section 4.1).
 
     Args:
-        source: folder of audio files, searched recursively; a manifest (.csv, .parquet); a folder of indexed
+        source: folder of audio files, searched recursively; a manifest (a table); a folder of indexed
             tar shards, or the http(s) address of one.
         crop_seconds: length of a crop; shorter files are repeated.
         segment_seconds: an epoch has a crop for each of so many seconds of a file, rounded, and at least one
