@@ -17,6 +17,8 @@ from ajepa.named_source import name_of, named_source
 from ajepa.recipes import RecipeError
 from tests.hear_tasks import tones, write_rows
 
+METADATA = '{"splits": ["train", "valid", "test"], "evaluation": ["top1_acc"]}'
+
 
 @pytest.fixture
 def run(tiny: Path, tmp_path: Path) -> Path:
@@ -78,7 +80,7 @@ def test_a_refused_model_stops_the_command_before_anything_runs(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tasks" / "a" / "16000").mkdir(parents=True)
-    (tmp_path / "tasks" / "a" / "task_metadata.json").touch()
+    (tmp_path / "tasks" / "a" / "task_metadata.json").write_text(METADATA)
     command = ["evaluate", "hear", "--tasks-dir", str(tmp_path / "tasks"), "--out", str(tmp_path / "out")]
     assert main([*command, "--model", str(tiny), "--model", "other=hear-naive"]) == 2
     assert "no audio at the 44100 Hz of other; `ajepa data hear-task" in capsys.readouterr().err
@@ -91,7 +93,7 @@ def test_a_comparison_says_beforehand_which_models_a_protocol_cannot_be_given(
     models = {"ours": str(tiny), "log-mel": "logmel", "naive": "hear-naive"}
     folder = tmp_path / "hear"
     (folder / "16000").mkdir(parents=True)
-    (folder / "task_metadata.json").touch()
+    (folder / "task_metadata.json").write_text(METADATA)
     task = {"task": "table", "data": str(tmp_path / "labels.csv"), "hear": str(folder), "split": "split"}
     tones(tmp_path, ["a.wav", "b.wav", "c.wav", "d.wav"])
     rows = ["a.wav,x,train", "b.wav,y,train", "c.wav,x,valid", "d.wav,x,test"]
