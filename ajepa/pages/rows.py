@@ -9,10 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ajepa.audio import AudioError
 from ajepa.files import write
 
-from .media import LONGEST, heard, picture, sound
+from .media import LONGEST, RATE, Media
 
 MEGABYTES = 15.0
 
@@ -57,7 +56,8 @@ def write_page(
 ) -> None:
     """Write the page, whole or not at all.
 
-    Clips are put in from the top until the page has `megabytes`; it says how many there was no room for.
+    Clips are put in from the top of each section until it has its share of `megabytes`; the page says how
+    many there was no room for.
 
     Args:
         facts: names and values above the tables.
@@ -65,12 +65,13 @@ def write_page(
     """
     from jinja2 import Environment
 
-    media = _Media(round(megabytes * 1e6))
+    media, most = Media(0), round(megabytes * 1e6)
     shown = []
-    for section in sections:
+    for place, section in enumerate(sections):
+        media.limit = media.used + (most - media.used) // (len(sections) - place)
         rows = []
         for row in section.rows:
-            rows.append({"cells": row.cells, "clips": [media.made(clip) for clip in row.clips]})
+            rows.append({"cells": row.cells, "clips": [_shown(media, clip) for clip in row.clips]})
             progress(1)
         shown.append(section._asdict() | {"rows": rows})
     source = resources.files("ajepa.pages").joinpath("rows.html.j2").read_text(encoding="utf-8")
@@ -89,32 +90,11 @@ def write_page(
     write(out, page.encode("utf-8", errors="backslashreplace"))  # names that are not Unicode
 
 
-class _Media:
-    """The sound and the picture of clips, within a number of bytes; a clip that comes again is made once."""
-
-    def __init__(self, limit: int) -> None:
-        self._left = limit
-        self._known: dict[Clip, dict[str, Any]] = {}
-        self.left_out = self.lost = 0
-
-    def made(self, clip: Clip) -> dict[str, Any]:
-        """What the template needs of a clip."""
-        if clip not in self._known:
-            self._known[clip] = {"path": clip.path, "times": _times(clip), **self._media(clip)}
-        return self._known[clip]
-
-    def _media(self, clip: Clip) -> dict[str, str]:
-        if self._left <= 0:
-            self.left_out += 1
-            return {}
-        try:
-            waveform_S = heard(clip.path, clip.start, clip.end)
-        except AudioError:
-            self.lost += 1
-            return {}
-        found = {"sound": sound(waveform_S), "picture": picture(waveform_S)}
-        self._left -= sum(map(len, found.values()))
-        return found
+def _shown(media: Media, clip: Clip) -> dict[str, Any]:
+    """What the template needs of a clip."""
+    seconds = None if clip.end is None else max(clip.end - clip.start, 1 / RATE)
+    number = media.add(clip.path, clip.start, seconds)
+    return {"path": clip.path, "times": _times(clip), **({} if number is None else media.clips[number])}
 
 
 def _times(clip: Clip) -> str:

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ajepa.pages.media import file_uri
+
 from .errors import ReportError
-from .media import file_uri
 from .sources import DRAWING
 
 
@@ -37,7 +38,6 @@ def _verdict(verdict: dict[str, Any] | None) -> str:
     if verdict is None:
         return "It was not judged on clips that the decoder had not seen (--judge)."
     low, high = verdict["interval"]
-    own, other = verdict["to_truth"], verdict["to_truth_shuffled"]
     own, other, nearer = verdict["to_truth"], verdict["to_truth_shuffled"], verdict["nearer"]
     regions, seeds = verdict["between_positions"], verdict["between_seeds"]
     return (

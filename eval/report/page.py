@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ajepa.files import write
+from ajepa.pages.media import Media
 
 from . import scores
 from .answers import Answers, Spot, task_sections
 from .drawings import drawing
 from .errors import ReportError
 from .maps import maps
-from .media import Media
 from .runs import RunReport, curves
 from .sources import sort_sources
 
@@ -87,7 +87,7 @@ def write_report(
     spots = [one.pop("spots") for one in (*sections, *drawn)]
     page = _render(content | {"clips": [], "notes": []}, out)
     media = Media(round(megabytes * 1e6) - len(page.encode()) - 16 * sum(map(len, spots)))
-    if media.left <= 0:
+    if media.limit <= 0:
         raise ReportError(
             f"--megabytes {megabytes:g}: the page takes {len(page.encode()) / 1e6:.1f} MB without clips; "
             "give more, or fewer runs and records"

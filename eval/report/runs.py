@@ -23,13 +23,13 @@ from ajepa.masking import hard_share
 from ajepa.model import AudioEncoder
 from ajepa.model.loading import ModelError, load_model
 from ajepa.nn.blocks import Attention
+from ajepa.pages.media import packed, picture, sound
 from ajepa.pictures.curves import CurvesError, curve, panels, read_metrics
 from ajepa.pictures.loudest import loudest
 from ajepa.pictures.masks import TOTAL, MaskCase, cell_codes
 from ajepa.recipes import Recipe, RecipeError, dump_recipe, load_recipe
 
 from .errors import ReportError
-from .media import packed, picture, sound
 
 PLACES = 11  # of a curriculum
 DRAWS = 3  # of masks at each place
