@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,10 @@ def test_the_demo_runs_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture
     records = json.loads((tmp_path / "hear" / "records.json").read_text())
     page = (tmp_path / "report.html").read_text()
     assert str(tmp_path / "report.html") in shown and TRAINED in page and '"ajepa-demo"' in page
+    shown_there = json.loads(re.findall(r'id="data">(.*?)</script>', page, re.DOTALL)[0])
+    sections = [(one["protocol"], one["matrix"], len(one["models"])) for one in shown_there["tasks"]]
+    assert sections == [("hear", True, 3)] * 2, "every answer of the toolkit, in a confusion matrix"
+    assert None not in (number for one in shown_there["tasks"] for number in one["media"])
     assert {(record["model"], record["clips"]) for record in records} == {
         (model, clips) for model in ("log-mel statistics", TWIN, TRAINED) for clips in (50, 60)
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ import yaml
 from ajepa.cli import main
 from ajepa.data.synthetic import write_esc50
 from ajepa.eval.compare.run import Comparison, ComparisonError, compare
+from ajepa.eval.report import write_report
+from ajepa.eval.results.kept import read_table
 from ajepa.eval.results.published import LINEAR_TASKS, published
-from ajepa.eval.results.record import read_records
+from ajepa.eval.results.record import Record, read_records
 from ajepa.eval.results.table import markdown, table
 from ajepa.eval.tasks import esc50
 from ajepa.hear_module import tasks as hear_tasks
@@ -218,6 +221,26 @@ def test_protocols_with_names_and_options(file: Path, tmp_path: Path) -> None:
     assert before == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
 
 
+def assert_answers_can_be_heard(hear: Record, folder: Path) -> None:
+    """The toolkit's answers give the scores that it reports, and the report plays the clips behind them."""
+    (kept,) = hear.answers
+    rows = read_table(folder / "out" / kept, ("split", "clip", "truth", "labels", "scores"))
+    assert len(rows) == hear.clips == 30
+    for fold, score in hear.folds.items():
+        right = [row["truth"] == row["labels"][:1] for row in rows if row["split"] == fold]
+        assert sum(right) / len(right) == pytest.approx(score)
+    for row in rows:
+        clip = Path(row["clip"])
+        labels = json.loads((clip.parents[2] / f"{row['split']}.json").read_text())
+        assert clip.is_file() and labels[clip.name] == row["truth"]
+    page = folder / "report.html"
+    write_report([str(folder / "out")], page, say=lambda line: None)
+    found = re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert found
+    sections = {section["protocol"]: section for section in json.loads(found[1])["tasks"]}
+    assert sections["hear"]["matrix"] and None not in sections["hear"]["media"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("heareval") is None, reason="heareval is not installed")
 def test_the_hear_toolkit_beside_a_probe(file: Path, tmp_path: Path) -> None:
@@ -239,6 +262,7 @@ def test_the_hear_toolkit_beside_a_probe(file: Path, tmp_path: Path) -> None:
     assert (hear.task, hear.interval, hear.baseline) == ("sounds", None, None)
     assert "over folds" in (tmp_path / "out" / "table.md").read_text()
     assert "over folds" in table(records)
+    assert_answers_can_be_heard(hear, tmp_path)
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
     compare(comparison, tmp_path / "out", tmp_path / "cache")
     assert cells == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}

@@ -19,6 +19,7 @@ import torch
 from ajepa import harness
 from ajepa.harness import hear, hook, manage
 from ajepa.harness.manage import HOOK_NAME, PTH_NAME
+from ajepa.harness.pickles import load_tensors
 from tests.hear_toolkit import enabled_site, needs_toolkit, python
 
 # -- the hook --
@@ -227,6 +228,39 @@ def test_pickled_labels_run_no_code(bridged: None, tmp_path: Path) -> None:
         predictions.pickle.dump(labels, file)
     with path.open("rb") as file:
         assert predictions.pickle.load(file) == labels
+
+
+def test_pickled_tensors_run_no_code(tmp_path: Path) -> None:
+    """What heareval keeps of its predictions: tensors in a dictionary, and nothing else."""
+
+    class Opens:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "opened",))
+
+    path = tmp_path / "fold00.predictions.pkl"
+    kept = {"target": torch.eye(3), "prediction": torch.rand(3, 3)[:, 1:], "events": [("a", 1.0)]}
+    path.write_bytes(pickle.dumps(kept))
+    with path.open("rb") as file:
+        read = load_tensors(file)
+    assert read["events"] == kept["events"]
+    assert all(torch.equal(read[name], kept[name]) for name in ("target", "prediction"))
+    storage = pickle.dumps((torch.zeros(1), Opens()))
+    inside = pickle.dumps(RunsCode(pickle.dumps(Opens())))
+    for content in (storage, inside, storage[:-3]):
+        path.write_bytes(content)
+        with path.open("rb") as file, pytest.raises(harness.HarnessError, match=r"fold00\.predictions\.pkl"):
+            load_tensors(file)
+    assert not (tmp_path / "opened").exists()
+
+
+class RunsCode:
+    """A storage whose bytes are a pickle of something else."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (torch.storage._load_from_bytes, (self.content,))
 
 
 @pytest.mark.parametrize("gpus, place", [(None, "cpu"), (0, "cpu"), ([], "cpu"), ([0], "gpu"), (2, "gpu")])

@@ -1,7 +1,7 @@
 """The stock HEAR toolkit, unmodified, as a protocol: embeddings, then the predictions of its MLP.
 
-heareval's two commands run in their own processes. They report no answers for single clips, so a score has no
-interval, only a spread over folds.
+heareval's two commands run in their own processes. A score has no interval, only a spread over folds; what
+the heads answered to each test clip is kept next to the record.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from ajepa.eval.hear import SUFFIX
 from ajepa.eval.models.baselines import LogMelBaseline
 from ajepa.eval.models.open import EncoderModel
 from ajepa.eval.models.text import HEAR, absolute, hear_parts, is_file
+from ajepa.eval.results.kept import answers_table
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import deviation
 from ajepa.eval.toolkits.commands import run_stock, versions
+from ajepa.eval.toolkits.hear_answers import hear_answers
 from ajepa.files import read_json, write
 
 from .base import Bench, Protocol, ProtocolError, TaskEntry
@@ -122,7 +124,9 @@ class Hear(Protocol):
                 "embed_seconds": embed_seconds,
             },
         )
-        return [Result(record, torch.empty(0))]
+        rate = int(bench.model().module.sample_rate)
+        rows = hear_answers(task, folder / embedded, rate, SEED)
+        return [Result(record, torch.empty(0), answers=None if rows is None else answers_table(rows))]
 
 
 def _module(bench: Bench, folder: Path) -> tuple[str, str]:

@@ -50,13 +50,11 @@ def answers_of(
         runs: for each seed, or once, the test splits with their clips in the task's order.
         seeds: their numbers; empty if nothing is random.
     """
-    import pyarrow as pa
-
     members = {
         split: [place for place, clip in enumerate(task.clips) if clip.split == split]
         for split in task.counts
     }
-    columns: dict[str, list[Any]] = {name: [] for name in _schema().names}
+    rows = []
     for number, splits in enumerate(runs):
         for split in splits:
             best_MK = split.scores_MC.float().topk(min(MOST_LABELS, split.scores_MC.shape[1]))
@@ -64,21 +62,21 @@ def answers_of(
                 members[split.split], best_MK.indices.tolist(), best_MK.values.tolist(), strict=True
             ):
                 clip = task.clips[place]
-                row = {
-                    "layer": layer,
-                    "seed": seeds[number] if seeds else None,
-                    "split": split.split,
-                    "clip": printable(clip.name),
-                    "start": clip.start,
-                    "seconds": clip.seconds,
-                    "group": printable(clip.group),
-                    "truth": list(clip.labels),
-                    "labels": [task.classes[label] for label in labels],
-                    "scores": scores,
-                }
-                for name, values in columns.items():
-                    values.append(row[name])
-    return pa.table(columns, schema=_schema())
+                rows.append(
+                    {
+                        "layer": layer,
+                        "seed": seeds[number] if seeds else None,
+                        "split": split.split,
+                        "clip": printable(clip.name),
+                        "start": clip.start,
+                        "seconds": clip.seconds,
+                        "group": printable(clip.group),
+                        "truth": list(clip.labels),
+                        "labels": [task.classes[label] for label in labels],
+                        "scores": scores,
+                    }
+                )
+    return answers_table(rows)
 
 
 def answers_of_toolkit(runs: Sequence[Mapping[str, Any]], seeds: Sequence[int], layer: str) -> pa.Table:
@@ -87,22 +85,25 @@ def answers_of_toolkit(runs: Sequence[Mapping[str, Any]], seeds: Sequence[int], 
     Args:
         runs: for each seed, the columns of `ajepa.eval.results.answers.scored`.
     """
+    rows = []
+    for seed, run in zip(seeds, runs, strict=True):
+        columns = (run[name] for name in ("splits", "clips", "groups", "truth", "answers"))
+        for split, clip, group, truth, answer in zip(*columns, strict=True):
+            place = {"split": split, "clip": clip, "start": 0.0, "group": group}
+            answered = {"truth": [truth], "labels": [answer]}
+            rows.append({"layer": layer, "seed": seed, **place, **answered})
+    return answers_table(rows)
+
+
+def answers_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Answers as a table.
+
+    Args:
+        rows: with the columns named above; one that is missing is null.
+    """
     import pyarrow as pa
 
-    columns: dict[str, list[Any]] = {name: [] for name in _schema().names}
-    for seed, run in zip(seeds, runs, strict=True):
-        count = len(run["clips"])
-        columns["layer"] += [layer] * count
-        columns["seed"] += [seed] * count
-        columns["split"] += run["splits"]
-        columns["clip"] += run["clips"]
-        columns["start"] += [0.0] * count
-        columns["seconds"] += [None] * count
-        columns["group"] += run["groups"]
-        columns["truth"] += [[label] for label in run["truth"]]
-        columns["labels"] += [[label] for label in run["answers"]]
-        columns["scores"] += [None] * count
-    return pa.table(columns, schema=_schema())
+    return pa.Table.from_pylist(list(rows), schema=_schema())
 
 
 def features_of(task: Task, features_ND: Tensor) -> pa.Table:
