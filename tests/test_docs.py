@@ -30,7 +30,7 @@ from tests.test_official import GOLDEN
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
-NAMES = "embedding encoders_in encoders_out labels look predict report visualize similar one_gpu"
+NAMES = "audit embedding encoders_in encoders_out labels look predict report visualize similar one_gpu"
 HOW_TO = [ROOT / "docs" / f"{name}.md" for name in NAMES.split()]
 PAGES = [ROOT / "README.md", *TUTORIALS, *HOW_TO]
 ALL_PAGES = [

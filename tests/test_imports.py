@@ -34,7 +34,7 @@ ROWS = (
     ("hf",),
     ("training", "export", "embed"),
     ("predict", "pictures", "search"),
-    ("visualize",),
+    ("audit", "visualize"),
     ("hear_module", "s3prl_upstream", "evar_model"),
     ("eval",),
     ("cli",),

@@ -21,6 +21,7 @@ from ajepa.eval.report.scores import accuracy_draws, rows
 from ajepa.eval.report.sources import Found
 from ajepa.eval.results.record import Record, read_records
 from ajepa.eval.results.scores import interval
+from ajepa.pages.rows import Clip, Row, Section, write_page
 
 HOSTILE = '<img src=x onerror="document.title=1">'
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -283,3 +284,23 @@ def test_nothing_overflows_a_phone(browser: Any, page: Path) -> None:
         tab.wait_for_timeout(150)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 375
     assert not errors
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_rows_of_clips_play_and_fit_a_phone(browser: Any, folder: Path, tmp_path: Path, scheme: str) -> None:
+    """The page of `ajepa similar` and `ajepa audit`."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    files = sorted((folder / "esc50" / "audio").iterdir())[:4]
+    rows = [Row(("the same samples",), (Clip(str(one)), Clip(str(files[0]), 0.1, 0.3))) for one in files]
+    rows.append(Row((HOSTILE,), (Clip("/no/such/" + 40 * "long_name_" + ".wav"),)))
+    sections = [Section(title, "What it is.", ("what",), rows) for title in ("Copies", "Leaks")]
+    write_page(tmp_path / "rows.html", "Audit of sounds", [("Clips", "4")], sections)
+    tab, errors = opened(
+        browser, tmp_path / "rows.html", color_scheme=scheme, viewport={"width": 375, "height": 800}
+    )
+    tab.locator("audio").first.evaluate("player => player.play()")
+    tab.wait_for_function("document.querySelector('audio').currentTime > 0")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 375
+    found = axe.run(tab).response["violations"]
+    assert not [one["id"] for one in found if one["impact"] in ("serious", "critical")]
+    assert tab.title() == "Audit of sounds" and not errors

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from . import (
+    audit,
     cache,
     compare,
     curves,
@@ -35,7 +36,7 @@ GROUPS = {
     "train": ("pretrain", "recipes", "masks", "watch", "curves", "visualize"),
     "use": ("embed", "predict", "similar", "export"),
     "evaluate": ("evaluate", "compare", "report"),
-    "data": ("data",),
+    "data": ("data", "audit"),
     "tools": ("demo", "harness", "cache"),
 }
 EPILOG = """\
@@ -135,6 +136,7 @@ def build_parser() -> Parser:
         similar,
         export,
         data,
+        audit,
         masks,
         harness,
         evaluate,
