@@ -262,6 +262,36 @@ def read_json(path: Path, needed: Sequence[str] = ()) -> Any:
     return content
 
 
+MOST_VALUES = 100_000
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        ContentError: it is not there, is damaged, or has more than `MOST_VALUES` values: anchors that
+            multiply can make any number of them from a few lines.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except Exception as error:  # of a wrong tag, for example: any of Python's
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ContentError(f"{path}: not readable as YAML ({reason})") from error
+    waiting, seen = [content], 0
+    while waiting:
+        value = waiting.pop()
+        seen += 1
+        if seen > MOST_VALUES:
+            raise ContentError(f"{path}: more than {MOST_VALUES:,} values; take its anchors out")
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, (list, tuple, set)):
+            waiting += value
+    return content
+
+
 def printable(name: object) -> str:
     """A path or name as text that can be stored and shown: bytes that are not UTF-8 become escapes."""
     return str(name).encode(errors="backslashreplace").decode()

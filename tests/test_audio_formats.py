@@ -157,6 +157,16 @@ def test_an_mp3_without_a_tag_loads(tmp_path: Path, untagged: bytes, case: str) 
     assert info(path).samples == len(load(path))
 
 
+def test_frames_that_cannot_be_decoded_are_said(tmp_path: Path, untagged: bytes) -> None:
+    changed, path = bytearray(untagged), tmp_path / "a.mp3"
+    starts = [place for place in range(len(changed)) if changed.startswith(changed[:2], place)]
+    for start in starts[4:-4:8]:
+        changed[start + 4 : start + 21] = b"\xfe" * 17  # what says how the frame is coded
+    path.write_bytes(changed)
+    with pytest.warns(AudioWarning, match=r"a\.mp3: \d\.\d+ s of it cannot be decoded and are silence"):
+        load(path)
+
+
 def test_joined_files_are_read_to_the_end(tmp_path: Path, untagged: bytes) -> None:
     (tmp_path / "j.mp3").write_bytes(untagged * 3)
     assert info(tmp_path / "j.mp3").seconds == pytest.approx(9.0, abs=0.4)

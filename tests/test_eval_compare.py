@@ -113,7 +113,7 @@ def test_a_protocol_of_some_tasks(file: Path, tmp_path: Path) -> None:
         ("{models: {a: logmel}, tasks: {esc10: {csv: x}}}", "task esc10 needs its data"),
         ("{models: {a: logmel}, tasks: {esc10: {data: x}}, baseline: b}", "baseline b is not a"),
         ("{models: {a: logmel}, tasks: {esc10: {data: x}}, precision: half}", "precision must be"),
-        ("{models: {a: [}", "not YAML"),
+        ("{models: {a: [}", "not readable as YAML"),
         ("{models: {a: logmel}, tasks: {b: {data: x}}, protocols: []}", "protocols must be"),
         ("{models: {a: logmel}, tasks: {b: {data: x}}, protocols: [svm]}", "choose linear, knn, finetune"),
         (

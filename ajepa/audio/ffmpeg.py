@@ -9,6 +9,7 @@ channels.
 from __future__ import annotations
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .containers import missing_mp3
-from .errors import REMOVE, AudioError, DecoderError
+from .errors import REMOVE, AudioError, AudioWarning, DecoderError
 from .source import AudioBytes, AudioSource, open_bytes
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ _UNDECLARING = ("aac", "amr", "amrnb", "amrwb", "ac3", "eac3")
 # are 23 frames at 8 kbit/s, and overlaps with the one before.
 _PREROLL = 32
 _DAMAGED_FRAMES = 64  # in a row: no MP3 any more
+_SILENT = 0.02  # share of an MP3 that may be lost without a word, as at the borders of joined files
 _BLOCK = 65_536  # samples given at a time
 
 
@@ -85,7 +87,7 @@ class FFmpegFile:
         # The decoders in whole numbers spread their rounding over all samples that follow.
         in_floats = stream.codec_context.name.endswith("float")
         held: deque[tuple[Any, int]] = deque(maxlen=_PREROLL if in_floats else None)
-        position, failed = 0, 0  # position: of the next sample
+        position, failed, silent = 0, 0, 0  # position: of the next sample
         for packet, size in _mpeg_frames(container, stream):
             if position + size <= first:  # not decoded unless a part begins soon
                 held.append((packet, size))
@@ -98,9 +100,17 @@ class FFmpegFile:
             if failed > _DAMAGED_FRAMES:
                 raise DecoderError(f"{failed} frames in a row cannot be decoded")
             if block_SX is None:  # the others stay where they are
+                silent += size
                 block_SX = np.zeros((size, stream.channels), dtype=np.float32)
             yield block_SX[max(0, first - position) :]
             position += size
+        if silent > _SILENT * position:
+            warnings.warn(
+                f"{self.path}: {silent / self.rate:.2f} s of it cannot be decoded and are silence here; "
+                "copy it again",
+                AudioWarning,
+                stacklevel=2,
+            )
 
     def _frame(self, packet: Any, size: int) -> np.ndarray | None:
         """The last `size` samples of an MPEG frame, None if they cannot be decoded."""

@@ -91,7 +91,10 @@ class _Reader(io.RawIOBase):
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]  # any writable buffer
         count = max(0, min(len(buffer), self.audio.size - self.position))
         try:
-            buffer[:count] = self.audio.read(self.position, count) if count else b""
+            content = self.audio.read(self.position, count) if count else b""
+            if len(content) != count:
+                raise OSError(f"{self.audio.name}: ends before byte {self.position + count}")
+            buffer[:count] = content
         except Exception as error:
             if not self.raised_later:
                 raise

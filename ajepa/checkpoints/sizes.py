@@ -61,8 +61,12 @@ def check_network(path: Path, objective: object, part: str, shapes: Mapping[str,
         )
 
 
-def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raises CheckpointError for a tensor with NaN or infinity."""
+LARGEST = 1e6  # no trained weight comes near it; embeddings would not be finite
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor], largest: float = LARGEST) -> None:
+    """Raises CheckpointError for a tensor with NaN, infinity or a weight beyond `largest`."""
     for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"{path}: {name} has NaN or infinite weights; take an earlier checkpoint")
+        if tensor.numel() and not tensor.abs().max() <= largest:  # NaN is neither
+            extreme = f"weights beyond {largest:g}" if tensor.isfinite().all() else "NaN or infinite weights"
+            raise CheckpointError(f"{path}: {name} has {extreme}; take an earlier checkpoint")

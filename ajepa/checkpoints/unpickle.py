@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from argparse import Namespace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -41,6 +42,8 @@ def load_torch(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             is_zip = file.read(len(ZIP)) == ZIP
+        if is_zip:
+            _check_stored(path)
         # The old format has no list of its classes: the restricted unpickler refuses the first foreign one.
         foreign = set(get_unsafe_globals_in_checkpoint(path)) - set(ALLOWED) if is_zip else set()
         if foreign:
@@ -61,3 +64,10 @@ def load_torch(path: Path) -> Any:
     except Exception as error:  # of a damaged pickle: any of Python's
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UnpickleError(f"{path}: a damaged torch file ({reason}); is the copy complete?") from error
+
+
+def _check_stored(path: Path) -> None:
+    """Raises UnpickleError for a compressed file, which torch never writes: it may grow to any size."""
+    with zipfile.ZipFile(path) as file:
+        if compressed := [one.filename for one in file.infolist() if one.compress_type != zipfile.ZIP_STORED]:
+            raise UnpickleError(f"{path}: {compressed[0]} in it is compressed; save it again with torch.save")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -164,4 +165,9 @@ def _several(count: int) -> int:
         environment = os.environ | {"LOCAL_RANK": str(number % max(1, gpus)), "OMP_NUM_THREADS": threads}
         command = [sys.executable, "-m", "ajepa.cli", *arguments]
         processes.append(subprocess.Popen(command, env=environment))
-    return max(process.wait() for process in processes)
+    statuses = [process.wait() for process in processes]
+    for status in statuses:
+        if status < 0:
+            name = signal.Signals(-status).name
+            print(f"ajepa: a process was ended by {name}; the same command goes on", file=sys.stderr)
+    return next((status if status > 0 else 1 for status in statuses if status), 0)

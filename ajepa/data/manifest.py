@@ -205,7 +205,9 @@ def _read_parquet(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
             for batch in file.iter_batches(_ROWS, columns=list(wanted.values()), use_threads=False)
         ]
     pa.default_memory_pool().release_unused()
-    return pa.Table.from_batches(batches, schema)
+    table = pa.Table.from_batches(batches, schema)
+    table.validate(full=True)  # texts in UTF-8
+    return table
 
 
 def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:

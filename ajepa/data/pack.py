@@ -56,10 +56,11 @@ def write_shards(
     made_from = {"source": clips.fingerprint(), **asdict(packing)}
     if packing.format == COPY:
         made_from.pop("sample_rate")
+    progress = out / _PROGRESS
     done = _finished(out, made_from)
     if done:
+        shutil.rmtree(progress, ignore_errors=True)  # of a process that was killed just before its end
         return done
-    progress = out / _PROGRESS
     progress.mkdir(parents=True, exist_ok=True)
     lock = FileLock(progress / "lock", timeout=0)
     try:
@@ -69,7 +70,7 @@ def write_shards(
         raise DataError(
             f"{out}: another process is writing shards here; wait for it or choose another --out"
         ) from error
-    shutil.rmtree(progress)
+    shutil.rmtree(progress, ignore_errors=True)
     return listing
 
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
@@ -183,6 +184,7 @@ def parse_listing(text: str, name: str) -> Listing:
         listing = Listing(shards, values["index_sha256"], values["made_from"])
         right = all(is_shard_name(s.name) and _SHA256.fullmatch(s.sha256) for s in shards)
         right = right and all(type(n) is int and 0 < n < 2**62 for s in shards for n in (s.clips, s.size))
+        right = right and all(s.clips <= s.size // tarfile.BLOCKSIZE for s in shards)  # each has a header
         right = right and isinstance(listing.made_from, dict)
         if not (right and shards and _SHA256.fullmatch(listing.index_sha256)):
             raise TypeError("a shard's name, checksum or size")
@@ -196,8 +198,15 @@ def parse_listing(text: str, name: str) -> Listing:
 def read_index(path: Path, listing: Listing) -> pa.Table:
     """index.parquet, checked against the listing: every clip is within its shard, shards are in order."""
     try:
+        rows = pa.parquet.read_metadata(
+            path
+        ).num_rows  # before they are read: a few bytes may claim any number
+        if rows != sum(entry.clips for entry in listing.shards):
+            raise DataError(f"{path}: does not fit {LISTING}; {MAKE_AGAIN}")
         table = pa.parquet.read_table(path, columns=SCHEMA.names).cast(SCHEMA)
         table.validate(full=True)  # names in UTF-8
+    except DataError:
+        raise
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise DataError(f"{path}: not readable ({' '.join(str(error).split())}); {MAKE_AGAIN}") from error
     clips = [entry.clips for entry in listing.shards]

@@ -155,7 +155,7 @@ def _keep(source: Path, clips: Sequence[Labelled], path_column: str) -> None:
             if error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM):
                 raise
             note(f"{place}: cannot be written ({error.strerror}); the split is the same in every run")
-    elif place.read_text(encoding="utf-8") != text.getvalue():
+    elif place.read_text(encoding="utf-8", errors="replace") != text.getvalue():
         raise TaskError(
             f"{place}: holds another split than the one for these clips and options; remove it, or use it "
             f"with --split {place}"

@@ -208,25 +208,25 @@ def locate(root: Path, name: str, *, anywhere: bool = False) -> Path:
         raise TaskError(
             f"path {name!r} is empty or leads out of {root}; pass the folder that contains all audio"
         )
-    if path.is_file():
+    if is_file(path):
         return path
     if "\\" in name:
         return locate(root, name.replace("\\", "/"), anywhere=anywhere)
     others = [path.with_suffix(suffix) for suffix in COPY_SUFFIXES if path.suffix]
     others += [path.with_name(f"{path.name}{suffix}") for suffix in COPY_SUFFIXES]
-    return next((other for other in others if other.is_file()), path)
+    return next(filter(is_file, others), path)
 
 
 def without_missing(located: list[Any], table: Path, skip: bool) -> list[Any]:
     """The tuples of `located` whose first item is a file; missing files are an error, with `skip` a note."""
-    missing = [item[0] for item in located if not item[0].is_file()]
+    missing = [item[0] for item in located if not is_file(item[0])]
     if not missing:
         return located
     message = f"{table}: {len(missing):,} of {len(located):,} listed files are missing: {listed(missing)}"
     if not skip or len(missing) == len(located):
         raise TaskError(f"{message}; complete the copy, or pass skip_missing to leave them out")
     note(message)
-    return [item for item in located if item[0].is_file()]
+    return [item for item in located if is_file(item[0])]
 
 
 def without_suffix(name: str) -> str:
@@ -242,9 +242,14 @@ def audio_names(source: Path, folders: Iterable[str]) -> list[str]:
 
 
 def listed(items: Sequence[Any]) -> str:
-    """The first five, and how many more."""
+    """The first five, and how many more; of a long one its beginning."""
     more = f" and {len(items) - 5} more" if len(items) > 5 else ""
-    return ", ".join(str(item) or "''" for item in items[:5]) + more
+    return ", ".join(str(item)[:300] or "''" for item in items[:5]) + more
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there, whatever a table says: False also for names too long for the system."""
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def note(text: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from ajepa.audio import AUDIO_SUFFIXES, AudioBytes, AudioError, info
-from ajepa.files import file_sha256
+from ajepa.files import file_sha256, printable
 
 from .clips import DataError
 from .shards import SCHEMA, Listing, Shard, is_shard_name, write_index
@@ -52,8 +52,13 @@ def audio_members(path: Path) -> Iterator[tarfile.TarInfo]:
     """The audio files in a tar. Raises DataError for a damaged tar and for a member that is refused."""
     try:
         with tarfile.open(path, "r:") as tar:
+            size = path.stat().st_size
             for member in tar:
                 _refuse_unsafe(path, member)
+                if not 0 <= member.size <= size - member.offset_data:
+                    raise tarfile.ReadError(
+                        f"member {member.name} has {member.size} bytes, more than are left"
+                    )
                 name = PurePosixPath(member.name)
                 is_audio = name.suffix.lower() in AUDIO_SUFFIXES and not name.name.startswith(".")
                 if member.isreg() and is_audio:
@@ -72,6 +77,8 @@ def _refuse_unsafe(path: Path, member: tarfile.TarInfo) -> None:
         problem = "its name leads out of the tar"
     elif not (member.isdir() or member.isreg()) or member.issparse():
         problem = "it is a link, a device or a sparse file"
+    elif printable(member.name) != member.name:
+        problem = "its name is not UTF-8"
     else:
         return
     raise DataError(f"{path}: member {member.name!r} is refused: {problem}; make the tar again without it")

@@ -55,7 +55,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
     try:
         about = about_of(table.schema)
         return _embeddings(table, about)
-    except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
+    except Exception as error:  # of damaged or foreign metadata: any of Python's
         raise foreign from error
 
 
@@ -73,10 +73,10 @@ def _embeddings(table: pa.Table, about: dict[str, Any]) -> Embeddings:
             steps = steps.reshape(-1, about["frequency_patches"], about["width"])
         values = [steps[first:last] for first, last in pairwise(ends)]
     return Embeddings(
-        table["path"].to_pylist(),
-        table["start"].to_numpy(),
-        table["end"].to_numpy(),
-        table["sha256"].to_pylist(),
+        table["path"].cast(pa.string()).to_pylist(),
+        table["start"].cast(pa.float64()).to_numpy(),
+        table["end"].cast(pa.float64()).to_numpy(),
+        table["sha256"].cast(pa.string()).to_pylist(),
         values,
         about,
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from .batching import cut_into_patches
 from .chunks import Chunk, fade
 from .embedding import Pooling
-from .encoder import TOKENS_A_PASS, AudioEncoder
+from .encoder import AudioEncoder, tokens_a_pass
 
 
 def can_stream(model: AudioEncoder) -> bool:
@@ -69,7 +69,7 @@ def encode_stream(model: AudioEncoder, blocks: Iterable[Tensor], *, layers: bool
     config, size = model.features.config, model.chunk_patches
     patch, step = model.encoder.config.patch[0], size - size // 4
     hop, window = config.hop, config.window
-    rows_a_pass = max(1, TOKENS_A_PASS // (size * model.encoder.freq_patches))
+    rows_a_pass = max(1, tokens_a_pass(model.device) // (size * model.encoder.freq_patches))
     kept = len(model.encoder.blocks) if layers else 0
 
     def encoded(waveforms: list[Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ import yaml
 
 from ajepa.errors import AjepaError
 from ajepa.features import LogMelConfig
+from ajepa.files import ContentError, read_yaml
 from ajepa.nn.encoder import EncoderConfig
 from ajepa.nn.grid import PatchGrid
 from ajepa.objectives.a_jepa import AJEPAConfig
@@ -179,17 +180,13 @@ def _chosen_system(values: Any, options: Sequence[str]) -> str:
 def _read_yaml(path: Path) -> Any:
     """A recipe's file, with mappings where settings belong."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
         objective: Any = objective_config(_system_of(values))
         check_mappings(Recipe, values, path)
         check_mappings(objective, (values or {}).get("objective"), path, "objective")
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise RecipeError(f"{path}: not readable ({error})") from error
     except ObjectiveError as error:
         raise RecipeError(f"{path}: {error}") from error
-    except StoredError as error:
+    except (ContentError, StoredError) as error:
         raise RecipeError(str(error)) from error
     return values
 

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -31,6 +32,8 @@ from ajepa.errors import AjepaError
 from ajepa.model import AudioEncoder
 from ajepa.model.fingerprint import fingerprint
 
+NEEDED = ("what", "window", "hop", "pooling", "weights", "source")  # of what `ajepa embed` noted
+
 
 class SearchError(AjepaError, ValueError):
     """There is nothing to search, or it does not fit the encoder; the message says what to do."""
@@ -43,9 +46,11 @@ def stored_about(source: str) -> dict[str, Any] | None:
     if not parts and (not path.is_file() or path.suffix.lower() != ".parquet"):
         return None
     try:
-        return about_of(pq.read_schema(parts[0] if parts else path)) or None
-    except pa.ArrowInvalid as error:
-        raise SearchError(f"{path}: not readable as Parquet ({error}); embed its audio again") from error
+        about = about_of(pq.read_schema(parts[0] if parts else path))
+        return {key: about[key] for key in NEEDED} | about if about else None
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise SearchError(f"{path}: not readable as embeddings ({reason}); embed its audio again") from error
 
 
 def read_stored(source: str, model: AudioEncoder) -> Embeddings:
@@ -66,6 +71,8 @@ def read_stored(source: str, model: AudioEncoder) -> Embeddings:
         )
     if not len(found):
         raise SearchError(f"{source}: no embeddings in it; embed some audio first")
+    if not np.isfinite(found.values).all():
+        raise SearchError(f"{source}: has values that are NaN or infinite; embed its audio again")
     return found
 
 

@@ -34,6 +34,7 @@ from ajepa.recipes.stored import StoredError, from_plain
 from .card import write_card
 
 FORMAT = 1
+LARGEST_OF_HEAD = 1e12  # it divides by deviations, which may be small
 FILE, CARD = "classifier.json", "README.md"
 
 
@@ -236,7 +237,7 @@ def _head(folder: Path, content: _Content) -> Head:
     path = folder / hub.WEIGHTS
     saved = checkpoint.load(path, prefixes=("head.",))
     state = {name.removeprefix("head."): value for name, value in saved.tensors.items()}
-    check_finite(path, saved.tensors)
+    check_finite(path, saved.tensors, LARGEST_OF_HEAD)
     config = content.head
     wanted = {"linear.weight": (config.labels, config.values)}
     if config.layers:

@@ -36,10 +36,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
 from ajepa.errors import AjepaError
 from ajepa.eval.protocols import PROTOCOLS, Protocol, TaskEntry
+from ajepa.files import ContentError, read_yaml
 from ajepa.model.precision import Precision
 
 from .pretraining import Pretraining, Run
@@ -73,9 +72,9 @@ class Comparison:
         if not path.is_file():
             raise ComparisonError(f"{path}: no such file; expected YAML with models, tasks and protocols")
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-            raise ComparisonError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+            content = read_yaml(path)
+        except ContentError as error:
+            raise ComparisonError(str(error)) from error
         known = [entry.name for entry in fields(cls)]
         if not isinstance(content, dict) or (surplus := sorted(map(str, set(content) - set(known)))):
             found = ", ".join(surplus) if isinstance(content, dict) else "no entries"

@@ -27,7 +27,7 @@ from ajepa.eval.results.errors import EvaluationError
 from ajepa.eval.results.result import Result
 from ajepa.eval.toolkits.commands import kept, run_stock, versions
 from ajepa.eval.toolkits.xares.encoder import FREQUENCIES
-from ajepa.files import write_json
+from ajepa.files import read_yaml, write_json
 from ajepa.s3prl_upstream.sets import CONFIG
 
 from .base import Bench, ProtocolError, Seeded, TaskEntry
@@ -192,9 +192,8 @@ def _task_of(data: Path) -> str:
     if not (data / CONFIG).is_file():
         raise EvaluationError(f"{data}: no {CONFIG} in it; `ajepa data s3prl` makes such a folder")
     try:
-        settings = yaml.safe_load((data / CONFIG).read_bytes())
-        found = dict(settings["downstream_expert"]["datarc"])
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError):
+        found = dict(read_yaml(data / CONFIG)["downstream_expert"]["datarc"])
+    except (ValueError, KeyError, TypeError):
         found = {}
     for task, key in KEYS.items():
         if key in found:

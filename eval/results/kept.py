@@ -183,4 +183,10 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
         raise KeptError(f"{path}: not a Parquet file ({' '.join(str(error).split())})") from error
     if missing := sorted(set(columns) - set(table.column_names)):
         raise KeptError(f"{path}: it has no column {', '.join(missing)}; run the comparison again")
-    return table.to_pylist()
+    kinds = {field.name: field.type for field in _schema()} | {"features": pa.list_(pa.float32())}
+    try:
+        return pa.table({name: table[name].cast(kinds[name]) for name in columns}).to_pylist()
+    except (pa.ArrowException, ValueError) as error:
+        raise KeptError(
+            f"{path}: damaged ({' '.join(str(error).split())}); run the comparison again"
+        ) from error

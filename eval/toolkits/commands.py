@@ -15,6 +15,12 @@ from ajepa.eval.results.errors import EvaluationError
 from ajepa.files import ContentError, read_json, set_aside
 
 
+class ToolkitError(EvaluationError):
+    """A toolkit's command has failed; the lines after the first are the end of its output."""
+
+    one_line = False
+
+
 def run_stock(
     module: str, arguments: Sequence[str], cwd: Path, log: Path, device: str | None = None
 ) -> float:
@@ -60,7 +66,7 @@ def run_module(
     if done.returncode:
         output = log.read_bytes()[begun:].decode(errors="replace")
         tail = "\n  ".join(output.splitlines()[-8:])
-        raise EvaluationError(f"`python -m {module} {' '.join(arguments)}` failed; {log} ends with\n  {tail}")
+        raise ToolkitError(f"`python -m {module} {' '.join(arguments)}` failed; {log} ends with\n  {tail}")
     return time.perf_counter() - started
 
 

@@ -1,14 +1,12 @@
-"""Small sound files of each kind, made by code, and seeded mutations of their bytes."""
+"""Small files of each kind that is read, made by code."""
 
 from __future__ import annotations
 
 import io
 import json
-import random
 import struct
 import tarfile
 import tempfile
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,21 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import soundfile
+import torch
 
+from ajepa.data.cells import as_text
 from ajepa.data.tars import index_tars
+from ajepa.embed.table import ABOUT
 from ajepa.recipes import dump_recipe, load_recipe
 from tests.audio_files import noise
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 RATE = 16_000
-
-
-class Edit(NamedTuple):
-    """`removed` bytes at a place are replaced by `inserted` ones."""
-
-    place: int
-    removed: int
-    inserted: bytes
 
 
 class Seed(NamedTuple):
@@ -41,71 +34,6 @@ class Seed(NamedTuple):
     name: str
     content: bytes
     header: int
-
-
-def mutate(content: bytes, header: int, draw: random.Random) -> list[Edit]:
-    """One to six edits, two thirds of them in the header."""
-    edits = []
-    for _ in range(draw.choice((1, 1, 1, 2, 3, 6))):
-        most = len(content) if draw.random() < 0.35 else min(header, len(content))
-        place = draw.randrange(most)
-        kind = draw.randrange(9)
-        if kind == 0:
-            edits.append(Edit(place, 1, bytes([content[place] ^ 1 << draw.randrange(8)])))
-        elif kind == 1:
-            edits.append(Edit(place, 1, bytes([draw.randrange(256)])))
-        elif kind == 2:
-            edits.append(
-                Edit(place, 4, draw.choice((b"\0" * 4, b"\xff" * 4, b"\xff\xff\xff\x7f", b"\1\0\0\0")))
-            )
-        elif kind == 3:
-            number = draw.choice((0, 1, 2, 999, 2**31 - 1, 2**32 - 1, draw.getrandbits(32)))
-            edits.append(Edit(place, 4, struct.pack(draw.choice(("<I", ">I")), number)))
-        elif kind == 4:
-            edits.append(Edit(place, draw.randrange(1, 200), b""))
-        elif kind == 5:
-            edits.append(Edit(place, 0, draw.randbytes(draw.randrange(1, 200))))
-        elif kind == 6:
-            start = draw.randrange(len(content))
-            edits.append(Edit(place, 0, content[start : start + draw.randrange(1, 500)]))
-        elif kind == 7:
-            edits.append(Edit(draw.randrange(len(content)), len(content), b""))  # cut
-        else:
-            edits.append(Edit(place, draw.randrange(1, 64), draw.randbytes(draw.randrange(64))))
-    return edits
-
-
-def mutate_text(content: bytes, header: int, draw: random.Random) -> list[Edit]:
-    """A value is replaced by one of another type or size, or bytes change as elsewhere."""
-    if draw.random() < 0.25:
-        return mutate(content, header, draw)
-    values = (b"null", b"[]", b"{}", b"-1", b"0", b"1e999", b".inf", b"NaN", b"99999999999999999999", b'"x"')
-    values += (
-        b"/etc/passwd",
-        b"true",
-        b"",
-        b"[[[[[[",
-        b"\xff\xfe",
-        b"\0",
-        b"x" * 200_000,
-        b"a,b,c",
-        b"\n\n",
-        b"'",
-    )
-    separators = [place for place, byte in enumerate(content) if byte in b":,\n {}[]="]
-    edits = []
-    for _ in range(draw.choice((1, 1, 2, 4))):
-        at = draw.randrange(len(separators) - 1)
-        start, end = separators[at] + 1, separators[at + 1]
-        edits.append(Edit(start, end - start, draw.choice(values)))
-    return edits
-
-
-def edited(content: bytes, edits: list[Edit]) -> bytes:
-    """The content after the edits, one after the other."""
-    for place, removed, inserted in edits:
-        content = content[:place] + inserted + content[place + removed :]
-    return content
 
 
 @cache
@@ -167,13 +95,33 @@ def shard_seeds() -> dict[str, bytes]:
 
 
 @cache
-def manifest_seeds() -> dict[str, bytes]:
-    """Manifests of one file, `a.wav`."""
+def table_seeds() -> dict[str, bytes]:
+    """A table of labels and parts of one file, `a.wav`, in every form that is read."""
+    rows: list[dict[str, Any]] = [
+        {"path": "a.wav", "start": 0.0, "duration": 1.0, "label": "x", "split": "train"},
+        {"path": "a.wav", "start": 0.5, "duration": None, "label": "y", "split": "valid"},
+        {"path": "a.wav", "start": None, "duration": 0.25, "label": None, "split": "test"},
+    ]
+    lines = [list(rows[0]), *([as_text(value, ";") for value in row.values()] for row in rows)]
+    found = {"t.parquet": parquet({name: [row[name] for row in rows] for name in rows[0]})}
+    for name, separator, encoding in (
+        ("commas.csv", ",", "utf-8"),
+        ("semicolons.csv", ";", "utf-8-sig"),
+        ("tabs.tsv", "\t", "utf-8"),
+        ("unicode.csv", "\t", "utf-16"),
+    ):
+        found[name] = "".join(f"{separator.join(line)}\n" for line in lines).encode(encoding)
+    found["t.json"] = json.dumps(rows).encode()
+    found["columns.json"] = json.dumps({name: [row[name] for row in rows] for name in rows[0]}).encode()
+    found["t.jsonl"] = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+    return found
+
+
+def parquet(columns: dict[str, Any], metadata: dict[bytes, bytes] | None = None) -> bytes:
     buffer = io.BytesIO()
-    rows = {"path": ["a.wav"] * 3, "start": [0.0, 0.5, None], "duration": [1.0, None, 0.25]}
-    pa.parquet.write_table(pa.table(rows), buffer)
-    text = b"path,start,duration,labels\na.wav,0,1,x\na.wav,0.5,,y\na.wav,,0.25,\n"
-    return {"m.csv": text, "m.parquet": buffer.getvalue()}
+    table = pa.Table.from_arrays(list(map(pa.array, columns.values())), names=list(columns))
+    pa.parquet.write_table(table.replace_schema_metadata(metadata), buffer)
+    return buffer.getvalue()
 
 
 @cache
@@ -182,32 +130,50 @@ def recipe_seed() -> bytes:
 
 
 @cache
-def weights_seed() -> tuple[bytes, bytes]:
-    """The JSON header of a small encoder, and the rest of its file."""
-    content = (FIXTURES / "a-jepa.encoder.safetensors").read_bytes()
-    size = struct.unpack("<Q", content[:8])[0]
-    return content[8 : 8 + size], content[8 + size :]
+def weights_seed() -> bytes:
+    """A small encoder of ours."""
+    return (FIXTURES / "a-jepa.encoder.safetensors").read_bytes()
 
 
-def weights_file(draw: random.Random) -> tuple[bytes, bytes]:
-    """(header, rest) with one value of the stored recipe changed: bytes alone mostly break the JSON."""
-    header, rest = weights_seed()
-    values: Any = json.loads(header)
-    about = values["__metadata__"]
-    recipe = json.loads(about["recipe"])
-    inner: Any = recipe
-    while True:
-        key = draw.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
-        if not isinstance(inner[key], (dict, list)) or not inner[key] or draw.random() < 0.2:
-            break
-        inner = inner[key]
-    inner[key] = draw.choice(
-        (None, True, -1, 0, 1, 10**9, 10**30, 1.5, float("inf"), "x", "/etc/passwd", [], {})
-    )
-    about["recipe"] = json.dumps(recipe)
-    if draw.random() < 0.2:
-        about[draw.choice(list(about))] = draw.choice(("null", "[]", "", "1e999", "{", "[" * 3000))
-    return json.dumps(values).encode(), rest
+@cache
+def weights_header() -> int:
+    """The bytes of its file that are no weights."""
+    return 8 + struct.unpack("<Q", weights_seed()[:8])[0]
 
 
-Mutation = Callable[[bytes, int, random.Random], list[Edit]]
+@cache
+def embeddings_seed() -> tuple[dict[str, Any], dict[bytes, bytes]]:
+    """The columns of a file of `ajepa embed`, and its metadata."""
+    about = {"what": "clip", "features": 4, "layers": 1, "frequency_patches": 2, "width": 2, "weights": "x"}
+    columns = {"path": ["a.wav", "b.wav"], "start": [0.0, 0.5], "end": [1.0, 1.5], "sha256": ["0" * 64] * 2}
+    values = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(8, dtype=np.float32)), 4)
+    return columns | {"clip": values}, {ABOUT: json.dumps(about).encode()}
+
+
+@cache
+def classifier_seed() -> dict[str, bytes]:
+    """The files of a classifier's folder."""
+    return {path.name: path.read_bytes() for path in sorted((FIXTURES / "classifier").iterdir())}
+
+
+@cache
+def audio_mae_seed() -> dict[str, torch.Tensor]:
+    """The weights of a small Audio-MAE by their official names, as fine-tuned."""
+    generator, width = torch.Generator().manual_seed(0), 64
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) / 8
+
+    found = {"cls_token": drawn(1, 1, width), "pos_embed": drawn(1, 513, width)}
+    sizes = {
+        "patch_embed.proj": (width, 1, 16, 16),
+        "blocks.0.attn.qkv": (3 * width, width),
+        "blocks.0.attn.proj": (width, width),
+        "blocks.0.mlp.fc1": (4 * width, width),
+        "blocks.0.mlp.fc2": (width, 4 * width),
+        "head": (5, width),
+    }
+    sizes |= dict.fromkeys(("blocks.0.norm1", "blocks.0.norm2", "fc_norm"), (width,))
+    for name, shape in sizes.items():
+        found |= {f"{name}.weight": drawn(*shape), f"{name}.bias": drawn(shape[0])}
+    return found
