@@ -1,7 +1,12 @@
-"""A conditional diffusion model of spectrograms, in the manner of RCDM (arXiv 2112.09164).
+"""A conditional diffusion model of spectrograms, after RCDM (arXiv 2112.09164).
 
-diffusers' U-Net and schedulers. The condition, a pooled prediction, shifts and scales every residual block,
-next to the time step. The picture is the crop's spectrogram at a low resolution.
+The condition is a pooled prediction, the picture the crop's spectrogram at a low resolution. A small network
+draws what the condition says, the mean of all pictures that fit it; a diffusion model (diffusers' U-Net and
+schedulers) adds what it leaves open, as in "predict and refine" (arXiv 2112.02475). The U-Net sees the mean
+as a second picture, and the condition shifts and scales its residual blocks, next to the time step.
+
+It predicts the velocity (arXiv 2202.00512), not the noise: where a picture is nearly all noise, which is
+where the condition matters, the noise can be read off the picture itself, and predicting it teaches nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +20,9 @@ from torch.nn import functional
 
 from .predicted import VisualizeError
 
+FORM = 2  # of the networks; files of another form cannot be read
 NOISE_STEPS = 1000
+REST = 0.6  # the deviation of a picture from its mean, where pictures have a deviation of 1
 MULTIPLE = 4  # two halvings in the U-Net
 
 
@@ -28,13 +35,17 @@ class DecoderConfig:
         pool: frames and mel bands that become one value.
         condition: D, width of the condition.
         channels: of the U-Net's three levels.
+        hidden: width of the network that draws the mean.
+        form: FORM.
     """
 
     frames: int
     bands: int
     pool: tuple[int, int]
     condition: int
-    channels: tuple[int, int, int] = (32, 64, 96)
+    channels: tuple[int, int, int] = (16, 48, 96)
+    hidden: int = 256
+    form: int = FORM
 
     @classmethod
     def of(cls, frames: int, bands: int, condition: int, most: int = 32) -> DecoderConfig:
@@ -46,8 +57,15 @@ class DecoderConfig:
 class Decoder(nn.Module):
     """From conditions [B, D] to pictures [B, frames, bands].
 
-    Raises VisualizeError if diffusers is not installed.
+    Attributes:
+        centre_XY, spread: mean picture and deviation of the training audio.
+
+    Raises:
+        VisualizeError: diffusers is not installed.
     """
+
+    centre_XY: Tensor
+    spread: Tensor
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -56,7 +74,7 @@ class Decoder(nn.Module):
         down = ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D")
         up = ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D")
         self.unet: Any = diffusers.UNet2DModel(
-            in_channels=1,
+            in_channels=2,
             out_channels=1,
             layers_per_block=1,
             block_out_channels=config.channels,
@@ -70,6 +88,13 @@ class Decoder(nn.Module):
         self.condition = nn.Linear(config.condition, 4 * config.channels[0])
         # The condition's own scale differs from run to run.
         self.norm = nn.LayerNorm(config.condition, elementwise_affine=False)
+        self.mean = nn.Sequential(
+            nn.Linear(config.condition, config.hidden),
+            nn.GELU(),
+            nn.Linear(config.hidden, config.frames * config.bands),
+        )
+        self.register_buffer("centre_XY", torch.zeros(config.frames, config.bands))
+        self.register_buffer("spread", torch.ones(()))
 
     def pooled(self, spectrogram_BLC: Tensor) -> Tensor:
         """A spectrogram at the picture's resolution."""
@@ -78,21 +103,32 @@ class Decoder(nn.Module):
         whole_BLC = spectrogram_BLC[:, : frames * pool_frames, : bands * pool_bands]
         return functional.avg_pool2d(whole_BLC[:, None], self.config.pool)[:, 0]
 
-    def loss(self, picture_BXY: Tensor, condition_BD: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean squared error of the noise at random time steps, scalar."""
-        schedule = _diffusers().DDPMScheduler(NOISE_STEPS, beta_schedule="squaredcos_cap_v2")
-        noise_BXY = torch.randn(picture_BXY.shape, generator=generator)
-        step_B = torch.randint(NOISE_STEPS, (len(picture_BXY),), generator=generator)
-        noisy_BXY = schedule.add_noise(picture_BXY, noise_BXY, step_B)
-        return functional.mse_loss(self(noisy_BXY, step_B, condition_BD), noise_BXY)
+    def expected(self, condition_BD: Tensor) -> Tensor:
+        """The mean of all pictures that fit a condition: what it says, [B, frames, bands]."""
+        return self._mean(self.norm(condition_BD)) * self.spread + self.centre_XY
 
-    def forward(self, noisy_BXY: Tensor, step_B: Tensor, condition_BD: Tensor) -> Tensor:
-        """The noise in a noisy picture."""
+    def _mean(self, normed_BD: Tensor) -> Tensor:
+        return self.mean(normed_BD).unflatten(1, (self.config.frames, self.config.bands))
+
+    def loss(self, picture_BXY: Tensor, condition_BD: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared error of the mean, and of the velocity at random time steps, scalar."""
+        schedule = _schedule("DDPMScheduler")
+        normed_BD = self.norm(condition_BD)
+        mean_BXY = self._mean(normed_BD)
+        wanted_BXY = (picture_BXY - self.centre_XY) / self.spread
+        rest_BXY = (wanted_BXY - mean_BXY.detach()) / REST
+        noise_BXY = torch.randn(rest_BXY.shape, generator=generator)
+        step_B = torch.randint(NOISE_STEPS, (len(rest_BXY),), generator=generator)
+        noisy_BXY = schedule.add_noise(rest_BXY, noise_BXY, step_B)
+        found_BXY = self._velocity(noisy_BXY, step_B, mean_BXY.detach(), normed_BD)
+        velocity_BXY = schedule.get_velocity(rest_BXY, noise_BXY, step_B)
+        return functional.mse_loss(mean_BXY, wanted_BXY) + functional.mse_loss(found_BXY, velocity_BXY)
+
+    def _velocity(self, noisy_BXY: Tensor, step_B: Tensor, mean_BXY: Tensor, normed_BD: Tensor) -> Tensor:
         _, frames, bands = noisy_BXY.shape
         padding = (0, -bands % MULTIPLE, 0, -frames % MULTIPLE)
-        padded = functional.pad(noisy_BXY[:, None], padding)
-        condition = self.condition(self.norm(condition_BD))
-        found = self.unet(padded, step_B, class_labels=condition).sample
+        pictures = functional.pad(torch.stack([noisy_BXY, mean_BXY], 1), padding)
+        found = self.unet(pictures, step_B, class_labels=self.condition(normed_BD)).sample
         return found[:, 0, :frames, :bands]
 
     @torch.no_grad()
@@ -104,15 +140,20 @@ class Decoder(nn.Module):
             steps: of DDIM.
         """
         shape = (1, self.config.frames, self.config.bands)
-        picture_BXY = torch.randn(shape, generator=generator).repeat(len(condition_BD), 1, 1)
-        schedule = _diffusers().DDIMScheduler(
-            NOISE_STEPS, beta_schedule="squaredcos_cap_v2", clip_sample=False
-        )
+        rest_BXY = torch.randn(shape, generator=generator).repeat(len(condition_BD), 1, 1)
+        normed_BD = self.norm(condition_BD)
+        mean_BXY = self._mean(normed_BD)
+        schedule = _schedule("DDIMScheduler", clip_sample=False)
         schedule.set_timesteps(steps)
         for step in schedule.timesteps:
-            noise_BXY = self(picture_BXY, step.expand(len(picture_BXY)), condition_BD)
-            picture_BXY = schedule.step(noise_BXY, step, picture_BXY).prev_sample
-        return picture_BXY
+            velocity_BXY = self._velocity(rest_BXY, step.expand(len(rest_BXY)), mean_BXY, normed_BD)
+            rest_BXY = schedule.step(velocity_BXY, step, rest_BXY).prev_sample
+        return (mean_BXY + REST * rest_BXY) * self.spread + self.centre_XY
+
+
+def _schedule(name: str, **options: Any) -> Any:
+    make = getattr(_diffusers(), name)
+    return make(NOISE_STEPS, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", **options)
 
 
 def _diffusers() -> Any:

@@ -31,12 +31,14 @@ class Drawn(NamedTuple):
         truth_XY: the clip at the picture's resolution.
         regions: one a position.
         context_PN: the patches that the encoder saw, [positions, N] bool.
+        mean_PXY: the means of all pictures that fit the predictions, [positions, frames, bands].
         sample_PSXY: [positions, seeds, frames, bands].
     """
 
     truth_XY: Tensor
     regions: list[Region]
     context_PN: Tensor
+    mean_PXY: Tensor
     sample_PSXY: Tensor
 
 
@@ -64,7 +66,8 @@ def draw_samples(
     context_PN = torch.zeros_like(inside(grid, regions))
     context_PN.scatter_(1, masks.context_BMK[:, 0], masks.valid_BMK[:, 0])
     samples = [decoder.sample(condition_PD, torch.Generator().manual_seed(one)) for one in range(seeds)]
-    return Drawn(decoder.pooled(spectrogram_PLC)[0], regions, context_PN, torch.stack(samples, 1))
+    truth_XY, mean_PXY = decoder.pooled(spectrogram_PLC)[0], decoder.expected(condition_PD)
+    return Drawn(truth_XY, regions, context_PN, mean_PXY, torch.stack(samples, 1))
 
 
 def write_drawing(
@@ -114,14 +117,15 @@ def _figure(predicted: Predicted, drawn: Drawn) -> Any:
     grid = predicted.grid
     positions, seeds = drawn.sample_PSXY.shape[:2]
     low, high = np.quantile(drawn.truth_XY.numpy(), [0.01, 0.995])
-    figure = Figure(figsize=(1.9 * (seeds + 2), 1.7 * positions + 0.3), dpi=130, layout="constrained")
-    axes = figure.subplots(positions, seeds + 2, squeeze=False)
-    titles = ["the clip", "its context", *(f"sample {number + 1}" for number in range(seeds))]
+    figure = Figure(figsize=(1.9 * (seeds + 3), 1.7 * positions + 0.3), dpi=130, layout="constrained")
+    axes = figure.subplots(positions, seeds + 3, squeeze=False)
+    titles = ["the clip", "its context", "mean", *(f"sample {number + 1}" for number in range(seeds))]
     seen_PXY = _cells(drawn, grid)
     for row, region in enumerate(drawn.regions):
         pictures: Sequence[np.ndarray] = [
             drawn.truth_XY.numpy(),
             np.where(seen_PXY[row], drawn.truth_XY.numpy(), np.nan),
+            drawn.mean_PXY[row].numpy(),
             *drawn.sample_PSXY[row].numpy(),
         ]
         for column, (panel, picture_XY) in enumerate(zip(axes[row], pictures, strict=True)):

@@ -21,6 +21,7 @@ class Verdict(NamedTuple):
         between_seeds: of two samples for the same region with different noise.
         to_truth: of a sample and its clip, within the region.
         to_truth_shuffled: the same where the condition is another clip's, at the same region.
+        mean_to_truth, mean_to_truth_shuffled: these two for the mean of all pictures that fit the condition.
         nearer: share of the clips whose own sample is nearer than the shuffled one.
         interval: 95 % interval of the paired difference `to_truth_shuffled - to_truth`, over clips.
     """
@@ -30,6 +31,8 @@ class Verdict(NamedTuple):
     between_seeds: float
     to_truth: float
     to_truth_shuffled: float
+    mean_to_truth: float
+    mean_to_truth_shuffled: float
     nearer: float
     interval: tuple[float, float]
 
@@ -58,6 +61,11 @@ def judge(predicted: Predicted, decoder: Decoder, waveform_BS: Tensor, seed: int
     cells_BXY = region_cells(predicted, decoder, here)
     own_B = _distance(sample_BXY, truth_BXY, cells_BXY)
     other_B = _distance(sample(shuffled_BD, 1), truth_BXY, cells_BXY)
+    with torch.no_grad():
+        own_mean_B, other_mean_B = (
+            _distance(decoder.expected(its_BD), truth_BXY, cells_BXY)
+            for its_BD in (condition_BD, shuffled_BD)
+        )
     every_BXY = torch.ones_like(cells_BXY)
     drawn_SB = torch.randint(clips, (10_000, clips), generator=generator)
     low, high = (other_B - own_B)[drawn_SB].mean(1).quantile(torch.tensor([0.025, 0.975])).tolist()
@@ -67,6 +75,8 @@ def judge(predicted: Predicted, decoder: Decoder, waveform_BS: Tensor, seed: int
         between_seeds=float(_distance(sample_BXY, sample(condition_BD, 2), every_BXY).mean()),
         to_truth=float(own_B.mean()),
         to_truth_shuffled=float(other_B.mean()),
+        mean_to_truth=float(own_mean_B.mean()),
+        mean_to_truth_shuffled=float(other_mean_B.mean()),
         nearer=float((own_B < other_B).float().mean()),
         interval=(low, high),
     )

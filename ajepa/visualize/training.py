@@ -18,21 +18,28 @@ from ajepa.data.crops import CropDataset, collate
 from ajepa.data.order import Draw, StepSampler, mix_seed
 from ajepa.files import in_place_of
 
-from .decoder import Decoder, DecoderConfig
+from .decoder import FORM, Decoder, DecoderConfig
 from .predicted import Predicted, VisualizeError
 from .regions import draw_regions
 
 FILE = "decoder.safetensors"
 DECAY = 0.999  # of the moving average of the weights, which samples come from
+MEASURED = 64  # crops from which the mean picture and the deviation are taken
 
 
 @dataclass(frozen=True)
 class Training:
-    """Settings of the decoder's training."""
+    """Settings of the decoder's training.
+
+    Attributes:
+        batch_size: pairs of a crop and a region in a step.
+        regions: of a crop; more of them cost less than more crops.
+    """
 
     steps: int = 4000
     batch_size: int = 16
-    lr: float = 4e-4
+    regions: int = 4
+    lr: float = 1e-3
     checkpoint_every: int = 250
     seed: int = 0
 
@@ -61,7 +68,6 @@ def train_decoder(
     config = DecoderConfig.of(frames, recipe.front_end.mels, predicted.width)
     torch.manual_seed(settings.seed)
     decoder, average = Decoder(config), Decoder(config)
-    average.load_state_dict(decoder.state_dict())
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=settings.lr, weight_decay=0.01)
     start = _restore(folder / FILE, predicted, decoder, average, optimizer)
     if start >= settings.steps:
@@ -76,7 +82,11 @@ def train_decoder(
         cache_megabytes=1024,
         skip_broken=True,
     )
-    order = StepSampler(len(clips), settings.batch_size, start, settings.steps, settings.seed)
+    crops_a_step = -(-settings.batch_size // settings.regions)
+    if start == 0:
+        _measure(predicted, decoder, crops, StepSampler(len(clips), 8, 0, MEASURED // 8, settings.seed))
+        average.load_state_dict(decoder.state_dict())
+    order = StepSampler(len(clips), crops_a_step, start, settings.steps, settings.seed)
     losses: list[float] = []
     decoder.train()
     for step, draws in enumerate(order, start):
@@ -85,7 +95,7 @@ def train_decoder(
             raise VisualizeError(batch.failure)
         # Everything random of a step depends on its number alone: resuming needs no replay.
         generator = torch.Generator().manual_seed(mix_seed(settings.seed, step))
-        spectrogram_BLC = predicted.spectrogram(batch.waveform_BS)
+        spectrogram_BLC = predicted.spectrogram(batch.waveform_BS).repeat(settings.regions, 1, 1)
         regions = draw_regions(grid, len(spectrogram_BLC), generator)
         condition_BD = predicted(spectrogram_BLC, regions, generator)
         loss = decoder.loss(decoder.pooled(spectrogram_BLC), condition_BD, generator)
@@ -108,6 +118,19 @@ def train_decoder(
     return average.eval()
 
 
+@torch.no_grad()
+def _measure(predicted: Predicted, decoder: Decoder, crops: CropDataset, order: StepSampler) -> None:
+    """Set the decoder's mean picture and deviation from some crops."""
+    batches = [collate([crops[draw] for draw in draws]) for draws in order]
+    for batch in batches:
+        if batch.failure:
+            raise VisualizeError(batch.failure)
+    pictures = [decoder.pooled(predicted.spectrogram(batch.waveform_BS)) for batch in batches]
+    picture_BXY = torch.cat(pictures)
+    decoder.centre_XY.copy_(picture_BXY.mean(0))
+    decoder.spread.copy_((picture_BXY - decoder.centre_XY).square().mean().sqrt().clamp_min(1e-3))
+
+
 def crops_of(predicted: Predicted, source: str, count: int) -> Tensor:
     """Crops of clips that are spread over a set, [B, S]. Raises as `open_clips`; VisualizeError: too few."""
     recipe = predicted.recipe
@@ -125,8 +148,14 @@ def crops_of(predicted: Predicted, source: str, count: int) -> Tensor:
 
 def _config(path: Path, header: dict[str, str]) -> DecoderConfig:
     try:
-        found = json.loads(header["config"])
+        found = dict(json.loads(header["config"]))
+        if found.get("form") != FORM:
+            raise VisualizeError(
+                f"{path}: made by another version of ajepa; remove it, or take another --decoder"
+            )
         return DecoderConfig(**{**found, "pool": tuple(found["pool"]), "channels": tuple(found["channels"])})
+    except VisualizeError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise VisualizeError(f"{path}: not a decoder; remove it and train again") from error
 

@@ -49,15 +49,17 @@ function draw(target) {
   if (made.click) target.on("plotly_click", (event) => made.click(event.points[0]));
 }
 
+function first(target) {
+  if (shown.has(target)) return;
+  shown.add(target);
+  watcher.unobserve(target);
+  draw(target);
+}
+
 const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries) {
-    if (entry.isIntersecting && !shown.has(entry.target)) {
-      shown.add(entry.target);
-      watcher.unobserve(entry.target);
-      draw(entry.target);
-    }
-  }
+  for (const entry of entries) if (entry.isIntersecting) first(entry.target);
 }, { rootMargin: "200px" });
+addEventListener("beforeprint", () => [...drawers.keys()].forEach(first));
 
 const redraw = () => shown.forEach(draw);
 const errors = (points) => ({ type: "data", symmetric: false, thickness: 1,
