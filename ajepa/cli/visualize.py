@@ -93,6 +93,8 @@ def run_visualize(options: argparse.Namespace) -> None:
             f"samples of two seeds differ by      {verdict.between_seeds:.3f}\n"
             f"within the region, from the truth   {verdict.to_truth:.3f}\n"
             f"with another clip's prediction      {verdict.to_truth_shuffled:.3f} "
-            f"(farther by {low:.3f} to {high:.3f}, 95 %; own is nearer for {verdict.nearer:.0%})"
+            f"(farther by {low:.3f} to {high:.3f}, 95 %; own is nearer for {verdict.nearer:.0%})\n"
+            f"the means in place of samples       {verdict.mean_to_truth:.3f} and "
+            f"{verdict.mean_to_truth_shuffled:.3f}"
         )
     print(f"{options.out / 'figure.png'}; `ajepa report {options.out} --out report.html` shows and plays it")
