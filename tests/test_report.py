@@ -265,6 +265,15 @@ def test_tables_sort_masks_move_and_clips_play(browser: Any, page: Path) -> None
     assert tab.title() != "1" and not errors, "a model's name was taken for HTML"
 
 
+def test_all_charts_are_drawn_for_print(browser: Any, page: Path) -> None:
+    """On a screen they wait until they come into view."""
+    tab, errors = opened(browser, page, viewport={"width": 1280, "height": 900})
+    missing = "[...document.querySelectorAll('.chart')].filter(one => !one.querySelector('.main-svg')).length"
+    assert tab.evaluate(missing) > 3
+    tab.pdf()
+    assert tab.evaluate(missing) == 0 and not errors
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_serious_fault_for_assistive_technology(browser: Any, page: Path, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
