@@ -1,13 +1,14 @@
 """The stock HEAR toolkit, unmodified, as a protocol: embeddings, then the predictions of its MLP.
 
-heareval's two commands run in their own processes. A score has no interval, only a spread over folds; what
-the heads answered to each test clip is kept next to the record.
+heareval's two commands run in their own processes. What its heads answered to each test clip is kept next to
+the record. Where the score is their accuracy it has an interval, from a bootstrap over clips: a task's folder
+does not say which clips are of one source. Other scores have a spread over folds alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import ClassVar
@@ -22,9 +23,9 @@ from ajepa.eval.models.text import HEAR, absolute, hear_parts, is_file
 from ajepa.eval.results.kept import answers_table
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
-from ajepa.eval.results.scores import deviation
+from ajepa.eval.results.scores import deviation, summary
 from ajepa.eval.toolkits.commands import run_stock, versions
-from ajepa.eval.toolkits.hear_answers import hear_answers
+from ajepa.eval.toolkits.hear_answers import hear_answers, scored_answers
 from ajepa.files import read_json, write
 
 from .base import Bench, Protocol, ProtocolError, TaskEntry
@@ -126,7 +127,14 @@ class Hear(Protocol):
         )
         rate = int(bench.model().module.sample_rate)
         rows = hear_answers(task, folder / embedded, rate, SEED)
-        return [Result(record, torch.empty(0), answers=None if rows is None else answers_table(rows))]
+        if rows is None:
+            return [Result(record, torch.empty(0))]
+        answers = answers_table(rows)
+        if (splits := scored_answers(rows, folds)) is None:
+            return [Result(record, torch.empty(0), answers=answers)]
+        fields, draws_S = summary([splits], ", of the toolkit's answers")
+        record = replace(record, interval=fields["interval"], interval_method=fields["interval_method"])
+        return [Result(record, draws_S, answers=answers)]
 
 
 def _module(bench: Bench, folder: Path) -> tuple[str, str]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ajepa.eval.results.answers import scored
 from ajepa.eval.results.kept import MOST_LABELS
+from ajepa.eval.results.scores import Scored
 from ajepa.files import printable, read_json
 from ajepa.harness.pickles import load_tensors
 
@@ -62,6 +65,27 @@ def hear_answers(task: Path, embedded: Path, rate: int, seed: int) -> list[dict[
                 }
             )
     return rows
+
+
+def scored_answers(rows: Sequence[Mapping[str, Any]], folds: Mapping[str, float]) -> list[Scored] | None:
+    """The test splits, if the toolkit's score of each is the accuracy of these answers; else None.
+
+    Args:
+        rows: as `hear_answers` gives them.
+        folds: the toolkit's score of each test split.
+    """
+    if any(len(row["truth"]) != 1 for row in rows):
+        return None
+    run = {
+        "clips": [row["clip"] for row in rows],
+        "splits": [row["split"] for row in rows],
+        "groups": [row["group"] for row in rows],
+        "truth": [row["truth"][0] for row in rows],
+        "answers": [row["labels"][0] for row in rows],
+    }
+    splits = scored(run)
+    same = {split.split for split in splits} == set(folds)
+    return splits if same and all(abs(one.score - folds[one.split]) < 1e-4 for one in splits) else None
 
 
 def _clips(
