@@ -45,6 +45,15 @@ def test_a_run_that_learnt_nothing_gives_way_to_a_corrected_recipe(
     assert not (out / "best.safetensors").exists(), "of the run before"
 
 
+def test_a_run_that_learnt_nothing_gives_way_to_a_shorter_one(
+    tiny_recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = pretrain(tiny_recipe, untrained=True).parents[1]
+    pretrain(with_optim(tiny_recipe, steps=4))
+    assert "second checkpoint and was of another length; starting over" in capsys.readouterr().err
+    assert steps(out) == [1, 2, 3, 4]
+
+
 def test_a_finished_run_reduced_to_its_twin_stays(tiny_recipe: Recipe) -> None:
     out = pretrain(tiny_recipe).parent
     for step in (4, 6):

@@ -215,9 +215,9 @@ def _forget(recipe: Recipe, info: dict[str, Any]) -> None:
     if first is not None:
         saved = checkpoint.load(first, prefixes=())
         changed = ", ".join(_differences(recipe, info, recipe_from_dict(saved.recipe, first), saved.info))
+        was = f"had other values of {changed}" if changed else "was of another length"
         print(
-            f"{out}: the run there ended before its second checkpoint and had other values of {changed}; "
-            "starting over in its place",
+            f"{out}: the run there ended before its second checkpoint and {was}; starting over in its place",
             file=sys.stderr,
         )
         first.unlink()
