@@ -183,7 +183,7 @@ if (data.views.length) {
     byId("view-legend").replaceChildren(...(codes ? NAMES.flatMap((name, code) => {
       const swatch = element("span", { className: "swatch" });
       swatch.style.background = SHADES[code] || "transparent";
-      return [swatch, name];
+      return [element("span", { className: "key" }, swatch, name), " "];
     }) : values ? ["Bright: alike or attended to; dark: not."] : []));
   };
   const choose = () => {
