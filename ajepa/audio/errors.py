@@ -39,6 +39,12 @@ class AudioWarning(UserWarning):
     """Audio that can be used, but probably not as it was meant."""
 
 
+def check_target(sample_rate: int) -> None:
+    """Raises ValueError for a sample rate to which nothing is resampled: soxr crashes at absurd ones."""
+    if not 1 <= sample_rate <= RATES[1]:
+        raise ValueError(f"sample_rate is {sample_rate} Hz, must be from 1 to {RATES[1]:,}")
+
+
 def check_rate(path: AudioSource, rate: int) -> None:
     """Raises AudioError for a sample rate that no recording has."""
     if not RATES[0] <= rate <= RATES[1]:

@@ -19,7 +19,16 @@ import numpy as np
 import soxr
 
 from . import ffmpeg, isolated, sndfile
-from .errors import LOUDEST, REMOVE, AudioError, AudioWarning, DecoderError, check_length, check_rate
+from .errors import (
+    LOUDEST,
+    REMOVE,
+    AudioError,
+    AudioWarning,
+    DecoderError,
+    check_length,
+    check_rate,
+    check_target,
+)
 from .source import AudioBytes, AudioSource, byte_size, open_bytes
 
 __all__ = ["REMOVE", "AudioError", "AudioFile", "inspect_file", "resampled_length"]
@@ -120,6 +129,7 @@ class AudioFile:
 
     def stream(self, first: int, stop: int | None, sample_rate: int) -> Iterator[np.ndarray]:
         """The same in blocks, at least one sample in all; without `stop` to the end of the file."""
+        check_target(sample_rate)
         stop = self.length(sample_rate) if stop is None else stop
         # `source_step` source samples last as long as `target_step` resampled ones. A part that begins on
         # such a step finds the resampler in the same phase as the whole does.

@@ -19,7 +19,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from .errors import REMOVE, AudioError
+from .errors import REMOVE, AudioError, check_target
 from .file import inspect_file, resampled_length
 from .source import AudioSource
 
@@ -149,8 +149,8 @@ def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
 
     The result is on the device of `waveform`, without gradients. Equal rates return the waveform itself.
     """
-    if source_rate <= 0 or target_rate <= 0:
-        raise ValueError(f"sample rates must be positive, got {source_rate} and {target_rate}")
+    for rate in (source_rate, target_rate):
+        check_target(rate)
     if source_rate == target_rate:
         return waveform.float()
     length = resampled_length(waveform.shape[-1], source_rate, target_rate)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import data_get, data_xares
-from .usage import UsageError
+from .usage import UsageError, count, rate, seed
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -30,7 +30,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     task.add_argument("--out", type=Path, required=True, help="the tasks folder")
     task.add_argument(
         "--sample-rate",
-        type=int,
+        type=rate,
         default=16_000,
         help="of the written audio, Hz: that of the models to score; default: 16000",
     )
@@ -135,12 +135,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "layout", choices=["esc50", "speech_commands", "voxceleb1", "events", "unlabelled"]
     )
     synthetic.add_argument("--out", type=Path, required=True)
-    synthetic.add_argument("--seed", type=int, default=0)
+    synthetic.add_argument("--seed", type=seed, default=0)
     synthetic.set_defaults(run=run_synthetic)
 
 
 def _add_scanning(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="default: one per core")
+    parser.add_argument("--workers", type=count, default=os.cpu_count() or 1, help="default: one per core")
     parser.add_argument(
         "--skip-broken", action="store_true", help="leave out and list unreadable files instead of stopping"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .usage import UsageError, seed
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
@@ -27,7 +29,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     masks.add_argument("--json", type=Path, help="write the fractions there too")
     masks.add_argument("--kinds", action="store_true", help="every kind of mask instead of the curriculum")
-    masks.add_argument("--seed", type=int, default=0)
+    masks.add_argument("--seed", type=seed, default=0)
     masks.add_argument("--clips", type=int, default=4, help="clips in the picture")
     masks.add_argument("--draws", type=int, default=4096, help="clips behind each number of the table")
     masks.set_defaults(run=run_masks, takes_rest=True)
@@ -41,8 +43,6 @@ def run_masks(options: argparse.Namespace) -> None:
     from ajepa.pictures.masks import cases_by_kind, cases_of, draw_masks, fraction_table, mask_fractions
     from ajepa.pictures.spectrogram import training_crop
     from ajepa.recipes import load_recipe
-
-    from .usage import UsageError
 
     if options.out:
         check_picture(options.out)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .usage import UsageError
+from .usage import UsageError, seed
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,7 +42,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "between seeds, and whether they are nearer to the truth than with another clip's prediction",
     )
     visualize.add_argument("--judge-clips", type=int, default=64, metavar="N", help="of it; default: 64")
-    visualize.add_argument("--seed", type=int, default=0, help="of regions and contexts")
+    visualize.add_argument("--seed", type=seed, default=0, help="of regions and contexts")
     visualize.set_defaults(run=run_visualize)
 
 

@@ -11,12 +11,14 @@ from typing import Any
 import soundfile
 
 from ajepa.audio import SAMPLE_RATE, AudioError, info, load
+from ajepa.audio.errors import RATES
 
 from .clips import Clip, DataError
 
 # libsndfile's names of container and coding.
 FORMATS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}
 COPY = "copy"
+_FLAC_RATE = 655_350  # the highest of libsndfile's FLAC
 _OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 _BLOCK = 65_536  # samples encoded at a time
 
@@ -42,8 +44,11 @@ class Packing:
         if self.format == "opus" and self.sample_rate not in _OPUS_RATES:
             rates = ", ".join(map(str, _OPUS_RATES))
             raise DataError(f"Opus has no sample rate {self.sample_rate}; choose one of {rates}")
-        if self.sample_rate < 1 or self.shard_megabytes < 1:
-            raise DataError("--sample-rate and --shard-megabytes must be at least 1")
+        low, high = RATES[0], _FLAC_RATE if self.format == "flac" else RATES[1]
+        if not low <= self.sample_rate <= high:
+            raise DataError(f"--sample-rate is {self.sample_rate} Hz; give {low:,} to {high:,}")
+        if self.shard_megabytes < 1:
+            raise DataError(f"--shard-megabytes is {self.shard_megabytes}; give at least 1")
 
 
 @dataclass(frozen=True)

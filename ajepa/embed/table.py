@@ -75,7 +75,7 @@ def write_part(path: Path, rows: Sequence[Row], checksums: Sequence[str], about:
 
 def _values(arrays: Sequence[np.ndarray], kind: pa.DataType) -> pa.Array:
     inner = kind if pa.types.is_fixed_size_list(kind) else kind.value_type
-    numbers = inner.value_type.to_pandas_dtype()
+    numbers = np.float16 if inner.value_type == pa.float16() else np.float32
     flat = np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.empty(0)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat.astype(numbers)), type=inner)
     if inner is kind:

@@ -198,3 +198,5 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _at_least("run", self, log_every=1, health_every=1, checkpoint_every=1, keep=1, keep_every=0)
+        if not abs(self.seed) < 2**63:
+            raise ValueError(f"run.seed is {self.seed}, must have at most 63 bits")

@@ -1,8 +1,9 @@
 """Draw the figures of the concept pages.
 
-    python docs/images/figures.py    # a_jepa.png, patches.png, collapse.svg and intervals.svg
+    python docs/images/figures.py    # a_jepa.png, patches.png, collapse.svg, intervals.svg and load.svg
 
-`collapse.json` holds the metrics of two runs, whose commands are in docs/concepts/collapse.md.
+`collapse.json` holds the metrics of two runs, whose commands are in docs/concepts/collapse.md; `load.json` is
+what `benchmarks/load.py` wrote.
 """
 
 from __future__ import annotations
@@ -247,6 +248,23 @@ def collapse() -> None:
     save(figure, "collapse.svg")
 
 
+def load() -> None:
+    """Memory over long work."""
+    titles = {"clips": "100,000 clips", "long": "10 hours", "epochs": "1,000 epochs", "runs": "200 runs"}
+    figure, axes = plt.subplots(figsize=(6.5, 2.6), facecolor="white")
+    for (name, row), colour in zip(
+        json.loads((HERE / "load.json").read_text()).items(), (CONTEXT, TARGET, INK, "#7d8ea3"), strict=True
+    ):
+        seconds, megabytes, _ = zip(*row["curve"], strict=True)
+        axes.plot(seconds, megabytes, color=colour, label=titles[name], lw=1.4)
+    axes.set(xlabel="seconds", ylabel="MB", ylim=(0, 1000))
+    axes.grid(lw=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=2, loc="upper right")
+    figure.tight_layout()
+    save(figure, "load.svg")
+
+
 def save(figure: Figure, name: str) -> None:
     """Write a figure."""
     figure.savefig(HERE / name, dpi=150, metadata={"Date": None} if name.endswith(".svg") else None)
@@ -261,3 +279,4 @@ if __name__ == "__main__":
     patches()
     collapse()
     intervals()
+    load()
