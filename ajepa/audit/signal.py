@@ -125,7 +125,7 @@ def signal_findings(number: int, clip: Measured) -> Iterator[Finding]:
         return
     if clip.peak < QUIET:
         level = "digital silence" if clip.peak == 0 else f"peak {decibels(clip.peak):.0f} dB"
-        yield Finding("silent", number, -clip.peak, level)
+        yield Finding("silent", number, 0.0 - clip.peak, level)
     elif clip.silent >= MOSTLY:
         yield Finding("mostly silent", number, clip.silent, f"{clip.silent:.0%} digital silence")
     if clip.seconds < SHORTEST_SECONDS:
