@@ -26,6 +26,7 @@ ALONE = {
 CORE = (
     *("test_features", "test_audio", "test_masking", "test_encoder", "test_training", "test_resume"),
     *("test_checkpoint", "test_recipes", "test_manifest", "test_curves", "test_shards", "test_embed"),
+    *("test_hostile_files", "test_hostile_weights"),
 )
 
 nox.options.default_venv_backend = "venv"
@@ -42,7 +43,7 @@ def tests(session: nox.Session) -> None:
 def oldest(session: nox.Session) -> None:
     """The core with the lower bounds of all dependencies."""
     bounds = [_lowest(Requirement(line)) for line in PROJECT["project"]["dependencies"]]
-    session.install("-e", ".", "pytest", "pytest-xdist", "hypothesis", *bounds)
+    session.install("-e", ".", "pytest", "pytest-xdist", "hypothesis", "pandas", *bounds)
     _pytest(session, *(f"tests/{name}.py" for name in CORE))
 
 

@@ -225,6 +225,8 @@ def test_synthetic_audio_becomes_a_hear_task(tmp_path: Path) -> None:
         ),
         ("data shard a s --sample-rate 700000 --format flac", "give 1,000 to 655,350"),
         ("data shard a s --sample-rate 0", "give 1,000"),
+        ("similar a/0.wav --among a --start inf", "--start is inf"),
+        ("similar a/0.wav --among a --seconds inf", "--seconds inf"),
         ("data shard a s --shard-megabytes 0", "--shard-megabytes is 0; give at least 1"),
         ("pretrain ajepa-small-cpu run.seed=99999999999999999999", "run.seed is 99999999999999999999"),
     ],

@@ -134,6 +134,10 @@ def test_an_index_that_claims_more_than_its_tars_hold(tmp_path: Path) -> None:
     pa.parquet.write_table(pa.concat_tables([table] * 3), tmp_path / "index.parquet")
     with pytest.raises(AjepaError, match=r"index\.parquet: does not fit shards\.json"):
         open_clips(tmp_path)
+    instant = table.set_column(table.column_names.index("seconds"), "seconds", pa.array([0.0]))
+    pa.parquet.write_table(instant, tmp_path / "index.parquet")
+    with pytest.raises(AjepaError, match=r"index\.parquet: does not fit shards\.json"):
+        open_clips(tmp_path)
     listing["shards"][0]["clips"] = 10**15
     (tmp_path / "shards.json").write_text(json.dumps(listing))
     with pytest.raises(AjepaError, match=r"shards\.json: not a list of shards"):

@@ -91,8 +91,6 @@ def load(
     NaN and infinity are two), and for a `start` at or beyond the end. Warns (AudioWarning) of channels that
     cancel each other.
     """
-    if not start >= 0 or (seconds is not None and not seconds > 0):
-        raise ValueError(f"start must be >= 0 and seconds > 0, got start={start} and seconds={seconds}")
     first, stop = _span(start, seconds, sample_rate)
     file = inspect_file(path)
     length = file.length(sample_rate)
@@ -135,7 +133,10 @@ def _span(start: float, seconds: float | None, sample_rate: int) -> tuple[int, i
     """Times as samples [first, stop), halves rounded up as in the resampler.
 
     The seconds of a whole file, in double precision, give exactly the length of that file at `sample_rate`.
+    Raises ValueError for times that are none.
     """
+    if not 0 <= start < math.inf or (seconds is not None and not 0 < seconds < math.inf):
+        raise ValueError(f"start must be >= 0 and seconds > 0, got start={start} and seconds={seconds}")
 
     def to_samples(time: float) -> int:
         return math.floor(time * sample_rate + 0.5001)

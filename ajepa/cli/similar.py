@@ -119,7 +119,8 @@ def run_similar(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> None:
     if options.top < 1:
         raise UsageError(f"--top is {options.top}, must be at least 1")
-    if not options.start >= 0 or (options.seconds is not None and not options.seconds > 0):
+    most = float("inf")
+    if not 0 <= options.start < most or (options.seconds is not None and not 0 < options.seconds < most):
         raise UsageError(
             f"--start is {options.start}, --seconds {options.seconds}; they must be at least 0 and above 0"
         )

@@ -218,7 +218,7 @@ def read_index(path: Path, listing: Listing) -> pa.Table:
         sizes = np.array([entry.size for entry in listing.shards])
         agrees = bool((shard == np.repeat(np.arange(len(clips)), clips)).all())
         agrees = agrees and bool(((offset >= 0) & (size >= 0) & (offset <= sizes[shard] - size)).all())
-        agrees = agrees and bool((np.isfinite(seconds) & (seconds >= 0)).all())
+        agrees = agrees and bool((np.isfinite(seconds) & (seconds > 0)).all())
     if not agrees:
         raise DataError(f"{path}: does not fit {LISTING}; {MAKE_AGAIN}")
     return table
