@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -217,3 +219,11 @@ def test_other_front_ends_and_patches(tmp_path: Path) -> None:
     assert model.embedding_size == 16 * 32
     assert model.hop_seconds == pytest.approx(0.16)
     assert model(torch.randn(1, 30_000)).clip.shape == (1, 512)
+
+
+@pytest.mark.parametrize("waveform", [np.zeros((1, 8_000), np.float32), [[0.0] * 8_000]])
+def test_what_is_no_tensor_is_named(waveform: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"waveform is of type (ndarray|list); give a tensor: torch\.as_tensor"
+    ):
+        ajepa.load_model("ajepa-small-cpu")(waveform)

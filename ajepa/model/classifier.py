@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from .embedding import time_statistics
-from .encoder import AudioEncoder
+from .encoder import AudioEncoder, check_tensor
 from .head import Head
 
 
@@ -121,6 +121,7 @@ class AudioClassifier(nn.Module):
         Raises:
             ValueError: wrong shape, or a length below 1 or beyond the end.
         """
+        check_tensor(waveform_BS)
         clips, samples = waveform_BS.shape
         lengths = [samples] * clips if lengths is None else torch.as_tensor(lengths).tolist()
         longest = self.longest_samples

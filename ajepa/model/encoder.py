@@ -24,6 +24,13 @@ def tokens_a_pass(device: torch.device) -> int:
     return 4_096 if device.type == "cpu" else 16_384
 
 
+def check_tensor(waveform: object) -> None:
+    """Raises TypeError for anything but a tensor, such as what NumPy or soundfile give."""
+    if not isinstance(waveform, Tensor):
+        kind = type(waveform).__name__
+        raise TypeError(f"waveform is of type {kind}; give a tensor: torch.as_tensor(waveform).float()")
+
+
 class AudioEncoder(nn.Module):
     """Front end and encoder in one module.
 
@@ -92,8 +99,10 @@ class AudioEncoder(nn.Module):
             layers: also return every block's output.
 
         Raises:
+            TypeError: the waveform is no tensor.
             ValueError: wrong shape, or a length below 1 or beyond the end.
         """
+        check_tensor(waveform_BS)
         if waveform_BS.ndim != 2 or 0 in waveform_BS.shape:
             raise ValueError(
                 f"waveform has shape {tuple(waveform_BS.shape)}; expected [clips, samples], both at least 1"
