@@ -27,6 +27,8 @@ def encode(path: Path, codec: str, rate: int, channels: int = 1, seconds: float 
     layout = "mono" if channels == 1 else "stereo"
     samples_SX = noise(round(rate * seconds), channels)
     container = "adts" if path.suffix == ".aac" else None
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec} to write a file with")
     with av.open(str(path), "w", format=container) as file:
         track: Any = file.add_stream(codec, rate=rate, layout=layout)
         resampler = av.AudioResampler(track.codec_context.format.name, layout, rate)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,7 +222,7 @@ def _opened(path: AudioSource) -> Iterator[tuple[InputContainer, Any]]:
     try:
         with (
             open_bytes(path) as data,
-            av.open(data, options=options, metadata_errors="replace") as container,  # titles in Latin-1
+            av.open(data, options=options, **_for_titles()) as container,
         ):
             if not container.streams.audio:
                 raise AudioError.of(path, f"holds no audio; {REMOVE}")
@@ -234,6 +234,14 @@ def _opened(path: AudioSource) -> Iterator[tuple[InputContainer, Any]]:
             yield container, stream
     except av.FFmpegError as error:  # of the container; not of what the file object raised
         raise DecoderError(error.strerror) from error
+
+
+@cache
+def _for_titles() -> dict[str, Any]:
+    """Options for tags that are not UTF-8, such as titles in Latin-1; from 19 on PyAV needs none."""
+    import av
+
+    return {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 
 def _as_float(frame: av.AudioFrame) -> np.ndarray:
