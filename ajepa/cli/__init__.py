@@ -40,9 +40,9 @@ GROUPS = {
     "tools": ("demo", "harness", "cache"),
 }
 EPILOG = """\
-`ajepa COMMAND --help` describes a command. Every command takes --debug (one that fails shows its traceback)
-and --isolate (audio from strangers is decoded in a process that may crash).
-Completion of commands, options and files in the shell:
+`ajepa COMMAND --help` describes a command. Every command takes --debug (show the traceback of an error) and
+--isolate (decode audio in a separate process, for files from strangers).
+To complete commands, options and files in the shell:
   ajepa --print-completion bash > ~/.local/share/bash-completion/completions/ajepa
 """
 

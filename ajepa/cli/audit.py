@@ -30,9 +30,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     audit = commands.add_parser(
         "audit",
         help="find broken, silent, clipped and duplicate clips, leaks and suspicious labels",
-        description="Look for what is wrong with a set of audio before you train or test on it: files that "
+        description="Look for problems in a set of audio before you train or test on it: files that "
         "cannot be decoded, silent, short and clipped clips, copies, copies across the splits of a task, and "
-        "labels that look wrong. Nothing is changed.",
+        "labels that look wrong. No file is changed.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -41,16 +41,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         nargs="*",
         help="audio files, folders, manifests and tables of segments, folders of tar shards",
     )
-    audit.add_argument("--task", help="a labelled task instead, as in `ajepa evaluate`; with --data")
+    audit.add_argument("--task", help="a labelled task instead of audio, as in `ajepa evaluate`; with --data")
     audit.add_argument("--data", type=Path, help="the task's data")
     tasks.add(audit.add_argument_group("options of the task"))
     audit.add_argument(
         "--model",
-        help="the encoder, what ajepa.load_model takes; none does without: labels and cut copies need one; "
-        "default: its default",
+        help="anything ajepa.load_model takes; or none: no encoder, which finds fewer cut copies and "
+        "checks no labels; default: the encoder that comes with ajepa",
     )
-    audit.add_argument("--out", type=Path, help="write all findings there: FILE.csv, .json or .parquet")
-    audit.add_argument("--html", type=Path, help="write a page there on which the clips can be played")
+    audit.add_argument("--out", type=Path, help="write all findings to FILE.csv, .json or .parquet")
+    audit.add_argument("--html", type=Path, help="write an HTML page to this file; it plays the clips")
     audit.add_argument("--strict", action="store_true", help="exit status 1 if anything is found")
     audit.add_argument("--workers", type=int, default=2, help="threads that decode; default: 2")
     device.add(audit)

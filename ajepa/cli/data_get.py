@@ -35,7 +35,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     ids.add_argument("dataset", choices=["audioset_20k", "audioset_2m"])
     ids.add_argument("--source", type=Path, required=True, help="the data set's folder")
-    ids.add_argument("--out", type=Path, required=True, help="the list to write, an ID a line")
+    ids.add_argument("--out", type=Path, required=True, help="the list to write, one ID per line")
     ids.set_defaults(run=run_ids)
 
 

@@ -26,9 +26,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     embed = commands.add_parser(
         "embed",
         help="embed audio, from ten files to millions, as Parquet or NPZ",
-        description="Embed audio. What --out names decides the form: a folder of Parquet parts for large "
-        "jobs, a .parquet file, or an .npz file for small ones. Processes that get the same command share "
-        "the work.",
+        description="Embed audio. --out decides the format: a folder of Parquet parts for large jobs, a "
+        ".parquet file, or an .npz file for small ones. Processes that run the same command share the work.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -39,16 +38,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         ".parquet with path and perhaps start and end or duration), folders of tar shards or their addresses",
     )
     embed.add_argument("--out", type=Path, required=True, help="a folder, or FILE.parquet, or FILE.npz")
-    embed.add_argument("--model", help="what ajepa.load_model takes; default: its default")
     embed.add_argument(
-        "--encoder", metavar="NAME", help="of A-JEPA's and Audio-JEPA's runs: target or context"
+        "--model", help="anything ajepa.load_model takes; default: the encoder that comes with ajepa"
+    )
+    embed.add_argument(
+        "--encoder", metavar="NAME", help="which encoder of an A-JEPA or Audio-JEPA run: target or context"
     )
     embed.add_argument(
         "--what",
         default="clip",
         choices=["clip", "frames", "patches", "layers"],
-        help="one vector a clip, one a time step, the same with frequency patches apart, or the clip's "
-        "vector from every block; default: clip",
+        help="one vector per clip, one per time step, one per patch, or the clip's vector from every block; "
+        "default: clip",
     )
     embed.add_argument(
         "--window", type=float, default=0.0, metavar="S", help="seconds of a window; default: whole clips"
@@ -57,10 +58,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--hop", type=float, default=0.0, metavar="S", help="seconds between windows; default: the window"
     )
     embed.add_argument(
-        "--pooling", choices=["mean", "mean+std"], help="over time, of clips and layers; default: the model's"
+        "--pooling", choices=["mean", "mean+std"], help="over time, for clip and layers; default: the model's"
     )
     embed.add_argument(
-        "--numbers", choices=["float32", "float16"], default="float32", help="as values are stored"
+        "--numbers", choices=["float32", "float16"], default="float32", help="type of the stored values"
     )
     device.add(embed)
     embed.add_argument(
@@ -68,17 +69,17 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="processes, each with a GPU of its own where there are some; torchrun does the same",
+        help="processes, each with its own GPU if there are GPUs; torchrun does the same",
     )
     embed.add_argument(
         "--precision",
         choices=["float32", "bf16"],
         default="float32",
-        help="bf16: some 3 times as fast where the processor multiplies in bfloat16; cosine above 0.999",
+        help="bf16 is about 3 times as fast if the processor multiplies in bfloat16; cosine above 0.999",
     )
     embed.add_argument("--batch", type=int, default=8, help="clips embedded at once; default: 8")
     embed.add_argument("--workers", type=int, default=2, help="threads that decode ahead; default: 2")
-    embed.add_argument("--skip-broken", action="store_true", help="list unreadable files, do not stop")
+    embed.add_argument("--skip-broken", action="store_true", help="list unreadable files and go on")
     embed.set_defaults(run=run_embed)
 
 

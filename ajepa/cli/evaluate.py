@@ -43,15 +43,19 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="score models on labelled audio: a linear probe, nearest neighbours, fine-tuning, or the stock "
         "toolkits HEAR, s3prl (SUPERB) and X-ARES",
         description="Score models on labelled audio by one protocol. `ajepa compare` runs several protocols "
-        "and tasks from one file. The exit status is 1 where a model failed.",
+        "and tasks from one file. The exit status is 1 if a model failed.",
     )
     protocols = evaluate.add_subparsers(required=True, metavar="PROTOCOL", dest="kind")
     for name, text, options in (
         ("linear", "a linear probe on frozen embeddings", (_models, _clips, _linear, _probe, _save)),
         ("knn", "nearest neighbours among frozen embeddings", (_models, _clips, _knn, _probe)),
         ("finetune", "train all weights and a linear head", (_models, _clips, _recipe, _training, _save)),
-        ("verify", "speaker verification by cosines: the equal error rate of trials", (_models, _verify)),
-        ("events", "a linear probe on frozen frames: which sounds begin when", (_models, _clips, _events)),
+        ("verify", "speaker verification by cosines, scored by the equal error rate", (_models, _verify)),
+        (
+            "events",
+            "a linear probe on frozen frames that finds when sounds begin",
+            (_models, _clips, _events),
+        ),
         ("hear", "the stock HEAR toolkit, on tasks that `ajepa data hear-task` made", (_models, _hear)),
         ("s3prl", "s3prl's own heads (SUPERB), on data that `ajepa data s3prl` made", (_models, _s3prl)),
         ("xares", "the stock X-ARES toolkit, on tars that `ajepa data xares` made", (_models, _xares)),
@@ -79,11 +83,13 @@ def _models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoder",
         metavar="NAME",
-        help="of the models that are A-JEPA's or Audio-JEPA's runs: target or context; default: the one that "
-        "the recipe has evaluated",
+        help="which encoder of A-JEPA's or Audio-JEPA's runs: target or context; default: the one that the "
+        "recipe names",
     )
-    parser.add_argument("--json", type=Path, help="write the record here (of several models a list)")
-    parser.add_argument("--device", help="such as cuda; default: cpu, for the toolkits a GPU if there is one")
+    parser.add_argument("--json", type=Path, help="write the record to this file (a list for several models)")
+    parser.add_argument(
+        "--device", help="such as cuda; default: cpu; for the toolkits, a GPU if there is one"
+    )
 
 
 def _clips(parser: argparse.ArgumentParser) -> None:
@@ -91,8 +97,8 @@ def _clips(parser: argparse.ArgumentParser) -> None:
     task.add_argument(
         "--task",
         required=True,
-        help="your own labels: table, folder (one folder a class), audacity (label tracks next to audio) or "
-        "hf (a data set of Hugging Face); a public set: audioset_20k, audioset_2m, esc50, esc10, "
+        help="your own labels: table, folder (one folder per class), audacity (label tracks next to audio) "
+        "or hf (a data set of Hugging Face); a public set: audioset_20k, audioset_2m, esc50, esc10, "
         "speech_commands_v1, speech_commands_v2 or voxceleb1; or one of another package",
     )
     task.add_argument(
@@ -104,7 +110,7 @@ def _clips(parser: argparse.ArgumentParser) -> None:
     _baseline(parser)
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the models")
     parser.add_argument(
-        "--out", type=Path, help="folder for results, from which the same command continues; default: none"
+        "--out", type=Path, help="folder for results; the same command continues from it; default: none"
     )
 
 
@@ -123,7 +129,7 @@ def _linear(parser: argparse.ArgumentParser) -> None:
         "--class-weight",
         choices=["none", "balanced"],
         default="none",
-        help="clips weigh alike, or classes do; default: none",
+        help="none: every clip has the same weight; balanced: every class has; default: none",
     )
 
 
@@ -140,20 +146,21 @@ def _probe(parser: argparse.ArgumentParser) -> None:
         "--pool",
         choices=["concat", "mean", "best"],
         default="concat",
-        help="frequency patches side by side, averaged, or the better on validation; default: concat",
+        help="frequency patches side by side, averaged, or whichever is better on validation; "
+        "default: concat",
     )
     parser.add_argument(
         "--time",
         choices=["mean", "mean+std", "best"],
         default="mean",
-        help="over time the mean, the mean and the standard deviation, or the better on validation; "
+        help="over time: the mean, mean and standard deviation, or whichever is better on validation; "
         "default: mean",
     )
     parser.add_argument(
         "--corrupt",
         action="append",
         metavar="HOW",
-        help="also score corrupted test clips with the probe of clean ones: noise:10dB, reverb:0.6s, "
+        help="also score corrupted test clips with the probe trained on clean ones: noise:10dB, reverb:0.6s, "
         "telephone, codec:8kbps, level:-20dB, or standard for the usual set; may be repeated",
     )
     parser.add_argument("--noise", metavar="FOLDER", help="recordings to take noise from; default: synthetic")
@@ -187,7 +194,7 @@ def _save(parser: argparse.ArgumentParser) -> None:
         "--save",
         type=Path,
         metavar="FOLDER",
-        help="keep the classifier there, for `ajepa predict`; of one model",
+        help="store the classifier in this folder, for `ajepa predict`; with one --model only",
     )
 
 
@@ -222,7 +229,7 @@ def _events(parser: argparse.ArgumentParser) -> None:
         "--collar",
         type=float,
         default=0.2,
-        help="how many seconds the onset of a found event may be from that of a true one; default: 0.2",
+        help="largest distance in seconds between the onsets of a found and a true event; default: 0.2",
     )
     _cache(parser)
 
@@ -261,7 +268,7 @@ def _kept(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help="folder for results, logs and the toolkit's files, from which the same command continues",
+        help="folder for results, logs and the toolkit's files; the same command continues from it",
     )
 
 

@@ -32,7 +32,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--weights",
         dest="weights",
         metavar="NAME",
-        help="which of its encoders: target or context; default: the one that its recipe has evaluated",
+        help="which of its encoders: target or context; default: the one that its recipe names",
     )
     export.add_argument("--heads", type=int, help="of an official encoder; default: width / 64")
     export.add_argument("--sample-rate", type=int, help="of an Audio-JEPA file, Hz; default: 32000")

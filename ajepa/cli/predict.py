@@ -22,8 +22,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     predict = commands.add_parser(
         "predict",
         help="label audio with a classifier of `ajepa evaluate --save`",
-        description="Give audio labels with probabilities, by a classifier that `ajepa evaluate linear` or "
-        "`finetune` left in the folder named by --save.",
+        description="Label audio, with probabilities, using a classifier that `ajepa evaluate linear` or "
+        "`finetune` stored in the folder given by --save.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -37,10 +37,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--model", required=True, metavar="FOLDER", help="the classifier's folder, or hf://owner/name"
     )
     predict.add_argument(
-        "--encoder", metavar="SOURCE", help="the encoder of somebody else that the classifier was made with"
+        "--encoder",
+        metavar="SOURCE",
+        help="the encoder that the classifier was made with, if it is somebody else's",
     )
     predict.add_argument(
-        "--out", type=Path, help="FILE.csv, .json, .jsonl or .parquet; default: CSV on the screen"
+        "--out", type=Path, help="FILE.csv, .json, .jsonl or .parquet; default: CSV in the terminal"
     )
     predict.add_argument(
         "--window", type=float, default=0.0, metavar="S", help="seconds of a window; default: whole files"
@@ -52,14 +54,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--top",
         type=int,
         metavar="K",
-        help="the K most probable labels; default: one, or those above their thresholds where clips have "
-        "several",
+        help="the K most probable labels; default: one, or if clips have several labels, those above their "
+        "thresholds",
     )
     device.add(predict)
     predict.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the encoder")
     predict.add_argument("--batch", type=int, default=8, help="clips at once; default: 8")
     predict.add_argument("--workers", type=int, default=2, help="threads that decode ahead; default: 2")
-    predict.add_argument("--skip-broken", action="store_true", help="name unreadable files, do not stop")
+    predict.add_argument("--skip-broken", action="store_true", help="name unreadable files and go on")
     predict.set_defaults(run=run_predict)
 
 

@@ -15,11 +15,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     report = commands.add_parser(
         "report",
-        help="one HTML page about runs and scores: curves, masks, tables, errors to hear, maps",
-        description="Write one self-contained HTML page about runs and scores: what was trained on what, "
-        "learning curves, masks on spectrograms, tables with intervals, classes, errors to hear, curves over "
-        "noise and layers, and maps of clips. Everything is read from what the runs and evaluations left on "
-        "disk; only the maps' places and what the runs' encoders see in a few clips are computed.",
+        help="write one HTML page about runs and scores: curves, masks, tables, maps, errors to play",
+        description="Write one self-contained HTML page about runs and scores: recipes and data, "
+        "learning curves, masks on spectrograms, tables with intervals, classes, errors to play, curves over "
+        "noise and layers, and maps of clips. Everything is read from the files of the runs and evaluations; "
+        "only the positions on the maps and what each run's encoder sees in a few clips are computed.",
     )
     report.add_argument(
         "sources",
@@ -37,8 +37,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="FILE",
         help="show masks and patches on this file, up to three; default: the first clips of each run's data",
     )
-    report.add_argument("--megabytes", type=float, default=15.0, help="the page's size at most; default: 15")
-    report.add_argument("--map-points", type=int, default=2000, help="clips of a map at most; default: 2000")
+    report.add_argument("--megabytes", type=float, default=15.0, help="largest size of the page; default: 15")
+    report.add_argument("--map-points", type=int, default=2000, help="most clips on a map; default: 2000")
     report.set_defaults(run=run_report)
 
 

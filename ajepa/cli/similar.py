@@ -28,28 +28,34 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "similar",
         help="find the clips that sound most like a file",
         description="Find the clips or windows of a collection whose embeddings are nearest to a file's. "
-        "Scores are cosines in the collection's whitened space: 1 for the same embedding, about 0 for clips "
-        "that have nothing to do with each other.",
+        "Scores are cosines in the collection's whitened space: 1 for the same embedding, about 0 for "
+        "unrelated clips.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    similar.add_argument("file", type=Path, help="the audio file to find others for")
+    similar.add_argument("file", type=Path, help="the audio file to search with")
     similar.add_argument(
         "--among",
         required=True,
         metavar="AUDIO_OR_EMBEDDINGS",
-        help="what `ajepa embed` wrote, or audio that is embedded first: a folder, a manifest, tar shards",
-    )
-    similar.add_argument("--model", help="what ajepa.load_model takes; default: its default")
-    similar.add_argument("--top", type=int, default=10, metavar="K", help="how many to show; default: 10")
-    similar.add_argument(
-        "--start", type=float, default=0.0, metavar="S", help="of the part of FILE to compare"
+        help="embeddings that `ajepa embed` wrote, or audio to embed first: a folder, a manifest, tar shards",
     )
     similar.add_argument(
-        "--seconds", type=float, metavar="S", help="of the part of FILE; default: to its end"
+        "--model", help="anything ajepa.load_model takes; default: the encoder that comes with ajepa"
+    )
+    similar.add_argument("--top", type=int, default=10, metavar="K", help="matches to show; default: 10")
+    similar.add_argument(
+        "--start",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="second at which to start in the file; default: 0",
     )
     similar.add_argument(
-        "--window", type=float, default=0.0, metavar="S", help="embed audio in windows; default: whole clips"
+        "--seconds", type=float, metavar="S", help="seconds of the file to use; default: to its end"
+    )
+    similar.add_argument(
+        "--window", type=float, default=0.0, metavar="S", help="seconds of a window; default: whole clips"
     )
     similar.add_argument(
         "--hop", type=float, default=0.0, metavar="S", help="seconds between windows; default: the window"
@@ -57,14 +63,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     similar.add_argument(
         "--out",
         type=Path,
-        help="keep the embeddings of audio there, a folder or FILE.parquet, to which a later call adds only "
-        "what is new; default: the cache",
+        help="store the embeddings of audio in this folder or FILE.parquet; a later call adds only new "
+        "files; default: the cache",
     )
     similar.add_argument(
-        "--plain", action="store_true", help="plain cosines of the embeddings, the same in every collection"
+        "--plain", action="store_true", help="plain cosines of the embeddings, comparable between collections"
     )
-    similar.add_argument("--json", type=Path, help="write the matches there too")
-    similar.add_argument("--html", type=Path, help="write a page there on which the matches can be played")
+    similar.add_argument("--json", type=Path, help="also write the matches to this file")
+    similar.add_argument("--html", type=Path, help="write an HTML page to this file; it plays the matches")
     device.add(similar)
     similar.set_defaults(run=run_similar)
 
@@ -160,8 +166,8 @@ def _write_page(options: argparse.Namespace, answer: Similar, count: int) -> Non
     meaning = "Plain cosines of the embeddings."
     if answer.space == "whitened":
         meaning = (
-            "Cosines in the collection's whitened space: 1 for the same embedding, about 0 for clips that "
-            "have nothing to do with each other."
+            "Cosines in the collection's whitened space: 1 for the same embedding, about 0 for unrelated "
+            "clips."
         )
     write_page(
         options.html,

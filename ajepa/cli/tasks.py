@@ -25,14 +25,14 @@ TASK_OPTIONS = (
     (
         "--group",
         "group",
-        "what clips of one recording or speaker share, so that they are not split. table: a column; folder, "
-        "audacity: a regular expression for the files' names, or `folder` for the folders that they are in",
+        "what clips of one recording or speaker have in common, so that they stay in one split. table: a "
+        "column; folder, audacity: a regular expression for file names, or `folder` for each file's folder",
     ),
     ("--path", "path", "table: column of the files; default: filename, path, file_name or file"),
     (
         "--label-separator",
         "label_separator",
-        "with --multilabel: between the labels; default: ;",
+        "with --multilabel: the text between labels; default: ;",
     ),
     ("--audio-root", "audio_root", "table: folder of relative paths; default: the table's folder"),
 )
@@ -50,14 +50,14 @@ def add(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--id-list",
         action="append",
-        help="audioset: file of the clips to use, an ID a line or AST's JSON; may be repeated",
+        help="audioset: file of the clips to use, one ID per line or AST's JSON; may be repeated",
     )
     group.add_argument("--multilabel", action="store_true", help="table, audacity: clips have several labels")
     group.add_argument(
         "--segments",
         action="store_true",
-        help="table: rows are parts of files, with columns start and end (or duration) in seconds; taken for "
-        "granted where a file is in several rows",
+        help="table: rows are parts of files, with columns start and end (or duration) in seconds; the "
+        "default if a file is in several rows",
     )
 
 

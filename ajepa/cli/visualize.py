@@ -13,36 +13,40 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     visualize = commands.add_parser(
         "visualize",
-        help="spectrograms that a diffusion decoder draws from A-JEPA's predictions",
+        help="draw spectrograms from A-JEPA's predictions with a diffusion decoder",
         description="Draw what A-JEPA's predictor knows of hidden regions (section 4.4 of the paper). "
         "A small diffusion decoder is trained on the frozen predictor first, which takes minutes to hours. "
-        "It is kept: the same command continues its training, or uses it. Needs diffusers: "
+        "The decoder is kept: the same command continues its training, or uses it. Needs diffusers: "
         "pip install 'ajepa[viz]'.",
     )
     visualize.add_argument(
         "--model", type=Path, required=True, help="a run's folder, or one of its training checkpoints"
     )
     visualize.add_argument(
-        "--audio", type=Path, required=True, help="the clip to show; its loudest crop is taken"
+        "--audio", type=Path, required=True, help="the clip to show; its loudest crop is used"
     )
     visualize.add_argument(
         "--out", type=Path, required=True, help="folder for figure.png, sounds and numbers"
     )
     visualize.add_argument(
-        "--decoder", type=Path, help="folder of the decoder; default: decoder in the run's"
+        "--decoder", type=Path, help="folder of the decoder; default: decoder/ in the run's folder"
     )
     visualize.add_argument("--data", help="audio to train the decoder on; default: the run's own")
-    visualize.add_argument("--steps", type=int, default=4000, help="of the decoder's training; default: 4000")
+    visualize.add_argument(
+        "--steps", type=int, default=4000, help="training steps of the decoder; default: 4000"
+    )
     visualize.add_argument("--positions", type=int, default=3, help="regions in the figure; default: 3")
-    visualize.add_argument("--samples", type=int, default=4, help="for each region; default: 4")
+    visualize.add_argument("--samples", type=int, default=4, help="samples for each region; default: 4")
     visualize.add_argument(
         "--judge",
         metavar="DATA",
         help="audio that the decoder has not seen: measure whether samples differ more between regions than "
         "between seeds, and whether they are nearer to the truth than with another clip's prediction",
     )
-    visualize.add_argument("--judge-clips", type=int, default=64, metavar="N", help="of it; default: 64")
-    visualize.add_argument("--seed", type=seed, default=0, help="of regions and contexts")
+    visualize.add_argument(
+        "--judge-clips", type=int, default=64, metavar="N", help="clips of --judge to use; default: 64"
+    )
+    visualize.add_argument("--seed", type=seed, default=0, help="seed of regions and contexts; default: 0")
     visualize.set_defaults(run=run_visualize)
 
 

@@ -18,12 +18,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     watch = commands.add_parser(
         "watch",
         help="follow a run in the terminal: loss, gauges, time left, warnings",
-        description="Follow a run until it ends, or until q or Ctrl-C; the run goes on. It is read from the "
-        "run's folder, so it can be watched from another terminal or another machine, and after its end. "
-        "Where the output is no terminal, the state is printed once.",
+        description="Follow a run until it ends. q or Ctrl-C leaves, and the run goes on. Everything is read "
+        "from the run's folder, so you can watch from another terminal or machine, and after the run has "
+        "ended. If the output is not a terminal, the state is printed once.",
     )
     watch.add_argument("folder", type=Path, metavar="RUN", help="folder of a run, the recipe's run.out")
-    watch.add_argument("--once", action="store_true", help="print the state once and end")
+    watch.add_argument("--once", action="store_true", help="print the state once and exit")
     watch.set_defaults(run=run_watch)
 
 
