@@ -1,6 +1,12 @@
-"""Out of memory: how it is recognised, and what helps in each command."""
+"""Memory of a process: kept for the next step, and what helps in each command when it runs out."""
 
 from __future__ import annotations
+
+import ctypes
+import sys
+
+# Parameters of glibc's mallopt(3), from malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 _PHRASES = ("can't allocate memory", "out of memory", "cannot allocate memory", "std::bad_alloc")
 
@@ -16,6 +22,18 @@ REMEDIES = {
 }
 REMEDIES |= {"predict": REMEDIES["embed"], "compare": REMEDIES["evaluate"]}
 OTHERWISE = "use smaller batches or shorter clips"
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that a step or a batch frees, for the next one.
+
+    glibc returns large blocks to the kernel, which clears them page by page when they are requested again: a
+    sixth of the time on a CPU. Other C libraries are not changed.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -34,11 +34,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ajepa.audio import AudioError, find_audio, load
 from ajepa.checkpoints.official.audio_mae import INPUTS
 from ajepa.features import InputConfig, LogMelConfig
+from ajepa.memory import keep_freed_memory
 from ajepa.model import AudioEncoder
 from ajepa.nn.blocks import Attention
 from ajepa.nn.encoder import EncoderConfig
 from ajepa.nn.positions import TableConfig
-from ajepa.training.devices import keep_freed_memory
 from ajepa.training.provenance import describe_run
 
 LENGTHS = (1024, 512, 128)  # frames that Audio-MAE's script pads to: AudioSet, ESC-50, Speech Commands

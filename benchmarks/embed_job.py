@@ -41,6 +41,7 @@ from ajepa.data.threads import in_order
 from ajepa.embed.inputs import Inputs
 from ajepa.embed.options import Wanted
 from ajepa.embed.pieces import decode
+from ajepa.memory import keep_freed_memory
 from ajepa.training.provenance import describe_run
 
 LOOP = """
@@ -320,6 +321,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where audio and results are for a while; default: /tmp")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as the command does; for `share`, which runs in this process
     run = describe_run(torch.device("cpu"))
     print(f"{run['device']}, {options.threads} threads a process, torch {run['torch']}, {options.precision}")
     report: dict[str, Any] = {

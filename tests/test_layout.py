@@ -85,7 +85,7 @@ def test_compiled_blocks_tell_their_attention(clips: int) -> None:
 def test_freed_memory_is_not_asked_for_again() -> None:
     program = """
 import resource, sys, torch
-from ajepa.training.devices import keep_freed_memory
+from ajepa.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def faults():

@@ -111,6 +111,7 @@ def run_embed(options: argparse.Namespace) -> int:
     from ajepa.embed import job as jobs
     from ajepa.embed.output import finish
     from ajepa.embed.table import describe
+    from ajepa.memory import keep_freed_memory
     from ajepa.model.loading import load_model
 
     model = load_model(
@@ -120,6 +121,8 @@ def run_embed(options: argparse.Namespace) -> int:
         precision=options.precision,
         pooling=options.pooling,
     )
+    if model.device.type == "cpu":
+        keep_freed_memory()
     job = jobs.Job(folder, inputs, describe(model, wanted), merged)
     with tqdm(total=len(job), initial=len(job) - job.left(), unit="clip", disable=None) as bar:
         jobs.run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ajepa.memory import keep_freed_memory
 from ajepa.nn.blocks import Attention
 from ajepa.nn.decoder import WindowAttention
 from ajepa.objectives.base import Objective
@@ -22,9 +22,6 @@ from .fabric import DDPStrategy, Fabric, ModelParallelStrategy
 
 # How long a process waits for the others before it gives up: longer than writing any checkpoint.
 PATIENCE = timedelta(minutes=15)
-
-# Parameters of glibc's mallopt(3), from malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def make_fabric(run: RunConfig) -> Fabric:
@@ -99,18 +96,6 @@ def plain_attention(objective: nn.Module) -> None:
     for module in objective.modules():
         if isinstance(module, (Attention, WindowAttention)):
             module.fused = False
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep the memory that a step frees, for the next step.
-
-    glibc returns large blocks to the kernel, which clears them page by page when they are requested again: a
-    sixth of a step's time. The peak of the process does not change. Other C libraries are not changed.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
 def checkpoint_activations(objective: Objective) -> None:

@@ -20,10 +20,11 @@ from ajepa.eval.models.frames import FrameModel
 from ajepa.eval.results.scores import Scored
 from ajepa.eval.tasks.reading import read_clip
 from ajepa.eval.tasks.task import Clip, Round, Task
+from ajepa.memory import keep_freed_memory
 from ajepa.model import AudioEncoder
 from ajepa.model.classifier import stretches
 from ajepa.schedules import warmup_cosine
-from ajepa.training.devices import keep_freed_memory, plain_attention
+from ajepa.training.devices import plain_attention
 
 from .augment import mixup
 from .classifier import Classifier

@@ -34,6 +34,7 @@ from ajepa.eval.models.open import Named
 from ajepa.eval.robustness.corruptions import Corruption
 from ajepa.eval.tasks import Clip, Task
 from ajepa.eval.tasks.reading import clip_seconds, own_rate, read_clip
+from ajepa.memory import keep_freed_memory
 from ajepa.model.fingerprint import fingerprint
 from ajepa.model.precision import autocast
 
@@ -227,6 +228,8 @@ def _compute(
     module = model.module
     rate = int(module.sample_rate)
     device = next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
+    if device.type == "cpu":
+        keep_freed_memory()
     least = round(getattr(module, "least_seconds", 0.0) * rate)
     with (
         path.open("wb") as file,
