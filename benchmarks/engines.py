@@ -112,7 +112,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         model(waveform_BS)
     flops = counter.get_total_flops()
     rates = {kind: product_rate(getattr(torch, kind)) for kind in ("float32", "bfloat16")}
-    timed = {name: lambda call=call: call(waveform_BS) for name, call in calls.items()}  # type: ignore[misc]
+    timed = {name: lambda call=call: call(waveform_BS) for name, call in calls.items()}
     times = common.medians(timed, options.repeats, time.process_time)
     report: dict[str, Any] = {"seconds": samples / RATE, "batch": options.batch, "gflops": flops / 1e9}
     report |= {"rates": rates, "sides": {}}
