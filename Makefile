@@ -43,10 +43,10 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -n auto --dist loadscope
+	$(BIN)/pytest -n auto --dist loadscope --no-loadscope-reorder
 
 test-fast: setup
-	$(BIN)/pytest -n auto --dist loadscope -m "not slow"
+	$(BIN)/pytest -n auto --dist loadscope --no-loadscope-reorder -m "not slow"
 
 docs: setup
 	$(BIN)/python -m mkdocs build --strict

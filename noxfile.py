@@ -63,7 +63,11 @@ def _everything(session: nox.Session, *pins: str) -> None:
 
 
 def _pytest(session: nox.Session, *tests: str) -> None:
-    session.run("pytest", *(session.posargs or ["-n", "auto", "--dist", "loadscope"]), *tests)
+    session.run(
+        "pytest",
+        *(session.posargs or ["-n", "auto", "--dist", "loadscope", "--no-loadscope-reorder"]),
+        *tests,
+    )
 
 
 def _lowest(requirement: Requirement) -> str:

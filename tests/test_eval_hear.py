@@ -43,8 +43,9 @@ def test_the_task_has_audio_at_the_rate_of_each_model(
 ) -> None:
     write_esc50(tmp_path / "source", clips_per_class=5, classes=2, seconds=0.2)
     made = ["data", "hear-task", "esc50", "--source", str(tmp_path / "source"), "--out"]
-    assert main([*made, str(tmp_path / "wrong"), "--sample-rate", "0"]) == 2
-    assert "give a number of Hz" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*made, str(tmp_path / "wrong"), "--sample-rate", "0"])
+    assert "--sample-rate: '0' is no whole number from 1000 to 1000000" in capsys.readouterr().err
     assert main([*made, str(tmp_path / "tasks"), "--sample-rate", "32000"]) == 0
     (task,) = (tmp_path / "tasks").iterdir()
     (clip, *_) = task.glob("32000/fold00/*.wav")

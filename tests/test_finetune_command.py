@@ -6,13 +6,25 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from ajepa.checkpoints import native as checkpoint
 from ajepa.cli import main
 from ajepa.eval.results.record import read_records
-from ajepa.model.loading import bundled
 from tests.hear_tasks import tones, write_rows
+
+# Finite in the trial when it is opened, on silence; infinite on sounds.
+OVERFLOWING = """
+import torch
+
+class Overflowing(torch.nn.Module):
+    sample_rate = 16_000
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.full((1, 4), 3e38))
+
+    def forward(self, waveform_BS):
+        return 1e3 * waveform_BS.abs().amax(1, keepdim=True) @ self.weight
+"""
 
 
 @pytest.fixture
@@ -66,11 +78,8 @@ def test_a_baseline_is_refused_before_any_training(
 def test_what_is_finished_outlives_a_model_that_fails(
     command: list[str], source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good = checkpoint.load(bundled())
-    norm = {"encoder.norm.weight": torch.full(good.tensors["encoder.norm.weight"].shape, 3e38)}
-    broken = checkpoint.Checkpoint(good.tensors | norm, good.recipe, good.step, good.info)
-    checkpoint.save(tmp_path / "broken.safetensors", broken)
-    models = ["--model", f"one={source}", "--model", str(tmp_path / "broken.safetensors")]
+    (tmp_path / "encoders.py").write_text(OVERFLOWING)
+    models = ["--model", f"one={source}", "--model", f"broken=python:{tmp_path / 'encoders.py'}:Overflowing"]
     assert main([*command, *models, "--json", str(tmp_path / "out.json")]) == 1
     said = capsys.readouterr()
     assert "failed: broken on table, finetune: seed 0, epoch 1: the training loss is nan" in said.err

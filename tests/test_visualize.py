@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ajepa.cli import main
 from ajepa.features import LogMel
@@ -19,7 +20,7 @@ from ajepa.nn.grid import PatchGrid
 from ajepa.recipes import Recipe
 from ajepa.training.loop import pretrain
 from ajepa.visualize.judge import judge, region_cells
-from ajepa.visualize.predicted import Predicted
+from ajepa.visualize.predicted import Predicted, VisualizeError
 from ajepa.visualize.regions import Region, draw_regions, inside, masks_of
 from ajepa.visualize.training import Training, crops_of, train_decoder
 
@@ -81,6 +82,27 @@ def test_training_continues_exactly_and_belongs_to_one_predictor(
     clip = next(Path(source).glob("*.wav"))
     assert main([*arguments, "--audio", str(clip), "--out", str(tmp_path / "x")]) == 2
     assert "the decoder of another predictor; take another --decoder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fault", ["no step", "missing", "shape", "state"])
+def test_a_damaged_decoder_is_named(fault: str, run: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    predicted, path = Predicted.load(run), tmp_path / "decoder.safetensors"
+    train_decoder(predicted, tiny_recipe.data.source, tmp_path, Training(steps=1, batch_size=2))
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    if fault == "no step":
+        del header["step"]
+    elif fault == "missing":
+        del tensors["average.condition.weight"]
+    elif fault == "shape":
+        tensors["decoder.condition.weight"] = torch.zeros(3)
+    else:
+        tensors["optimizer.x.step"] = torch.zeros(())
+    save_file(tensors, path, header)
+    with pytest.raises(VisualizeError, match=r"decoder\.safetensors: not a decoder .*; remove it") as caught:
+        train_decoder(predicted, tiny_recipe.data.source, tmp_path, Training(steps=2, batch_size=2))
+    assert "\n" not in str(caught.value)
 
 
 def test_samples_depend_on_condition_and_seed(run: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:

@@ -208,14 +208,20 @@ def _restore(
     header, tensors = _read(path, predicted)
     if _config(path, header) != decoder.config:
         raise VisualizeError(f"{path}: a decoder of other sizes; take another --decoder, or remove it")
-    for name, network in (("decoder.", decoder), ("average.", average)):
-        network.load_state_dict(
-            {key.removeprefix(name): value for key, value in tensors.items() if key.startswith(name)}
-        )
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, number, name = key.split(".", 2)
-            state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(header["step"])
+    try:
+        for name, network in (("decoder.", decoder), ("average.", average)):
+            network.load_state_dict(
+                {key.removeprefix(name): value for key, value in tensors.items() if key.startswith(name)}
+            )
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, number, name = key.split(".", 2)
+                state.setdefault(int(number), {})[name] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        return int(header["step"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise VisualizeError(
+            f"{path}: not a decoder that training can go on from ({reason}); remove it and train again"
+        ) from error
