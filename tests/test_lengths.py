@@ -261,7 +261,7 @@ def test_out_of_memory_names_the_settings_that_help(
     recordings: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With networks that no machine holds; torch's own error of the processor."""
-    huge = replace(recordings, encoder=replace(recordings.encoder, width=2**23, depth=1))
+    huge = replace(recordings, encoder=replace(recordings.encoder, width=2**36, depth=1))
     path, source = tmp_path / "huge.yaml", Path(recordings.data.source)
     path.write_text(dump_recipe(huge))
     table = tmp_path / "table.csv"
