@@ -20,8 +20,6 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,17 +28,16 @@ import common
 import numpy as np
 import torch
 from common import RATE
+from embed import CPU, Embed, cosines, real_clips, token_flops
+from pretrain_step import product_rate
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 import ajepa
-from ajepa.audio import AudioError, find_audio, load
 from ajepa.cli import main as command
 from ajepa.memory import keep_freed_memory
 from ajepa.training.provenance import describe_run
 
-Embed = Callable[[Tensor], Tensor]
+CLIPS = 64  # real ones
 
 
 def sides(folder: Path, threads: int) -> dict[str, Embed]:
@@ -80,52 +77,29 @@ def sides(folder: Path, threads: int) -> dict[str, Embed]:
     }
 
 
-def real_clips(folder: Path, samples: int, most: int = 64) -> Tensor:
-    """The first samples of recordings in a folder, [B, S]; every tenth file that is long enough."""
-    found = []
-    for path in islice(find_audio(folder), 0, None, 10):
-        try:
-            waveform_S = load(path)
-        except AudioError:  # the folder holds damaged files on purpose
-            continue
-        if len(waveform_S) >= samples and waveform_S.abs().max() > 0:
-            found.append(waveform_S[:samples])
-        if len(found) == most:
-            break
-    return torch.stack(found)
-
-
-def product_rate(dtype: torch.dtype, repeats: int = 7) -> float:
-    """FLOP/s of a large product, by processor time."""
-    left, right = torch.randn(2048, 3072).to(dtype), torch.randn(3072, 3072).to(dtype)
-    seconds = common.medians({"": lambda: left @ right}, repeats, time.process_time)[""]
-    return 2 * 2048 * 3072 * 3072 / seconds
-
-
 @torch.inference_mode()
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     model = ajepa.load_model()
     samples = int(model.chunk_patches * model.hop_seconds * RATE)
     calls = sides(folder, options.threads)
     waveform_BS = 0.1 * torch.randn(options.batch, samples, generator=torch.Generator().manual_seed(0))
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model(waveform_BS)
-    flops = counter.get_total_flops()
-    rates = {kind: product_rate(getattr(torch, kind)) for kind in ("float32", "bfloat16")}
+    flops = token_flops(model, waveform_BS)
+    rates = {
+        kind: product_rate(CPU, getattr(torch, kind), clock=time.process_time)
+        for kind in ("float32", "bfloat16")
+    }
     timed = {name: lambda call=call: call(waveform_BS) for name, call in calls.items()}
     times = common.medians(timed, options.repeats, time.process_time)
     report: dict[str, Any] = {"seconds": samples / RATE, "batch": options.batch, "gflops": flops / 1e9}
     report |= {"rates": rates, "sides": {}}
-    clips = real_clips(options.data, samples) if options.data.is_dir() else None
+    clips = real_clips(options.data, samples / RATE, CLIPS)
     reference = None if clips is None else embedded(calls["float32"], clips, options.batch)
     for name, seconds in times.items():
         rate = rates["float32" if name in ("float32", "onnxruntime") else "bfloat16"]
         side = {"clips_per_s": options.batch / seconds, "share_of_floor": flops / seconds / rate}
         if clips is not None and reference is not None:
-            found, mean = embedded(calls[name], clips, options.batch), reference.mean(0)
-            for key, shift in (("cosine", 0.0), ("cosine_less_mean", mean)):
-                cosine = torch.cosine_similarity(found - shift, reference - shift)
-                side[key] = float(cosine.min())
+            found = embedded(calls[name], clips, options.batch)
+            side["cosine"], side["cosine_centred"] = cosines(found, reference)
         report["sides"][name] = side
         print(name, {key: round(value, 5) for key, value in side.items()}, flush=True)
     return report | {"real_clips": 0 if clips is None else len(clips)}
@@ -143,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    run = describe_run(torch.device("cpu"))
+    run = describe_run(CPU)
     print(f"{run['device']}, {options.threads} threads, torch {run['torch']}")
     with TemporaryDirectory() as folder:
         report = measure(Path(folder), options)

@@ -93,20 +93,27 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
+def seconds_of(
+    call: Callable[[], Any], device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> float:
     synchronise(device)
-    start = time.perf_counter()
+    start = clock()
     call()
     synchronise(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def product_rate(device: torch.device, dtype: torch.dtype, repeats: int = 9) -> float:
+def product_rate(
+    device: torch.device,
+    dtype: torch.dtype,
+    repeats: int = 9,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """FLOP/s of a matrix product as large as a ViT-B's, or larger on a GPU: the median of several runs."""
     rows, inner, columns = (2048, 3072, 3072) if device.type == "cpu" else (8192, 8192, 8192)
     left = torch.randn(rows, inner, device=device).to(dtype)
     right = torch.randn(inner, columns, device=device).to(dtype)
-    times = [seconds_of(lambda: left @ right, device) for _ in range(repeats + 2)][2:]
+    times = [seconds_of(lambda: left @ right, device, clock) for _ in range(repeats + 2)][2:]
     return 2 * rows * inner * columns / statistics.median(times)
 
 
