@@ -12,8 +12,9 @@ from torch.nn import functional
 from ajepa import schedules
 from ajepa.masking import MaskingConfig, Masks, sample_masks
 from ajepa.nn.predictor import PredictorConfig
-from ajepa.objectives.a_jepa import AJEPA, AJEPAConfig, token_spread
+from ajepa.objectives.a_jepa import AJEPA, AJEPAConfig
 from ajepa.objectives.base import Share
+from ajepa.objectives.metrics import token_spread
 from ajepa.objectives.moving_average import parameter_gap
 from ajepa.objectives.regularisers import variance_covariance
 from ajepa.objectives.targets import ERRORS, batch_normed

@@ -20,7 +20,7 @@ from ajepa.schedules import linear
 
 from .base import Loss, Objective, Share
 from .corruption import Corruption, CorruptionConfig
-from .metrics import PREDICTION, TEACHER, Panels
+from .metrics import PREDICTION, TEACHER, Panels, token_spread
 from .moving_average import follow, parameter_gap
 from .regularisers import variance_covariance
 from .targets import ERRORS, LossKind, TargetNorm, average_layers, batch_normed, layer_normed
@@ -272,8 +272,3 @@ class AJEPA(Objective):
 
 def _flat(chosen_BMX: Tensor) -> Tensor:
     return chosen_BMX.flatten(0, 1).float()
-
-
-def token_spread(features_BND: Tensor) -> Tensor:
-    """Standard deviation of each feature over all tokens and clips, averaged: 0 means collapse."""
-    return features_BND.flatten(0, 1).std(0).mean()

@@ -18,7 +18,7 @@ from ajepa.nn.encoder import Encoder, EncoderConfig, gather_tokens
 from ajepa.nn.grid import PatchGrid
 
 from .base import ClipByClip, Loss, Objective, Share
-from .metrics import PREDICTION, Panels
+from .metrics import PREDICTION, Panels, token_spread
 from .targets import layer_normed
 
 
@@ -103,7 +103,7 @@ class AudioMAE(Objective):
         with torch.no_grad():
             metrics = {
                 "prediction_error": error_RN.sum() / masks.target_BMN.sum(),
-                "prediction_std": prediction_RNP.float().flatten(0, 1).std(0).mean(),
+                "prediction_std": token_spread(prediction_RNP.float()),
                 "visible": masks.valid_BMK.float().sum(2).mean() / grid.tokens,
                 "targets": masks.target_BMN.float().mean(),
             }

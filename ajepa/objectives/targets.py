@@ -45,9 +45,12 @@ def average_layers(layers: list[Tensor], norm: TargetNorm) -> Tensor:
     (data2vec, Baevski et al., 2022, section 3.3).
     """
     normed = instance_normed if norm == "instance" else layer_normed
+    total = normed(layers[0])
     if len(layers) == 1:
-        return normed(layers[0])
-    return normed(torch.stack([normed(layer) for layer in layers]).mean(0))
+        return total
+    for layer in layers[1:]:
+        total += normed(layer)
+    return normed(total / len(layers))
 
 
 def _l2(prediction: Tensor, target: Tensor) -> Tensor:
