@@ -38,6 +38,8 @@ import numpy as np
 import soundfile
 import torch
 
+import ajepa.training.devices  # noqa: F401  # pyarrow, which starts a thread when imported, stays out
+
 CLIPS, SHARING = 60, 3
 TINY = (
     *("encoder.width=32", "encoder.depth=2", "encoder.heads=2", "data.crop_seconds=1.28"),

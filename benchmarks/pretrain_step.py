@@ -78,12 +78,12 @@ class Step:
 
 
 def flops_per_clip(recipe: Recipe) -> float:
-    """FLOPs of a step per clip, counted on a small batch: every clip has the same number of tokens.
+    """FLOPs of a step per clip, counted on one clip: every clip has the same number of tokens.
 
     Counts on an uncompiled copy, since the counter does not look into compiled code.
     """
     run = replace(recipe.run, compile="off", activation_checkpointing=False)
-    optim = replace(recipe.optim, batch_size=2 * run.devices * run.nodes, accumulate=1)
+    optim = replace(recipe.optim, batch_size=run.devices * run.nodes, accumulate=1)
     step = Step(replace(recipe, optim=optim, run=run))
     return step.flops() / len(step.batch.files)
 
@@ -108,17 +108,25 @@ def product_rate(
     dtype: torch.dtype,
     repeats: int = 9,
     clock: Callable[[], float] = time.perf_counter,
+    sides: tuple[int, int, int] | None = None,
 ) -> float:
-    """FLOP/s of a matrix product as large as a ViT-B's, or larger on a GPU: the median of several runs."""
-    rows, inner, columns = (2048, 3072, 3072) if device.type == "cpu" else (8192, 8192, 8192)
+    """FLOP/s of a matrix product as large as a ViT-B's, or larger on a GPU: the median of several runs.
+
+    Args:
+        sides: rows, inner size and columns, if others are wanted.
+    """
+    large = (2048, 3072, 3072) if device.type == "cpu" else (8192, 8192, 8192)
+    rows, inner, columns = sides or large
     left = torch.randn(rows, inner, device=device).to(dtype)
     right = torch.randn(inner, columns, device=device).to(dtype)
     times = [seconds_of(lambda: left @ right, device, clock) for _ in range(repeats + 2)][2:]
     return 2 * rows * inner * columns / statistics.median(times)
 
 
-def measure(recipe: Recipe, steps: int, against_float32: bool) -> dict[str, Any]:
-    """Median seconds of a step, and the rates computed from them."""
+def measure(
+    recipe: Recipe, steps: int, against_float32: bool, sides: tuple[int, int, int] | None = None
+) -> dict[str, Any]:
+    """Median seconds of a step, and the rates computed from them; `sides` are those of `product_rate`."""
     clip_flops = flops_per_clip(recipe)
     step = Step(recipe)
     if step.run.device.type == "cuda":
@@ -135,7 +143,7 @@ def measure(recipe: Recipe, steps: int, against_float32: bool) -> dict[str, Any]
             seconds = seconds_of(variant, step.run.device)
             if turn >= 2:
                 times[name].append(seconds)
-        rates.append(product_rate(step.run.device, dtype, 3))
+        rates.append(product_rate(step.run.device, dtype, 3, sides=sides))
     seconds = statistics.median(times["step"])
     rate = statistics.median(rates)
     clips = len(step.batch.files) * step.run.fabric.world_size

@@ -4,7 +4,7 @@
     python benchmarks/systems.py --write    # put it into docs/systems.md
     python benchmarks/systems.py --check    # fail if docs/systems.md differs
 
-Nothing is timed. Shares of patches are means over 2,048 drawn masks; torch counts the FLOPs on two clips
+Nothing is timed. Shares of patches are means over 2,048 drawn masks; torch counts the FLOPs on one clip
 (`pretrain_step.py`); parameters are counted in the modules.
 """
 
@@ -111,7 +111,8 @@ def _millions(module: nn.Module) -> str:
 
 
 def _embedding_flops(encoder: Encoder, grid: PatchGrid) -> int:
-    patches_BNP = torch.zeros(1, grid.tokens, encoder.patch_embed.in_features)
+    encoder = encoder.to("meta")  # sizes are enough
+    patches_BNP = torch.zeros(1, grid.tokens, encoder.patch_embed.in_features, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         encoder(patches_BNP, encoder.positions(grid, patches_BNP))
     return counter.get_total_flops()

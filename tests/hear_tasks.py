@@ -22,6 +22,15 @@ def tones(folder: Path, names: list[str], seconds: float = 0.2, rate: int = 1600
         soundfile.write(folder / name, wave, rate)
 
 
+def shorten_training(folder: Path, epochs: int, every: int = 1) -> None:
+    """Let heareval train its networks for a few epochs, and validate only `every` so many."""
+    file = folder / "task_metadata.json"
+    metadata = json.loads(file.read_text())
+    grid = {"lr": [0.01], "max_epochs": [epochs], "patience": [epochs], "check_val_every_n_epoch": [every]}
+    metadata["evaluation_params"] = {"task_specific_param_grid": grid}
+    file.write_text(json.dumps(metadata))
+
+
 def check_task(folder: Path, sample_rate: int = 16000) -> dict:
     """What heareval asserts of a task folder; returns the metadata with the labels of each split."""
     metadata = json.loads((folder / "task_metadata.json").read_text())

@@ -86,6 +86,7 @@ def test_models_are_pre_trained_once_and_their_seeds_joined(
     recipes = [yaml.safe_load((out / "runs" / run.run / "recipe.yaml").read_text()) for run in made]
     assert [(recipe["run"]["seed"], recipe["optim"]["steps"]) for recipe in recipes] == [(0, 3), (1, 3)]
 
+    content["models"].pop("broken")  # it would be tried again each time
     files = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.safetensors")}
     again, _ = compare(Comparison(**content), out, cache)
     assert again == records

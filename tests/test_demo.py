@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ajepa.eval import demo as demo_module
 from ajepa.eval.demo import TRAINED, TWIN, Size, demo, gains
 from ajepa.eval.results.record import Record
+from tests.hear_tasks import shorten_training
 from tests.hear_toolkit import needs_toolkit
 
 
@@ -40,8 +42,19 @@ def test_gains_count_the_clips_that_are_scored(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @needs_toolkit
-def test_the_demo_runs_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_runs_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All of it, on 50 sounds, 60 words and 4 steps; a second call finds everything done."""
+    make = demo_module._make_audio
+
+    def make_audio(audio: Path, tasks_dir: Path, size: Size, with_unlabelled: bool) -> None:
+        made = tasks_dir.exists()
+        make(audio, tasks_dir, size, with_unlabelled)
+        for task in () if made else tasks_dir.iterdir():
+            shorten_training(task, epochs=2)
+
+    monkeypatch.setattr(demo_module, "_make_audio", make_audio)
     size = Size(
         sounds=5,
         speakers=3,

@@ -21,6 +21,7 @@ from ajepa.eval.results.record import Record, read_records
 from ajepa.eval.results.table import markdown, table
 from ajepa.eval.tasks import esc50
 from ajepa.hear_module import tasks as hear_tasks
+from tests.hear_tasks import shorten_training
 
 
 @pytest.fixture
@@ -246,10 +247,7 @@ def assert_answers_can_be_heard(hear: Record, folder: Path) -> None:
 def test_the_hear_toolkit_beside_a_probe(file: Path, tmp_path: Path) -> None:
     data = yaml.safe_load(file.read_text())["tasks"]["esc10"]["data"]
     folder = hear_tasks.from_esc50(Path(data), tmp_path / "tasks")
-    metadata = json.loads((folder / "task_metadata.json").read_text())
-    grid = {"lr": [0.01], "max_epochs": [6], "patience": [6], "check_val_every_n_epoch": [3]}  # quick
-    metadata["evaluation_params"] = {"task_specific_param_grid": grid}
-    (folder / "task_metadata.json").write_text(json.dumps(metadata))
+    shorten_training(folder, epochs=3, every=3)
     comparison = Comparison(
         {"log-mel": "logmel", "naive": "hear-naive"},
         {"sounds": {"task": "esc50", "data": data, "hear": str(folder)}},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ajepa.features import LogMelConfig
 from ajepa.hear_module import tasks
 from ajepa.model.fingerprint import fingerprint
 from ajepa.recipes import Recipe
+from tests.hear_tasks import shorten_training
 
 needs_heareval = pytest.mark.skipif(
     importlib.util.find_spec("heareval") is None,
@@ -67,10 +67,7 @@ def test_scores_of_two_models(tiny_recipe: Recipe, tmp_path: Path) -> None:
     source = tmp_path / "source"
     write_esc50(source, clips_per_class=10, classes=3, seconds=1.0)
     task = tasks.from_esc50(source, tmp_path / "tasks")
-    metadata = json.loads((task / "task_metadata.json").read_text())
-    grid = {"lr": [0.01], "max_epochs": [30], "patience": [20], "check_val_every_n_epoch": [3]}  # quick
-    metadata["evaluation_params"] = {"task_specific_param_grid": grid}
-    (task / "task_metadata.json").write_text(json.dumps(metadata))
+    shorten_training(task, epochs=30, every=3)
     run = ajepa.pretrain(tiny_recipe).parent
     comparison = Comparison(
         {"log-mel": "logmel", "tiny": str(run)}, {"sounds": {"hear": str(task)}}, {"hear": {"grid_points": 1}}
