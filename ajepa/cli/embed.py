@@ -61,6 +61,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--pooling", choices=["mean", "mean+std"], help="over time, for clip and layers; default: the model's"
     )
     embed.add_argument(
+        "--layers",
+        metavar="N+N",
+        help="which clip and frames join, such as 2+4+6 or last; default: the model's",
+    )
+    embed.add_argument(
         "--numbers", choices=["float32", "float16"], default="float32", help="type of the stored values"
     )
     device.add(embed)
@@ -120,6 +125,7 @@ def run_embed(options: argparse.Namespace) -> int:
         weights=options.encoder,
         precision=options.precision,
         pooling=options.pooling,
+        layers=options.layers,
     )
     if model.device.type == "cpu":
         keep_freed_memory()

@@ -122,8 +122,8 @@ def _linear(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layer",
         default="last",
-        help="last, a number from 1, each (a row for each), best on validation, or weighted (a sum whose "
-        "weights are learned with the probe); default: last",
+        help="last (the model's output), a number from 1, several joined as 2+4+6, each (a row for each), "
+        "best on validation, or weighted (a sum whose weights are learned with the probe); default: last",
     )
     parser.add_argument(
         "--class-weight",
@@ -137,7 +137,8 @@ def _knn(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layer",
         default="last",
-        help="last, a number from 1, each (a row for each), or best on validation; default: last",
+        help="last (the model's output), a number from 1, several joined as 2+4+6, each (a row for each), "
+        "or best on validation; default: last",
     )
 
 
@@ -207,7 +208,11 @@ def _verify(parser: argparse.ArgumentParser) -> None:
         help="lines `1 PATH PATH` (one speaker) or `0 PATH PATH`, such as VoxCeleb1's veri_test.txt; next to "
         "the speakers' folders or to wav/ with them",
     )
-    parser.add_argument("--layer", default="last", help="last or a number from 1; default: last")
+    parser.add_argument(
+        "--layer",
+        default="last",
+        help="last, a number from 1, or several joined such as 2+4+6; default: last",
+    )
     parser.add_argument("--pool", choices=["concat", "mean"], default="concat", help="of frequency patches")
     parser.add_argument("--time", choices=["mean", "mean+std"], default="mean", help="over time")
     parser.add_argument(
@@ -223,7 +228,11 @@ def _verify(parser: argparse.ArgumentParser) -> None:
 
 
 def _events(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--layer", default="last", help="last or a number from 1; default: last")
+    parser.add_argument(
+        "--layer",
+        default="last",
+        help="last, a number from 1, or several joined such as 2+4+6; default: last",
+    )
     parser.add_argument("--pool", choices=["concat", "mean"], default="concat", help="of frequency patches")
     parser.add_argument(
         "--collar",

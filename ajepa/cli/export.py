@@ -44,6 +44,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         choices=["mean", "mean+std"],
         help="over time, of clip and HEAR scene embeddings; default: the file's, else mean",
     )
+    export.add_argument(
+        "--layers",
+        metavar="N+N",
+        help="which layers frames and clip join, such as 2+4+6 or last; default: the file's, else last",
+    )
     export.add_argument("--name", help="title of the card; default: the repository's or the folder's name")
     export.add_argument(
         "--records", type=Path, help="records.json of `ajepa evaluate`, for the card's scores"
@@ -93,7 +98,7 @@ def _classifier(options: argparse.Namespace) -> Exported:
     from ajepa.eval.classifiers import load_classifier
     from ajepa.eval.classifiers.exported import export_classifier
 
-    for name in ("weights", "heads", "sample_rate", "pooling", "name", "records", "licence"):
+    for name in ("weights", "heads", "sample_rate", "pooling", "layers", "name", "records", "licence"):
         if getattr(options, name) is not None:
             flag = "encoder" if name == "weights" else name.replace("_", "-")
             raise UsageError(f"--{flag} is of encoders; {options.model} is a classifier: leave it out")
@@ -122,6 +127,7 @@ def _encoder(options: argparse.Namespace) -> Exported:
         heads=options.heads,
         sample_rate=options.sample_rate,
         pooling=options.pooling,
+        layers=options.layers,
     )
     records = read_records(options.records, fingerprint(model)) if options.records else ()
     return export_model(

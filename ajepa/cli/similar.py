@@ -99,7 +99,8 @@ def run_similar(options: argparse.Namespace) -> None:
     wanted = Wanted(window=options.window, hop=options.hop)
     if about:
         wanted = Wanted(window=about["window"], hop=about["hop"])
-    model = load_model(options.model, device=options.device, pooling=about["pooling"] if about else None)
+    stored = {"pooling": about["pooling"], "layers": about.get("joined", "last")} if about else {}
+    model = load_model(options.model, device=options.device, **stored)
     rows = query_rows(model, options.file, wanted, options.start, options.seconds)
     if about:
         collection = read_stored(options.among, model)

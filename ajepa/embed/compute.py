@@ -157,7 +157,8 @@ def _streamed(model: AudioEncoder, blocks: Iterator[Tensor], wanted: Wanted) -> 
         waveform_S = torch.cat(list(blocks))
         (values,) = _embedded(model, waveform_S[None], [len(waveform_S)], wanted)
         return values
-    steps = encode_stream(model, blocks, layers=wanted.what == "layers")
+    every = wanted.what == "layers"
+    steps = encode_stream(model, blocks, layers=every, joined=not every)
     if wanted.what in ("frames", "patches"):
         return torch.cat([steps_TLFD[:, -1].flatten(1) for steps_TLFD in steps])
     pooled = over_time(steps).pooled(model.pooling)  # [L, F, D], or with the deviation [2, L, F, D]

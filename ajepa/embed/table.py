@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from ajepa.files import in_place_of
 from ajepa.model import AudioEncoder
+from ajepa.model.embedding import layers_text
 from ajepa.model.fingerprint import fingerprint
 
 from .compute import Row
@@ -26,14 +27,17 @@ NUMBERS: dict[Number, pa.DataType] = {"float32": pa.float32(), "float16": pa.flo
 
 def describe(model: AudioEncoder, wanted: Wanted) -> dict[str, Any]:
     """What all rows of a job share; two jobs with the same description give the same values."""
-    width = {"clip": model.clip_size, "layers": model.clip_size * (len(model.encoder.blocks) + 1)}
+    states, statistics = len(model.encoder.blocks) + 1, 1 if model.pooling == "mean" else 2
+    of_layer = model.encoder.freq_patches * model.encoder.width * statistics
+    width = {"clip": model.clip_size, "layers": states * of_layer}
     return {
         **asdict(wanted),
         "features": width.get(wanted.what, model.embedding_size),
-        "layers": len(model.encoder.blocks) + 1 if wanted.what == "layers" else 1,
+        "layers": states if wanted.what == "layers" else 1,
         "frequency_patches": model.encoder.freq_patches,
-        "width": model.encoder.width,
+        "width": model.encoder.width if wanted.what == "layers" else model.joined_width,
         "pooling": model.pooling,
+        "joined": layers_text(model.embedding_layers),
         "hop_seconds": model.hop_seconds,
         "sample_rate": model.sample_rate,
         "precision": model.precision,

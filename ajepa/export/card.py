@@ -110,9 +110,14 @@ def _about(model: AudioEncoder, origin: Origin) -> str:
         f"An audio encoder pre-trained with {_system(origin)}: a Vision Transformer ({depth} blocks, width "
         f"{width}, {heads} heads, {parameters / 1e6:.1f} M parameters) on log-mel spectrograms of "
         f"{model.sample_rate:,} Hz mono audio. An embedding has {model.embedding_size} features every "
-        f"{1000 * model.hop_seconds:.0f} ms, and {model.clip_size} for a whole clip ({model.pooling} over "
-        "time).\n"
+        f"{1000 * model.hop_seconds:.0f} ms{_joined(model)}, and {model.clip_size} for a whole clip "
+        f"({model.pooling} over time).\n"
     )
+
+
+def _joined(model: AudioEncoder) -> str:
+    layers = model.embedding_layers
+    return f" (the outputs of blocks {', '.join(map(str, layers))}, joined)" if layers else ""
 
 
 def _use(source: str, model: AudioEncoder) -> str:

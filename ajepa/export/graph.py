@@ -23,7 +23,7 @@ from ajepa.nn.grid import PatchGrid, sincos_positions
 
 
 class Outputs(NamedTuple):
-    """Frames [B, T, F * D], zero after a clip's end; `Embedding.clip`; each clip's valid steps [B]."""
+    """`Embedding.frames`, zero after a clip's end; `Embedding.clip`; each clip's valid steps [B]."""
 
     frames: Tensor
     clip: Tensor
@@ -46,7 +46,7 @@ class EmbeddingGraph(nn.Module):
     def __init__(self, model: AudioEncoder) -> None:
         super().__init__()
         self.features, self.encoder, self.fill_value = model.features, model.encoder, model.fill_value
-        self.pooling = model.pooling
+        self.pooling, self.layers = model.pooling, model.embedding_layers
         self.inputs, self.patch = model.encoder.config.inputs, model.encoder.config.patch
         table = model.encoder.position_table
         self.most_steps = min(model.chunk_patches, table.config.time) if table else model.chunk_patches
@@ -62,8 +62,9 @@ class EmbeddingGraph(nn.Module):
 
         Returns `Outputs` as a plain tuple, since a saved program cannot use our class.
         """
-        (output_BTFD,), steps_B = self.states(waveform_BS, lengths_B)
-        frames_BTE = output_BTFD.flatten(2)
+        states, steps_B = self.states(waveform_BS, lengths_B, bool(self.layers))
+        chosen = [states[number - 1] for number in self.layers]
+        frames_BTE = (torch.cat(chosen, -1) if chosen else states[-1]).flatten(2)
         if self.pooling == "mean":
             return frames_BTE, frames_BTE.sum(1) / steps_B[:, None], steps_B
         return frames_BTE, time_statistics(frames_BTE[:, :, None], steps_B).flatten(1), steps_B

@@ -13,7 +13,7 @@ from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.timm_vit import SCHEME as TIMM
 from ajepa.checkpoints.unpickle import is_torch_file
 from ajepa.model import AudioEncoder
-from ajepa.model.embedding import Source
+from ajepa.model.embedding import Source, layers_text
 
 from .errors import ExportError
 
@@ -104,7 +104,8 @@ def write_weights(model: AudioEncoder, origin: Origin, path: Path, dtype: Dtype 
         too_large = [name for name, value in tensors.items() if not value.isfinite().all()]
         if too_large:
             raise ExportError(f"float16 cannot hold {', '.join(too_large)}; leave --dtype out")
+    chosen = {"pooling": model.pooling, "layers": layers_text(model.embedding_layers)}
     saved = checkpoint.Checkpoint(
-        tensors, origin.recipe, origin.step, origin.info | {"dtype": dtype, "pooling": model.pooling}
+        tensors, origin.recipe, origin.step, origin.info | {"dtype": dtype} | chosen
     )
     checkpoint.save(path, saved)

@@ -21,6 +21,7 @@ class AjepaConfig(PretrainedConfig):
         front_end, encoder: the settings of `LogMelConfig` and `EncoderConfig`; None for their defaults.
         chunk_seconds: longest part that is encoded at once.
         pooling: of a clip over time, "mean" or "mean+std".
+        layers: blocks, from 1, whose outputs an embedding joins; none for the normed output of the last.
         recipe: name of the recipe, or of the official system, of the weights.
         head: of a classifier, the settings of `HeadConfig`; None for an encoder.
         longest_seconds: of a classifier, as of `AudioClassifier`.
@@ -39,12 +40,13 @@ class AjepaConfig(PretrainedConfig):
         head: dict[str, Any] | None = None,
         longest_seconds: float = 0.0,
         thresholds: Sequence[float] = (),
+        layers: Sequence[int] = (),
         **options: Any,
     ) -> None:
         self.front_end = dict(front_end or {})
         self.encoder = dict(encoder or {})
         self.chunk_seconds = chunk_seconds
-        self.pooling = pooling
+        self.pooling, self.layers = pooling, list(layers)
         self.recipe = recipe
         self.head = None if head is None else dict(head)
         self.longest_seconds = longest_seconds
@@ -52,7 +54,7 @@ class AjepaConfig(PretrainedConfig):
         network = self.encoder_config()
         width, depth, heads = network.dimensions
         # What other code reads of every configuration.
-        self.hidden_size = network.mels // network.patch[1] * width
+        self.hidden_size = network.mels // network.patch[1] * width * max(1, len(self.layers))
         self.num_hidden_layers, self.num_attention_heads = depth, heads
         self.sampling_rate = self.front_end_config().sample_rate
         for derived in ("hidden_size", "num_hidden_layers", "num_attention_heads", "sampling_rate"):

@@ -18,6 +18,7 @@ from ajepa.checkpoints import hub
 from ajepa.checkpoints import native as checkpoint
 from ajepa.model import AudioEncoder
 from ajepa.model.classifier import AudioClassifier
+from ajepa.model.embedding import layers_text
 
 from .configuration_ajepa import AjepaConfig
 from .feature_extraction_ajepa import AjepaFeatureExtractor
@@ -65,6 +66,7 @@ def _config(encoder: AudioEncoder, **of_labels: Any) -> AjepaConfig:
         encoder=network,
         chunk_seconds=encoder.chunk_patches * encoder.hop_seconds,
         pooling=encoder.pooling,
+        layers=encoder.embedding_layers,
         recipe=encoder.source.recipe if encoder.source else "",
         **of_labels,
     )
@@ -110,7 +112,8 @@ def complete(model: AjepaModel, folder: str | Path) -> None:
         "data": {"crop_seconds": model.config.chunk_seconds},
     }
     tensors = dict(model.state_dict())
-    checkpoint.save(weights, checkpoint.Checkpoint(tensors, recipe, 0, {"pooling": model.config.pooling}))
+    chosen = {"pooling": model.config.pooling, "layers": layers_text(model.config.layers)}
+    checkpoint.save(weights, checkpoint.Checkpoint(tensors, recipe, 0, chosen))
 
 
 def _extractor(model: AjepaModel, folder: Path) -> list[Path]:

@@ -28,11 +28,11 @@ class AjepaOutput(ModelOutput):
     """The outputs of a batch of B clips, of at most T time steps; X is `config.hidden_size`.
 
     Attributes:
-        last_hidden_state: the frequency patches of each time step side by side, [B, T, X]; zero after a
-            clip's end.
+        last_hidden_state: the frequency patches of each time step side by side, [B, T, X], of the last layer
+            or of those that `config.layers` joins; zero after a clip's end.
         pooler_output: one vector a clip over its own time, [B, X], or [B, 2 X] for "mean+std".
         frame_lengths: time steps of each clip, [B].
-        hidden_states: every block's output, [B, T, X] each, on request.
+        hidden_states: every block's output, each as wide as one layer, on request.
     """
 
     last_hidden_state: Tensor | None = None
@@ -58,6 +58,7 @@ class AjepaModel(PreTrainedModel):
         super().__init__(config)
         audio = AudioEncoder(config.front_end_config(), config.encoder_config(), config.chunk_seconds)
         audio.pooling = config.pooling  # type: ignore[assignment]
+        audio.embedding_layers = tuple(config.layers)
         self.features, self.encoder = audio.features, audio.encoder
         object.__setattr__(self, "audio", audio)  # not a module of its own: its parts are above
         self.post_init()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -9,6 +10,26 @@ import torch
 from torch import Tensor
 
 Pooling = Literal["mean", "mean+std"]
+LAST = "last"
+
+
+def parse_layers(text: str, depth: int) -> tuple[int, ...]:
+    """Numbers of blocks from 1, from "2+4+6"; none for "last", the normed output of the last block.
+
+    Raises:
+        ValueError: no such layers in an encoder of `depth` blocks, or one twice.
+    """
+    if text == LAST:
+        return ()
+    numbers = [int(part) if part.isdecimal() else 0 for part in text.split("+")]
+    if not all(1 <= number <= depth for number in numbers) or len(set(numbers)) < len(numbers):
+        raise ValueError(f"layers is {text!r}; choose {LAST}, or blocks from 1 to {depth} such as 1+{depth}")
+    return tuple(numbers)
+
+
+def layers_text(layers: Sequence[int]) -> str:
+    """The inverse of `parse_layers`."""
+    return "+".join(map(str, layers)) or LAST
 
 
 def time_statistics(values_BTFD: Tensor, lengths_B: Tensor) -> Tensor:
@@ -38,28 +59,35 @@ class Embedding:
         lengths: valid time steps of each clip, [B].
         layers: every block's output, un-normed, each [B, T, F, D]; empty unless requested.
         pooling: over time, of `clip`.
+        chosen: the blocks' outputs that `frames` and `clip` join, as `layers`; empty for `patches` alone.
     """
 
     patches: Tensor
     lengths: Tensor
     layers: tuple[Tensor, ...] = ()
     pooling: Pooling = "mean"
+    chosen: tuple[Tensor, ...] = ()
+
+    @property
+    def joined(self) -> Tensor:
+        """What `frames` and `clip` are made of: the C chosen layers of a patch, [B, T, F, C * D]."""
+        return torch.cat(self.chosen, -1) if self.chosen else self.patches
 
     @property
     def frames(self) -> Tensor:
-        """Frequency patches of a time step concatenated, [B, T, F * D] (as SSAST and M2D probe them)."""
-        return self.patches.flatten(2)
+        """Frequency patches of a time step joined, [B, T, F * C * D] (as SSAST and M2D probe them)."""
+        return self.joined.flatten(2)
 
     @property
     def clip(self) -> Tensor:
         """One vector a clip, over its valid time steps.
 
-        With the pooling "mean" the mean of the frames, [B, F * D]; with "mean+std" followed by their standard
-        deviation, [B, 2 * F * D]: sounds with the same mean may differ in how much a feature varies.
+        With the pooling "mean" the mean of the frames, [B, F * C * D]; with "mean+std" followed by their
+        standard deviation: sounds with the same mean may differ in how much a feature varies.
         """
         if self.pooling == "mean":
             return self.frames.sum(1) / self.lengths[:, None].to(self.patches.dtype)
-        return time_statistics(self.patches, self.lengths).flatten(1)
+        return time_statistics(self.joined, self.lengths).flatten(1)
 
 
 class Source(NamedTuple):

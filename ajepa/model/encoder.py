@@ -36,8 +36,9 @@ class AudioEncoder(nn.Module):
 
     Attributes:
         sample_rate: of the waveforms, Hz.
-        embedding_size: F * D, the width of `frames`.
         pooling: over time, of `clip`: "mean" or "mean+std".
+        embedding_layers: blocks, from 1, whose outputs `frames` and `clip` join; empty for the normed output
+            of the last one.
         hop_seconds: time between two time steps of `patches`.
         chunk_patches: time steps that are encoded at once; longer audio is cut into overlapping chunks.
         source: origin of the weights; None for a module built by hand.
@@ -46,6 +47,7 @@ class AudioEncoder(nn.Module):
 
     precision: Precision = "float32"
     pooling: Pooling = "mean"
+    embedding_layers: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -58,10 +60,24 @@ class AudioEncoder(nn.Module):
         self.features = LogMel(features)
         self.encoder = Encoder(encoder)
         self.sample_rate = features.sample_rate
-        self.embedding_size = self.encoder.freq_patches * self.encoder.width
         self.hop_seconds = encoder.patch[0] * features.hop_seconds
         self.chunk_patches = max(1, round(chunk_seconds / self.hop_seconds))
         self.source = source
+
+    @property
+    def joined_width(self) -> int:
+        """Width of a patch in `Embedding.joined`."""
+        return max(1, len(self.embedding_layers)) * self.encoder.width
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of `Embedding.frames`."""
+        return self.encoder.freq_patches * self.joined_width
+
+    @property
+    def blocks_kept(self) -> int:
+        """How many of the last blocks' outputs an embedding needs."""
+        return len(self.encoder.blocks) + 1 - min(self.embedding_layers) if self.embedding_layers else 0
 
     @property
     def clip_size(self) -> int:
@@ -138,7 +154,7 @@ class AudioEncoder(nn.Module):
         patches_BTFP, steps = cut_into_patches(self.encoder, spectrogram_BLC, own, self.fill_value)
         _, time, freq, _ = patches_BTFP.shape
 
-        kept = len(self.encoder.blocks) if layers else 0
+        kept = len(self.encoder.blocks) if layers else self.blocks_kept
         outputs = [patches_BTFP.new_zeros(batch, time, freq, self.encoder.width) for _ in range(kept + 1)]
         weight_BT = patches_BTFP.new_zeros(batch, time)
         chunks = plan_chunks(steps, self.chunk_patches)
@@ -154,9 +170,10 @@ class AudioEncoder(nn.Module):
                 for output, values in zip(outputs, encoded, strict=True):
                     output[chunk.clip, span] += values[position, : chunk.length] * fade_T[:, None, None]
         scale_BT11 = torch.where(weight_BT > 0, weight_BT, 1.0)[..., None, None]
-        last, *kept_layers = [output / scale_BT11 for output in outputs]
+        last, *every = [output / scale_BT11 for output in outputs]
         lengths_B = torch.tensor(steps, device=self.device)
-        return Embedding(last, lengths_B, tuple(kept_layers), self.pooling)
+        chosen = choose(every, self.embedding_layers, len(self.encoder.blocks))
+        return Embedding(last, lengths_B, tuple(every) if layers else (), self.pooling, chosen)
 
     def _encode_chunks(self, patches_BTFP: Tensor, rows: list[Chunk], kept: int) -> list[Tensor]:
         """Encode chunks as one padded batch: the normed output and `kept` layers, each [R, T, F, D].
@@ -177,6 +194,11 @@ class AudioEncoder(nn.Module):
         with autocast(self.precision, self.device):
             output, layers = self.encoder(patches_RNP, positions, valid_RN, keep_layers=kept)
         return [value.unflatten(1, tuple(grid)) for value in (output, *layers)]
+
+
+def choose(every: Sequence[Tensor], layers: Sequence[int], depth: int) -> tuple[Tensor, ...]:
+    """The outputs of blocks, from 1, out of those of the last blocks."""
+    return tuple(every[number - 1 - depth + len(every)] for number in layers)
 
 
 def _lengths(lengths: Sequence[int] | Tensor | None, batch: int, most: int, unit: str) -> list[int]:

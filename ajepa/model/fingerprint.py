@@ -20,6 +20,8 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{getattr(part, 'config', '')} {getattr(part, 'chunk_patches', '')}\n".encode())
         if getattr(part, "pooling", "mean") != "mean":  # left out for "mean": older results keep their names
             digest.update(f"{part.pooling}\n".encode())
+        if layers := getattr(part, "embedding_layers", ()):
+            digest.update(f"{layers}\n".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         # As bytes: numpy has no bfloat16.

@@ -18,7 +18,10 @@ from torch import Tensor, nn
 
 from ajepa.nn.blocks import LayerNorm
 
+from .embedding import LAST, parse_layers
+
 WEIGHTED = "weighted"
+MOST_BLOCKS = 1024  # of an encoder, where its depth is not known
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class HeadConfig:
     Attributes:
         labels: Y.
         values: V.
-        layer: "last" (the normed output), a block's number from 1, or "weighted", a sum of all layers.
+        layer: "last" (the normed output), a block's number from 1, several joined such as "2+4+6", or
+            "weighted", a sum of all layers.
         layers: L, of a weighted sum; else 0.
         pool: frequency patches are joined ("concat") or averaged ("mean").
         time: "mean", or "mean+std" with the standard deviation.
@@ -37,7 +41,7 @@ class HeadConfig:
 
     labels: int
     values: int
-    layer: str = "last"
+    layer: str = LAST
     layers: int = 0
     pool: Literal["concat", "mean"] = "concat"
     time: Literal["mean", "mean+std"] = "mean"
@@ -47,8 +51,8 @@ class HeadConfig:
         for name in ("labels", "values"):
             if not 1 <= getattr(self, name) <= 2**24:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
-        if self.layer not in ("last", WEIGHTED) and not (self.layer.isdecimal() and int(self.layer) > 0):
-            raise ValueError(f"layer is {self.layer!r}, must be last, {WEIGHTED} or a number from 1")
+        if self.layer != WEIGHTED:
+            parse_layers(self.layer, MOST_BLOCKS)
         if (self.layer == WEIGHTED) != (self.layers > 0):
             raise ValueError(f"layers is {self.layers}, must be above 0 for a weighted sum and 0 otherwise")
 
@@ -78,7 +82,7 @@ class Head(nn.Module):
     @property
     def every_layer(self) -> bool:
         """Whether it takes the statistics of all layers; else those of the last one suffice."""
-        return self.config.layer != "last"
+        return self.config.layer != LAST
 
     def forward(self, statistics_BLXFD: Tensor) -> Tensor:
         """Logits [B, Y].
@@ -87,12 +91,14 @@ class Head(nn.Module):
             statistics_BLXFD: of all layers, or of the last one where `every_layer` is false; X may be 1 for a
                 head that takes means alone.
         """
-        layer = self.config.layer
-        which = slice(None) if layer == WEIGHTED else -1 if layer == "last" else int(layer) - 1
+        if self.config.layer != WEIGHTED:
+            numbers = parse_layers(self.config.layer, MOST_BLOCKS)
+            chosen = [statistics_BLXFD[:, number - 1] for number in numbers] or [statistics_BLXFD[:, -1]]
+            statistics_BLXFD = torch.cat(chosen, -1)[:, None]
         concat = self.config.pool == "concat"
         every_BLV = statistics_BLXFD.flatten(-3) if concat else statistics_BLXFD.mean(-2).flatten(-2)
         # The deviations come after the means. (To cut them off before would be an obstacle to torch.export.)
-        values = every_BLV[:, which, : self.config.values]  # [B, (L,) V]
-        values_BV = values if self.mix_LV is None else (values * self.mix_LV).sum(1)
+        values_BLV = every_BLV[:, :, : self.config.values]
+        values_BV = values_BLV[:, 0] if self.mix_LV is None else (values_BLV * self.mix_LV).sum(1)
         values_BV = (values_BV - self.mean_V) * self.scale_V
         return self.linear(values_BV if self.norm is None else self.norm(values_BV))

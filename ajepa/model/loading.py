@@ -18,7 +18,7 @@ from ajepa.checkpoints.unpickle import UnpickleError, is_torch_file
 from ajepa.errors import AjepaError
 from ajepa.recipes import RecipeError, load_recipe, recipe_from_dict
 
-from .embedding import Pooling, Source
+from .embedding import LAST, Pooling, Source, parse_layers
 from .encoder import AudioEncoder
 from .precision import Precision, check_precision
 
@@ -46,6 +46,7 @@ def load_model(
     sample_rate: int | None = None,
     precision: Precision = "float32",
     pooling: Pooling | None = None,
+    layers: str | None = None,
 ) -> AudioEncoder:
     """Load an encoder, in evaluation mode.
 
@@ -69,6 +70,8 @@ def load_model(
             bfloat16, and changes embeddings in their third digit (docs/performance.md).
         pooling: of `Embedding.clip` over time, "mean" or "mean+std"; None for that of an exported file, else
             "mean".
+        layers: which layers `Embedding.frames` and `clip` join: "last" (the normed output), or blocks from 1
+            such as "2+4+6"; None for those of an exported file, else "last".
 
     Raises:
         ModelError: no such source, an unknown file, or an option that does not apply to it.
@@ -101,6 +104,8 @@ def load_model(
     model = model.to(device or "cpu").eval()
     if pooling is not None:
         model.pooling = pooling
+    if layers is not None:
+        _set_layers(model, layers, source)
     return model.set_bf16() if precision == "bf16" else model
 
 
@@ -108,6 +113,13 @@ def _check_pooling(pooling: str, source: object) -> None:
     if pooling not in get_args(Pooling):
         known = " or ".join(get_args(Pooling))
         raise ModelError(f"{source or 'the default encoder'}: pooling is {pooling!r}; choose {known}")
+
+
+def _set_layers(model: AudioEncoder, layers: str, source: object) -> None:
+    try:
+        model.embedding_layers = parse_layers(layers, len(model.encoder.blocks))
+    except ValueError as error:
+        raise ModelError(f"{source}: {error}") from error
 
 
 def _from_found(
@@ -207,6 +219,7 @@ def _from_file(path: Path, weights: str | None, chunk_seconds: float | None) -> 
     model = AudioEncoder(recipe.front_end, recipe.encoder, chunk_seconds or recipe.data.crop_seconds, source)
     model.pooling = saved.info.get("pooling", "mean")
     _check_pooling(model.pooling, path)
+    _set_layers(model, str(saved.info.get("layers", LAST)), path)
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:

@@ -14,7 +14,7 @@ from torch import Tensor
 from .batching import cut_into_patches
 from .chunks import Chunk, fade
 from .embedding import Pooling
-from .encoder import AudioEncoder, tokens_a_pass
+from .encoder import AudioEncoder, choose, tokens_a_pass
 
 
 def can_stream(model: AudioEncoder) -> bool:
@@ -52,7 +52,9 @@ class Statistics:
 
 
 @torch.inference_mode()
-def encode_stream(model: AudioEncoder, blocks: Iterable[Tensor], *, layers: bool = False) -> Iterator[Tensor]:
+def encode_stream(
+    model: AudioEncoder, blocks: Iterable[Tensor], *, layers: bool = False, joined: bool = False
+) -> Iterator[Tensor]:
     """Embed a clip that arrives in blocks, as `AudioEncoder` does with the whole.
 
     Time steps come as they are done, and memory does not grow with the clip. The results differ from those
@@ -62,6 +64,7 @@ def encode_stream(model: AudioEncoder, blocks: Iterable[Tensor], *, layers: bool
         model: one for which `can_stream` holds.
         blocks: the clip's samples at the model's rate, [S] each, in order.
         layers: also every block's output.
+        joined: the layers that an embedding joins (`Embedding.joined`) instead of the normed output.
 
     Yields:
         [T, L, F, D] on the CPU: time steps in order, T of them at a time.
@@ -70,7 +73,8 @@ def encode_stream(model: AudioEncoder, blocks: Iterable[Tensor], *, layers: bool
     patch, step = model.encoder.config.patch[0], size - size // 4
     hop, window = config.hop, config.window
     rows_a_pass = max(1, tokens_a_pass(model.device) // (size * model.encoder.freq_patches))
-    kept = len(model.encoder.blocks) if layers else 0
+    depth = len(model.encoder.blocks)
+    kept = depth if layers else model.blocks_kept if joined else 0
 
     def encoded(waveforms: list[Tensor]) -> Tensor:
         """Chunks of the same number of samples to [R, T, L, F, D]."""
@@ -81,6 +85,8 @@ def encode_stream(model: AudioEncoder, blocks: Iterable[Tensor], *, layers: bool
         rows = [Chunk(row, 0, length) for row, length in enumerate(lengths)]
         output, *inner = model._encode_chunks(patches_RTFP, rows, kept)
         time = patches_RTFP.shape[1]
+        if joined and model.embedding_layers:
+            output, inner = torch.cat(choose(inner, model.embedding_layers, depth), -1), []
         return torch.stack([*inner, output], 2)[:, :time].float().cpu()
 
     joiner = _Joiner(size)

@@ -25,8 +25,9 @@ from ajepa.eval.results.record import Record
 from ajepa.export.weights import Origin, encoder_tensors, origin_of
 from ajepa.model import AudioEncoder
 from ajepa.model.classifier import AudioClassifier, LabelSet
+from ajepa.model.embedding import parse_layers
 from ajepa.model.fingerprint import fingerprint
-from ajepa.model.head import Head, HeadConfig
+from ajepa.model.head import MOST_BLOCKS, WEIGHTED, Head, HeadConfig
 from ajepa.model.loading import load_model
 from ajepa.model.precision import Precision
 from ajepa.recipes.stored import StoredError, from_plain
@@ -255,14 +256,12 @@ def _head(folder: Path, content: _Content) -> Head:
 
 def _check_fits(folder: Path, config: HeadConfig, model: AudioEncoder) -> None:
     """Raises ClassifierError if the head takes statistics that the encoder does not give."""
-    bands = model.encoder.freq_patches if config.pool == "concat" else 1
-    values = bands * model.encoder.width * (2 if config.time == "mean+std" else 1)
     depth = len(model.encoder.blocks)
-    if (
-        values != config.values
-        or config.layers not in (0, depth + 1)
-        or (config.layer.isdecimal() and int(config.layer) > depth)
-    ):
+    numbers = () if config.layer == WEIGHTED else parse_layers(config.layer, MOST_BLOCKS)
+    bands = model.encoder.freq_patches if config.pool == "concat" else 1
+    width = max(1, len(numbers)) * model.encoder.width
+    values = bands * width * (2 if config.time == "mean+std" else 1)
+    if values != config.values or config.layers not in (0, depth + 1) or max(numbers, default=0) > depth:
         raise ClassifierError(f"{folder}: its head does not fit its encoder of {depth} blocks; fit it again")
 
 

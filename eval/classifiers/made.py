@@ -17,6 +17,7 @@ from ajepa.eval.results.scores import Scored
 from ajepa.eval.tasks import Task
 from ajepa.model import AudioEncoder
 from ajepa.model.classifier import AudioClassifier, LabelSet
+from ajepa.model.embedding import LAST
 from ajepa.model.fingerprint import fingerprint
 from ajepa.model.head import WEIGHTED, Head, HeadConfig
 
@@ -39,6 +40,8 @@ def of_probe(
     weights = final.weights
     values, labels = weights.weight_VY.shape
     layer, pool, time = parts_of(final.choice.representation, shape)
+    if layer == LAST and shape[1] == 1 and isinstance(model.module, EncoderModel):
+        layer = model.module.output
     layers = shape[1] if layer == WEIGHTED else 0
     head = Head(HeadConfig(labels, values, layer, layers, pool, time))
     with torch.no_grad():

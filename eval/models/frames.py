@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ajepa.model.embedding import time_statistics
+from ajepa.model.embedding import LAST, time_statistics
 
 ONE_VECTOR_SECONDS = 1.0  # the spacing that toolkits are told for an encoder with one vector a clip
 
@@ -57,6 +57,11 @@ class FrameModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where it computes."""
         return next(chain(self.parameters(), self.buffers()), torch.empty(0)).device
+
+    @property
+    def output(self) -> str:
+        """What it gives alone: its "last" layer, or several that are joined, such as "2+4+6"."""
+        return LAST
 
     @abstractmethod
     def frames(self, waveform_BS: Tensor, lengths: list[int], all_layers: bool) -> Frames:

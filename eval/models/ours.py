@@ -7,13 +7,13 @@ from torch import Tensor
 
 from ajepa.hear_module import patch_centre_ms
 from ajepa.model import AudioEncoder
-from ajepa.model.embedding import time_statistics
+from ajepa.model.embedding import layers_text, time_statistics
 
 from .frames import FrameModel, Frames
 
 
 class EncoderModel(FrameModel):
-    """An `AudioEncoder`. Layers: the outputs of the blocks, and the normed last one."""
+    """An `AudioEncoder`. Layers: the outputs of the blocks and the normed last one; alone: its `joined`."""
 
     ragged = True
     rounds = True
@@ -29,7 +29,13 @@ class EncoderModel(FrameModel):
     def frames(self, waveform_BS: Tensor, lengths: list[int], all_layers: bool) -> Frames:
         """Frames with F frequency patches."""
         found = self.encoder(waveform_BS, lengths, layers=all_layers)
-        return Frames((*found.layers, found.patches), found.lengths)
+        layers = (*found.layers, found.patches) if all_layers else (found.joined,)
+        return Frames(layers, found.lengths)
+
+    @property
+    def output(self) -> str:
+        """Which layers are joined."""
+        return layers_text(self.encoder.embedding_layers)
 
     def forward(self, waveform_BS: Tensor, lengths: list[int], all_layers: bool) -> Tensor:
         """Clips with these lengths in samples to [B, L, 2, F, D]."""

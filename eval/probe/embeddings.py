@@ -30,11 +30,13 @@ from ajepa import audio, caches, files
 from ajepa.data.threads import in_order
 from ajepa.errors import AjepaError
 from ajepa.eval.digest import digest
+from ajepa.eval.models.frames import FrameModel
 from ajepa.eval.models.open import Named
 from ajepa.eval.robustness.corruptions import Corruption
 from ajepa.eval.tasks import Clip, Task
 from ajepa.eval.tasks.reading import clip_seconds, own_rate, read_clip
 from ajepa.memory import keep_freed_memory
+from ajepa.model.embedding import LAST, parse_layers
 from ajepa.model.fingerprint import fingerprint
 from ajepa.model.precision import autocast
 
@@ -70,7 +72,8 @@ class Embedded(NamedTuple):
         """The representations that the choices allow, by name, as functions that return [N, features].
 
         Args:
-            layer: "last", "best" (all of them), a number from 1, or "weighted": all in one, [N, L, features].
+            layer: "last" (the model's output), "best" (all of them), a number from 1, several joined such as
+                "2+4+6", or "weighted": all in one, [N, L, features].
                 A model with one layer, such as a baseline, always gives that layer.
             pool: over frequency patches: "concat" (joined), "mean" (averaged) or "best" (both).
             time: "mean", "mean+std" or "best" (both). A baseline's own statistics are always kept.
@@ -81,17 +84,20 @@ class Embedded(NamedTuple):
         _, layers, statistics, freq, _ = self.values.shape
         pools = (POOLS if pool == "best" else (pool,))[: None if freq > 1 else 1]
         times = (TIMES if time == "best" else (time,))[: None if statistics > 1 else 1]
-        chosen: dict[str, int | slice] = {}
+        chosen: dict[str, int | slice | list[int]] = {}
         if layer == "weighted":
             chosen["weighted"] = slice(None)
         elif layer == "best":
             chosen.update({str(index + 1): index for index in range(layers - 1)}, last=layers - 1)
-        elif layer == "last" or (layers == 1 and layer.isdigit()):
+        elif layer == LAST or (layers == 1 and layer.replace("+", "").isdigit()):
             chosen["last"] = layers - 1  # a baseline has one layer, its statistics
-        elif layer.isdigit() and 1 <= int(layer) < layers:
-            chosen[layer] = int(layer) - 1
         else:
-            raise ValueError(f"layer is {layer!r}; choose last, best, each, weighted or 1 to {layers - 1}")
+            try:
+                numbers = [number - 1 for number in parse_layers(layer, layers - 1)]
+            except ValueError:
+                known = f"last, best, each, weighted, 1 to {layers - 1}, or several such as 1+{layers - 1}"
+                raise ValueError(f"layer is {layer!r}; choose {known}") from None
+            chosen[layer] = numbers if len(numbers) > 1 else numbers[0]
         found = {}
         for name, index in chosen.items():
             for way in pools:
@@ -100,9 +106,11 @@ class Embedded(NamedTuple):
                     found[" ".join(parts)] = self._pooled(index, way, over)
         return found
 
-    def _pooled(self, layer: int | slice, pool: str, time: str) -> Callable[[], Tensor]:
+    def _pooled(self, layer: int | slice | list[int], pool: str, time: str) -> Callable[[], Tensor]:
         def features() -> Tensor:
             chosen = self.values[:, layer, : 1 if time == "mean" else 2]  # [N, (L,) X, F, D]
+            if isinstance(layer, list):  # as in `Embedding.joined`
+                chosen = torch.cat(chosen.unbind(1), -1)
             return chosen.flatten(-3) if pool == "concat" else chosen.mean(-2).flatten(-2)
 
         return features
@@ -152,10 +160,11 @@ def embed_clips(
     weights = fingerprint(model.module)
     folder = files.expanded(cache or caches.cache_folder("embeddings"))
     key = cache_key(model, weights, clips, corruption)
-    last, every = (folder / f"{key}-{layers}{SUFFIX}" for layers in ("last", "all"))
+    output = model.module.output if isinstance(model.module, FrameModel) else LAST
+    last, every = (folder / f"{key}-{layers}{SUFFIX}" for layers in (output, "all"))
     path = every if all_layers else last
     found = _read(path, len(clips))
-    if found is None and not all_layers:  # a file with all layers includes the last one
+    if found is None and not all_layers and output == LAST:  # a file with all layers includes the last one
         found = _read(every, len(clips), last_layer=True)
     if found is not None:
         values, seconds = found

@@ -25,6 +25,7 @@ from ajepa.eval.models.foreign import HearEncoder
 from ajepa.eval.models.frames import FrameModel, VectorModel, frames_at
 from ajepa.eval.models.open import Named
 from ajepa.eval.tasks import Clip
+from ajepa.model.embedding import LAST, parse_layers
 from ajepa.model.fingerprint import fingerprint
 from ajepa.model.precision import autocast
 
@@ -76,7 +77,8 @@ def embed_recordings(
 
     Args:
         name: for the progress bar.
-        layer: "last", or a block's number from 1; a model with one layer gives that one.
+        layer: "last" (the model's output), a block's number from 1, or several such as "2+4+6"; a model with
+            one layer gives that one.
         pool: over frequency patches, "concat" or "mean".
 
     Raises:
@@ -153,7 +155,7 @@ def _compute(
         for rows, waveforms in decoded:
             lengths = [len(waveform) for waveform in waveforms]
             waveform_BS = pad_sequence(waveforms, batch_first=True).to(device)
-            frames = module.frames(waveform_BS, lengths, layer != "last")
+            frames = module.frames(waveform_BS, lengths, layer != LAST)
             chosen_BTFD = _layer(frames.layers, layer, model.name).float().cpu()
             for row, own_TFD, steps, samples in zip(
                 rows, chosen_BTFD, frames.lengths.tolist(), lengths, strict=True
@@ -172,8 +174,10 @@ def _compute(
 
 
 def _layer(layers: tuple[Tensor, ...], layer: str, name: str) -> Tensor:
-    if layer == "last" or len(layers) == 1:
+    if layer == LAST or len(layers) == 1:
         return layers[-1]
-    if not 1 <= int(layer) < len(layers):
-        raise EmbeddingError(f"{name}: layer is {layer!r}; choose last or 1 to {len(layers) - 1}")
-    return layers[int(layer) - 1]
+    try:
+        numbers = parse_layers(layer, len(layers) - 1)
+    except ValueError as error:
+        raise EmbeddingError(f"{name}: {error}") from error
+    return torch.cat([layers[number - 1] for number in numbers], -1)

@@ -29,6 +29,8 @@ from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import deviation, interval, mean
 from ajepa.eval.tasks import Clip
 from ajepa.eval.toolkits.commands import versions
+from ajepa.model.embedding import parse_layers
+from ajepa.model.head import MOST_BLOCKS
 
 from .base import Bench, Protocol, ProtocolError, TaskEntry
 
@@ -40,7 +42,7 @@ class Events(Protocol):
     """A linear layer on frames.
 
     Attributes:
-        layer: "last", or a block's number from 1.
+        layer: "last" (the model's output), a block's number from 1, or several joined such as "2+4+6".
         pool: frequency patches of a time step side by side ("concat") or averaged ("mean").
         collar: how far the onset of a found event may be from that of a true one, in seconds; 0.2 as in
             HEAR's task of DCASE 2016, 0.05 as in its task of MAESTRO.
@@ -54,8 +56,10 @@ class Events(Protocol):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.one_of(pool=POOLS)
-        if self.layer != "last" and not self.layer.isdigit():
-            raise ProtocolError(f"layer is {self.layer!r}; choose last or a number from 1")
+        try:
+            parse_layers(self.layer, MOST_BLOCKS)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from error
         if not self.collar > 0:
             raise ProtocolError(f"collar is {self.collar}; give seconds above 0")
 

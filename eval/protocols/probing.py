@@ -36,8 +36,9 @@ class Probing(Protocol):
 
     Attributes:
         protocol: "linear" or "knn".
-        layer: "last", a number from 1, "best" on validation, "each" (a record for each), or "weighted": a sum
-            with weights that are learned with the linear probe.
+        layer: "last" (the model's output: its last layer, or those that an exported encoder joins), a number
+            from 1, several joined such as "2+4+6", "best" on validation, "each" (a record for each), or
+            "weighted": a sum with weights that are learned with the linear probe.
         pool: "concat" joins the frequency patches of a time step, "mean" averages them, "best" takes the
             better of the two on validation.
         time: "mean" over time, "mean+std" (with the standard deviation), or "best" on validation. `logmel`

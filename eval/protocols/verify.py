@@ -27,6 +27,8 @@ from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import interval
 from ajepa.eval.tasks import Clip
+from ajepa.model.embedding import parse_layers
+from ajepa.model.head import MOST_BLOCKS
 
 from .base import Bench, Protocol, ProtocolError, TaskEntry
 
@@ -91,7 +93,7 @@ class Verify(Protocol):
     """Speaker verification by cosines.
 
     Attributes:
-        layer: "last", or a block's number from 1.
+        layer: "last" (the model's output), a block's number from 1, or several joined such as "2+4+6".
         pool: frequency patches of a time step side by side ("concat") or averaged ("mean").
         time: over time the mean ("mean"), followed by the standard deviation ("mean+std").
         center: subtract the mean over all utterances of the trials from each embedding first. It uses no
@@ -112,8 +114,10 @@ class Verify(Protocol):
         for name, known in (("pool", POOLS), ("time", TIMES), ("center", ("no", "yes"))):
             if getattr(self, name) not in known:
                 raise ProtocolError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(known)}")
-        if self.layer != "last" and not self.layer.isdigit():
-            raise ProtocolError(f"layer is {self.layer!r}; choose last or a number from 1")
+        try:
+            parse_layers(self.layer, MOST_BLOCKS)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from error
 
     @property
     def embeds(self) -> int:
