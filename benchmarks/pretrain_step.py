@@ -77,15 +77,14 @@ class Step:
         return counter.get_total_flops()
 
 
-def flops_per_clip(recipe: Recipe) -> float:
-    """FLOPs of a step per clip, counted on one clip: every clip has the same number of tokens.
+def one_clip_step(recipe: Recipe) -> Step:
+    """A recipe's step on one clip, to count its FLOPs: every clip has the same number of tokens.
 
-    Counts on an uncompiled copy, since the counter does not look into compiled code.
+    It is not compiled, since the counter does not look into compiled code.
     """
     run = replace(recipe.run, compile="off", activation_checkpointing=False)
     optim = replace(recipe.optim, batch_size=run.devices * run.nodes, accumulate=1)
-    step = Step(replace(recipe, optim=optim, run=run))
-    return step.flops() / len(step.batch.files)
+    return Step(replace(recipe, optim=optim, run=run))
 
 
 def synchronise(device: torch.device) -> None:
@@ -127,7 +126,7 @@ def measure(
     recipe: Recipe, steps: int, against_float32: bool, sides: tuple[int, int, int] | None = None
 ) -> dict[str, Any]:
     """Median seconds of a step, and the rates computed from them; `sides` are those of `product_rate`."""
-    clip_flops = flops_per_clip(recipe)
+    clip_flops = one_clip_step(recipe).flops()
     step = Step(recipe)
     if step.run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(step.run.device)

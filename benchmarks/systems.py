@@ -10,13 +10,14 @@ Nothing is timed. Shares of patches are means over 2,048 drawn masks; torch coun
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from pages import parsed, settle
-from pretrain_step import flops_per_clip
+from pretrain_step import one_clip_step
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -36,7 +37,8 @@ def column(recipe: Recipe) -> dict[str, str]:
     """The rows of one system."""
     front, encoder = recipe.front_end, recipe.encoder
     objective: Any = recipe.objective  # of one of the three systems, whose parts the rows describe
-    network: Any = objective.build(encoder, 100)
+    step = one_clip_step(recipe)
+    network: Any = step.run.objective
     grid = recipe.crop_grid
     mae = objective.system == "audio-mae"
     second: nn.Module = network.decoder if mae else network.predictor
@@ -59,7 +61,7 @@ def column(recipe: Recipe) -> dict[str, str]:
         "teacher (EMA)": "none" if mae else _ema(network),
         "parameters: encoder": _millions(network.encoder),
         "parameters: predictor": _millions(second),
-        "a step's work for one clip": f"{flops_per_clip(recipe) / 1e9:,.0f} GFLOP",
+        "a step's work for one clip": f"{step.flops() / 1e9:,.0f} GFLOP",
         "embedding a clip": f"{_embedding_flops(network.encoder, grid) / 1e9:,.0f} GFLOP",
         "evaluated": EVALUATED[next(iter(objective.encoders))],
     }
@@ -90,8 +92,10 @@ def _loss(network: Any) -> str:
 
 
 def _ema(network: Any) -> str:
-    ends = [network.momentum(step) for step in (0, network.total_steps)]
-    kind = "cosine" if network.momentum(25) != ends[0] + (ends[1] - ends[0]) / 4 else "linear"
+    total = network.total_steps
+    ends = [network.momentum(step) for step in (0, total)]
+    quarter = ends[0] + (ends[1] - ends[0]) / 4
+    kind = "linear" if math.isclose(network.momentum(total / 4), quarter, rel_tol=1e-9) else "cosine"
     return f"{ends[0]:.4g} to {ends[1]:.4g}, {kind}"
 
 
@@ -120,7 +124,7 @@ def _embedding_flops(encoder: Encoder, grid: PatchGrid) -> int:
 
 def table() -> str:
     """The Markdown table."""
-    plain = ["run.precision=32-true", "run.compile=off", "run.accelerator=cpu"]
+    plain = ["run.compile=off", "run.accelerator=cpu"]
     columns = [column(load_recipe(name, plain)) for name in RECIPES]
     lines = ["| | A-JEPA | Audio-MAE | Audio-JEPA |", "|---|---|---|---|"]
     lines += [f"| {row} | {' | '.join(one[row] for one in columns)} |" for row in columns[0]]

@@ -35,6 +35,12 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: at the end, when a process finds no other file, little is left."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 pytest.register_assert_rewrite("tests.hear_tasks", "tests.hear_toolkit")  # failures show their values
 
 TINY = EncoderConfig(size="ti", width=32, depth=2, heads=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ import soundfile
 
 from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.native import Checkpoint
-from ajepa.cli import GROUPS, build_parser, let_threads_sleep, main
+from ajepa.cli import GROUPS, build_parser, collect_less_often, let_threads_sleep, main
 from ajepa.embed.compute import embed
 from ajepa.embed.inputs import Inputs
 from ajepa.embed.options import Wanted
@@ -191,6 +192,17 @@ def test_waiting_threads_fall_asleep_unless_the_user_says_otherwise(monkeypatch:
             let_threads_sleep()
             found = {name: os.environ.pop(name) for name in names if name in os.environ}
             assert found == ({given: "5"} if given else {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "1"})
+
+
+def test_garbage_is_looked_for_less_often_unless_the_user_says_otherwise() -> None:
+    before = gc.get_threshold()
+    try:
+        for given, expected in ((700, 10_000), (50_000, 50_000), (0, 0)):
+            gc.set_threshold(given, 9, 8)
+            collect_less_often()
+            assert gc.get_threshold() == (expected, 9, 8)
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_recipes_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
