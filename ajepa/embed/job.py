@@ -160,10 +160,12 @@ class Job:
     @contextmanager
     def claimed(self, block: int) -> Iterator[bool]:
         """Whether the block is this process's to do: not done, and no other process is at it."""
+        claim = self.folder / f".claim-{block:06d}"
         if self.done(block):
+            claim.unlink(missing_ok=True)  # a process may have been killed right before it did so
             yield False
             return
-        lock = FileLock(self.folder / f".claim-{block:06d}")
+        lock = FileLock(claim)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -175,7 +177,7 @@ class Job:
             done = self.done(block)
             lock.release()
             if done:  # nobody needs the claim of a block that is there
-                Path(lock.lock_file).unlink(missing_ok=True)
+                claim.unlink(missing_ok=True)
 
 
 def run(
