@@ -27,6 +27,8 @@ from ajepa.eval.protocols.probing import Probing
 from ajepa.eval.results.record import Record, read_records
 from ajepa.eval.results.result import Result
 
+PROBES: dict[str, dict[str, Any]] = {"linear": {}, "knn": {}}
+
 
 @dataclass(frozen=True)
 class Neighbours(Protocol):
@@ -44,10 +46,10 @@ class Neighbours(Protocol):
 
 @dataclass(frozen=True)
 class Fatal(Neighbours):
-    """A probe whose process is killed, as when memory runs out, on one task."""
+    """A probe whose process is killed, as when memory runs out, with one model."""
 
     def run(self, bench: Bench, entry: TaskEntry, folder: Path) -> list[Result]:
-        if entry.name == "sounds":
+        if bench.name == "log-mel":
             os.kill(os.getpid(), signal.SIGKILL)
         return super().run(bench, entry, folder)
 
@@ -87,7 +89,7 @@ def content(sounds: Path) -> dict[str, Any]:
         "table": {"task": "esc50", "data": str(sounds)},
     }
     models = {"log-mel": "logmel", "naive": "hear-naive"}
-    return {"models": models, "tasks": tasks, "protocols": ["linear", "knn"], "baseline": "log-mel"}
+    return {"models": models, "tasks": tasks, "protocols": list(PROBES), "baseline": "log-mel"}
 
 
 def engine(kind: str, tmp_path: Path) -> Engine:
@@ -115,69 +117,62 @@ def scores(records: list[Record]) -> list[tuple[Any, ...]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["processes", "submitit"])
-def test_the_same_cells_as_in_one_process(kind: str, content: dict[str, Any], tmp_path: Path) -> None:
-    content["tasks"].pop("table")
-    here, _ = compare(Comparison(**content), tmp_path / "here", tmp_path / "cache")
-    there, failures = compare(
-        Comparison(**content),
-        tmp_path / "there",
-        tmp_path / "other",
-        engine=engine(kind, tmp_path),
-        threads=1,
-    )
-    assert not failures and len(there) == 4
-    assert scores(here) == scores(there)
-    assert {record.threads for record in there} == {1}
-    computed = {record.protocol for record in there if not record.details["embeddings_cached"]}
-    assert computed == {"linear"}, "a model's probes on a task share its embeddings"
-    cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "there" / "cells").iterdir()}
-    assert {p.name for p in cells} == {p.name for p in (tmp_path / "here" / "cells").iterdir()}
-    again, _ = compare(
-        Comparison(**content), tmp_path / "there", tmp_path / "other", engine=engine(kind, tmp_path)
-    )
-    assert again == there
-    assert cells == {path: path.stat().st_mtime_ns for path in (tmp_path / "there" / "cells").iterdir()}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["processes", "submitit"])
-def test_a_killed_process_costs_one_cell(
+def test_the_same_cells_as_in_one_process_but_for_the_killed_one(
     kind: str,
     content: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """One cell's process is killed and another has a defect: the others are those of a sound comparison."""
     monkeypatch.setitem(protocols.OURS, "fatal", Fatal)
-    content["models"].pop("naive")
+    monkeypatch.setitem(protocols.OURS, "defective", Defective)
+    content["tasks"].pop("table")
+    sound = Comparison(**content)
     # The fatal one needs all layers and goes first: those behind it in its group are done all the same.
-    content["protocols"] = {"fatal": {"layer": "best"}, "linear": {}, "knn": {}}
-    records, failures = compare(
-        Comparison(**content), tmp_path / "out", tmp_path / "cache", engine=engine(kind, tmp_path), threads=1
+    ill = Comparison(**content | {"protocols": {"fatal": {"layer": "best"}, "defective": {}} | PROBES})
+    out, cache = tmp_path / "there", tmp_path / "other"
+    here, _ = compare(sound, tmp_path / "here", tmp_path / "cache")
+    there, failures = compare(ill, out, cache, engine=engine(kind, tmp_path), threads=1)
+
+    reasons = {(failure.model, failure.protocol): failure.reason for failure in failures}
+    killed = reasons.pop(("log-mel", "fatal"))
+    assert "SIGKILL" in killed or "job" in killed
+    assert reasons == dict.fromkeys(
+        [("log-mel", "defective"), ("naive", "defective")], "KeyError: 'neighbour'"
     )
-    assert [(f.task, f.protocol) for f in failures if f.task == "sounds"] == [("sounds", "fatal")]
-    assert "SIGKILL" in failures[0].reason or "job" in failures[0].reason
-    assert {(r.task, r.protocol) for r in records} >= {
-        (task, protocol) for task in ("sounds", "table") for protocol in ("linear", "knn")
-    }
     assert "failed: log-mel on sounds, fatal: " in capsys.readouterr().err
+    check_defects(out)
+
+    computed = {(r.model, r.protocol) for r in there if not r.details["embeddings_cached"]}
+    assert computed == {("log-mel", "linear"), ("naive", "fatal")}, "probes on a task share embeddings"
+    there = [record for record in there if record.protocol in PROBES]
+    assert len(there) == 4 and scores(here) == scores(there)
+    assert {record.threads for record in there} == {1}
+
+    cells = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
+    assert {p.name for p in cells} > {p.name for p in (tmp_path / "here" / "cells").iterdir()}
+    again, failures = compare(sound, out, cache, engine=engine(kind, tmp_path))
+    assert again == there and not failures
+    assert cells == {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["here", "processes"])
 def test_an_unforeseen_error_costs_one_cell(
-    kind: str, content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(protocols.OURS, "defective", Defective)
     content["protocols"] = ["defective", "knn"]
     content["tasks"].pop("table")
     out = tmp_path / "out"
-    records, failures = compare(
-        Comparison(**content), out, tmp_path / "cache", engine=engine(kind, tmp_path), threads=1
-    )
+    records, failures = compare(Comparison(**content), out, tmp_path / "cache", threads=1)
     assert {f.protocol for f in failures} == {"defective"} and len(failures) == len(records) == 2
     assert failures[0].reason == "KeyError: 'neighbour'"
-    traces = [path.read_text() for path in (out / "work").glob("*.error")]
+    check_defects(out)
+
+
+def check_defects(out: Path) -> None:
+    texts = [path.read_text() for path in (out / "work").glob("*.error")]
+    traces = [text for text in texts if text.startswith("KeyError")]
     assert len(traces) == 2 and all("in run" in text for text in traces), "where it happened is kept"
     assert "failed: KeyError" in (out / "table.md").read_text()
 
@@ -209,14 +204,14 @@ def test_two_at_the_same_time_share_the_work(
     comparison = Comparison(**content)
     conditions = Conditions(tmp_path / "out", tmp_path / "cache", threads=1)
     cells = planned(comparison, conditions)
-    both = Processes(3)
+    both = Processes(2)
     group = [cell for cell in cells if cell.model == "log-mel"]
-    for _ in range(3):
+    for _ in range(2):
         both.start(group, conditions)
     ended: list[tuple[list[Cell], str]] = []
-    while len(ended) < 3:
+    while len(ended) < 2:
         ended += both.ended()
-    assert [how for _, how in ended] == ["", "", ""]
+    assert [how for _, how in ended] == ["", ""]
     assert sorted(ran.read_text().split()) == ["sounds", "table"]
     assert all(Shelf(tmp_path / "out").finished(cell) for cell in group)
     run_cells(group, conditions)
