@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ from ajepa.eval.results.result import Result
 from ajepa.eval.results.table import interval_text
 from ajepa.eval.robustness.curve import robustness
 from ajepa.recipes import Recipe, dump_recipe, load_recipe
+from tests.forks import forked
+
+
+@pytest.fixture
+def few_imports() -> Iterator[None]:
+    with forked("ajepa.cli.pretrain", "ajepa.training.loop"):
+        yield
 
 
 @pytest.fixture
@@ -57,6 +65,7 @@ def content(tiny_recipe: Recipe, table: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_imports")
 def test_models_are_pre_trained_once_and_their_seeds_joined(
     content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

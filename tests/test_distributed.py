@@ -52,10 +52,12 @@ def finish(process: subprocess.Popen[str], seconds: float = 180) -> tuple[int, s
     return process.returncode, text
 
 
-def metrics(folder: Path, name: str = "loss", every: bool = True) -> list[float]:
-    """Of every line, or of those that have it."""
+def metrics(folder: Path, name: str = "loss") -> list[float]:
+    """Of the lines that have it: each step's, but for the probe."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [record[name] for record in records if every or name in record]
+    found = [record[name] for record in records if name in record]
+    assert found, f"{folder}: no {name}"
+    return found
 
 
 @pytest.fixture
@@ -67,14 +69,38 @@ def recipe(tiny_recipe: Recipe) -> Recipe:
     return replace(tiny_recipe, objective=objective)
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_give_the_losses_of_one(recipe: Recipe, tmp_path: Path, strategy: str) -> None:
-    """The same batch over 2 processes: losses to 1e-4; and the run goes on, on one process, from there."""
-    one = replace(recipe, run=replace(recipe.run, out=str(tmp_path / "one")))
-    pretrain(one)
-    line = command(recipe, tmp_path, "two", "run.devices=2", f"run.strategy={strategy}")
-    code, text = finish(start([*line, "run.probe.table="]))
+    """The same batch over 2 processes: losses to 1e-4; and the run goes on, on one process, from there.
+
+    torchrun starts those of DDP, the command itself those of FSDP. The list and the count of broken files are
+    those of one process; the probe is scored before FSDP shares weights out.
+    """
+    audio = sorted(Path(recipe.data.source).iterdir())
+    for path in audio[:5]:
+        path.write_bytes(b"")
+    table = tmp_path / "probe.csv"
+    rows = [f"{path},{number % 2}" for number, path in enumerate(audio[5:])]
+    table.write_text("\n".join(["path,label", *rows]))
+    run = replace(recipe.run, out=str(tmp_path / "one"), probe=ProbeConfig(table=str(table), every=100))
+    recipe = replace(recipe, run=run, data=replace(recipe.data, skip_broken=True))
+    pretrain(recipe)
+    line = command(recipe, tmp_path, "two", f"run.strategy={strategy}")
+    line = [*TORCHRUN, *line[1:]] if strategy == "ddp" else [*line, "run.devices=2"]
+    code, text = finish(start(line))
     assert code == 0, text
+    assert "on 2 x cpu" in text
+    one, two = (set((tmp_path / name / "broken.txt").read_text().splitlines()) for name in ("one", "two"))
+    assert two == one and len(one) == 5
+    assert metrics(tmp_path / "two", "broken")[-1] == 5
+    assert f"5 files could not be used; {tmp_path / 'two' / 'broken.txt'} lists them" in text
+    scores = metrics(tmp_path / "two", "probe")
+    assert len(scores) == 2 and scores[0] == metrics(tmp_path / "one", "probe")[0]
+
+    assert len(metrics(tmp_path / "two")) == recipe.optim.steps
     assert metrics(tmp_path / "two") == pytest.approx(metrics(tmp_path / "one"), rel=1e-4)
     for name in ("target_std", "visible", "targets", "grad_norm"):
         ours, theirs = metrics(tmp_path / "two", name), metrics(tmp_path / "one", name)
@@ -93,28 +119,6 @@ def test_two_processes_give_the_losses_of_one(recipe: Recipe, tmp_path: Path, st
     assert metrics(tmp_path / "two") == pytest.approx(metrics(tmp_path / "one"), rel=1e-4)
 
 
-def test_the_first_process_hears_of_all_broken_files(recipe: Recipe, tmp_path: Path) -> None:
-    """The list and the count are those of one process; the probe is scored before FSDP shares weights out."""
-    audio = sorted(Path(recipe.data.source).iterdir())
-    for path in audio[:5]:
-        path.write_bytes(b"")
-    table = tmp_path / "probe.csv"
-    rows = [f"{path},{number % 2}" for number, path in enumerate(audio[5:])]
-    table.write_text("\n".join(["path,label", *rows]))
-    run = replace(recipe.run, out=str(tmp_path / "one"), probe=ProbeConfig(table=str(table), every=100))
-    recipe = replace(recipe, run=run, data=replace(recipe.data, skip_broken=True))
-    pretrain(recipe)
-    line = command(recipe, tmp_path, "two", "run.devices=2", "run.strategy=fsdp")
-    code, text = finish(start(line))
-    assert code == 0, text
-    one, two = (set((tmp_path / name / "broken.txt").read_text().splitlines()) for name in ("one", "two"))
-    assert two == one and len(one) == 5
-    assert metrics(tmp_path / "two", "broken")[-1] == 5
-    assert f"5 files could not be used; {tmp_path / 'two' / 'broken.txt'} lists them" in text
-    scores = metrics(tmp_path / "two", "probe", every=False)
-    assert len(scores) == 2 and scores[0] == metrics(tmp_path / "one", "probe", every=False)[0]
-
-
 def test_micro_batches_give_the_same_step(tiny_recipe: Recipe, tmp_path: Path) -> None:
     """Without terms over the batch, the gradient of parts is that of the whole."""
     for name, parts in (("whole", 1), ("parts", 2)):
@@ -126,15 +130,6 @@ def test_micro_batches_give_the_same_step(tiny_recipe: Recipe, tmp_path: Path) -
             )
         )
     assert metrics(tmp_path / "parts") == pytest.approx(metrics(tmp_path / "whole"), rel=1e-5)
-
-
-def test_torchrun_decides_on_the_processes(recipe: Recipe, tmp_path: Path) -> None:
-    line = command(recipe, tmp_path, "torchrun")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    code, text = finish(start([*torchrun, *line[1:]]))
-    assert code == 0, text
-    assert "on 2 x cpu" in text
-    assert len(metrics(tmp_path / "torchrun")) == recipe.optim.steps
 
 
 def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:

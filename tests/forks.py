@@ -1,0 +1,93 @@
+"""Commands without the seconds that their imports take: forks of one process that has done the imports.
+
+For tests that start one toolkit many times. That the commands start as they are is seen in the tests of each
+toolkit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TextIO
+
+import pytest
+
+from ajepa import harness
+from ajepa.eval.toolkits import commands
+
+TOOLKITS = ("heareval", "s3prl", "xares")
+
+
+@contextmanager
+def forked(*modules: str) -> Iterator[None]:
+    """`run_module` starts forks of a process that has imported these modules, those of toolkits cured."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.forks", *modules],
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    one_at_a_time = threading.Lock()
+
+    def run(
+        command: Sequence[str], cwd: Path, stdout: TextIO, stderr: int, env: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        assert server.stdin and server.stdout and command[1] == "-m" and stderr == subprocess.STDOUT
+        with one_at_a_time:
+            request = {"command": command[2:], "cwd": str(cwd), "log": stdout.name, "env": dict(env)}
+            print(json.dumps(request), file=server.stdin, flush=True)
+            return subprocess.CompletedProcess(command, int(server.stdout.readline()))
+
+    with pytest.MonkeyPatch.context() as patch, server:
+        patch.setattr(commands, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
+        yield
+
+
+def serve(modules: Sequence[str]) -> None:
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what an import prints is no reply
+    for name in modules:
+        (harness.imported if name.partition(".")[0] in TOOLKITS else import_module)(name)
+    for line in sys.stdin:
+        if not (child := os.fork()):
+            start(**json.loads(line))
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=replies, flush=True)
+
+
+def start(command: list[str], cwd: str, log: str, env: dict[str, str]) -> None:
+    """As `python -m command` in that folder."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for stream in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), stream)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.path[:0] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.argv = command
+    code: object = 0
+    try:
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        code = ended.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # At once: libraries would wait for threads that only the process before the fork has.
+    os._exit(code if isinstance(code, int) else 1)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1:])
