@@ -7,6 +7,7 @@ toolkit.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import runpy
 import subprocess
@@ -16,6 +17,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TextIO
@@ -25,7 +27,15 @@ import pytest
 from ajepa import harness
 from ajepa.eval.toolkits import commands
 
+PRELOADED = ("tests.test_embed", "tests.test_resume", "ajepa.cli.embed", "ajepa.cli.pretrain")
 TOOLKITS = ("heareval", "s3prl", "xares")
+
+
+def context() -> ForkServerContext:
+    """Of processes that are forks, too: for tests that kill commands of ours."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(list(PRELOADED))
+    return found
 
 
 @contextmanager

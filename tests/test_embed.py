@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
-import signal
-import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from ajepa.features import LogMelConfig
 from ajepa.model import AudioEncoder
 from ajepa.model.stream import Statistics, encode_stream
 from ajepa.nn.encoder import EncoderConfig
+from tests import forks
 
 RATE = 16_000
 
@@ -329,28 +328,40 @@ def test_what_cannot_be_done_is_one_line(
     assert words in line
 
 
+def embed_small_blocks(*arguments: str) -> None:
+    jobs.BLOCK_CLIPS = 2
+    sys.exit(main(list(arguments)))
+
+
 def test_killed_at_any_moment_the_files_are_the_same(
     model: str, audio_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL after each claim, part and plan, and between; two processes share what is left."""
-    blocks = "import ajepa.embed.job as j; j.BLOCK_CLIPS = 2; import sys; from ajepa.cli import main; "
-    command = [sys.executable, "-c", blocks + "sys.exit(main(sys.argv[1:]))"]
-    options = ["embed", str(audio_folder), "--model", model, "--window", "0.5"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    options = ["embed", str(audio_folder), "--model", model, "--window", "0.5", "--out"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*command, *options, "--out", str(whole)], env=environment, check=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "BLOCK_CLIPS", 2)
+        assert main([*options, str(whole)]) == 0
+
+    def started() -> BaseProcess:
+        process = forks.context().Process(target=embed_small_blocks, args=(*options, str(killed)))
+        process.start()
+        return process
+
     reached = 0
     for wanted in (0, 1, 3):
-        process = subprocess.Popen([*command, *options, "--out", str(killed)], env=environment)
-        while process.poll() is None and len(list(killed.glob("part-*"))) <= wanted:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process = started()
+        while process.is_alive() and len(list(killed.glob("part-*"))) <= wanted:
+            time.sleep(0.002)
+        process.kill()
+        process.join()
         reached = max(reached, len(list(killed.glob("part-*"))))
-    assert reached > 0, "the kills came before any work"
+    assert 0 < reached < 6, "the kills came before any work, or after all"
     (killed / ".claim-000000").touch()  # as of one that was killed right after its part was there
-    both = [subprocess.Popen([*command, *options, "--out", str(killed)], env=environment) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
+    both = [started(), started()]
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
     parts = sorted(path.name for path in whole.glob("part-*"))
     assert len(parts) == 6
     for name in parts:
@@ -358,8 +369,11 @@ def test_killed_at_any_moment_the_files_are_the_same(
     assert [path for path in killed.iterdir() if ".partial" in path.name or "claim" in path.name] == []
 
 
-def test_several_processes_by_one_option(model: str, audio_folder: Path, tmp_path: Path) -> None:
+def test_several_processes_by_one_option(
+    model: str, audio_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "e.parquet"
-    command = [sys.executable, "-m", "ajepa.cli", "embed", str(audio_folder), "--model", model]
-    subprocess.run([*command, "--out", str(out), "--devices", "2"], check=True)
+    line = ["embed", str(audio_folder), "--model", model, "--out", str(out), "--devices", "2"]
+    monkeypatch.setattr(sys, "argv", ["ajepa", *line])  # its processes repeat it
+    assert main() == 0
     assert len(read_embeddings(out)) == 12

@@ -182,10 +182,9 @@ def test_event_task(scores: dict[str, Any]) -> None:
 
 
 def test_validator_accepts_a_sound_module_and_refuses_a_broken_one(tmp_path: Path) -> None:
-    (tmp_path / "tiny_encoder.py").write_text(ENCODER)
     (tmp_path / "wrong_size.py").write_text(ENCODER.replace("_size = 64", "_size = 65"))
     path = [enabled_site(tmp_path), tmp_path, REPOSITORY]
-    for module in ("tiny_encoder", "ajepa.hear_module", "ajepa.eval.logmel"):
+    for module in ("ajepa.hear_module", "ajepa.eval.logmel"):
         done = python("-m", "hearvalidator.validate", module, cwd=tmp_path, path=path)
         assert "Looks good!" in done.stdout
     done = python("-m", "hearvalidator.validate", "wrong_size", cwd=tmp_path, path=path, check=False)

@@ -74,39 +74,6 @@ def test_auto_classes_read_an_exported_folder(exported: Path) -> None:
     assert isinstance(open_model(str(exported)).module, EncoderModel), "it stays a folder of ours as well"
 
 
-def test_the_folder_loads_where_ajepa_is_not_installed(exported: Path, tmp_path: Path) -> None:
-    program = f"""
-import sys
-class Nothing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "ajepa":
-            raise ModuleNotFoundError("no ajepa here")
-sys.meta_path.insert(0, Nothing())
-import numpy, torch
-from transformers import AutoFeatureExtractor, AutoModel
-extractor = AutoFeatureExtractor.from_pretrained({str(exported)!r}, trust_remote_code=True)
-model = AutoModel.from_pretrained({str(exported)!r}, trust_remote_code=True)
-waves = list(numpy.load({str(tmp_path / "waves.npz")!r}).values())
-batch = extractor(waves, sampling_rate=16_000, return_tensors="pt")
-with torch.no_grad():
-    found = model(**batch, output_hidden_states=True)
-numpy.savez({str(tmp_path / "found.npz")!r}, frames=found.last_hidden_state, clip=found.pooler_output)
-model.save_pretrained({str(tmp_path / "again")!r})
-extractor.save_pretrained({str(tmp_path / "again")!r})
-AutoModel.from_pretrained({str(tmp_path / "again")!r}, trust_remote_code=True)
-"""
-    np.savez(tmp_path / "waves.npz", *[wave.numpy() for wave in clips()])
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = np.load(tmp_path / "found.npz")
-    with torch.no_grad():
-        padded_BS = torch.nn.utils.rnn.pad_sequence(clips(), batch_first=True)
-        expected = load_model(exported)(padded_BS, LENGTHS)
-    np.testing.assert_allclose(found["frames"], expected.frames.numpy(), atol=1e-5)
-    np.testing.assert_allclose(found["clip"], expected.clip.numpy(), atol=1e-5)
-
-
 def test_save_pretrained_and_back(tmp_path: Path) -> None:
     """An encoder with everything that a configuration holds; its folder is one of ours too."""
     torch.manual_seed(0)
@@ -149,8 +116,15 @@ def test_half_precision_leaves_the_spectrogram_alone(exported: Path, dtype: torc
     torch.testing.assert_close(rounded.float(), found, atol=0.1, rtol=0.1)
 
 
-def test_push_to_hub(exported: Path, server: HubServer, tmp_path: Path) -> None:  # noqa: F811
-    """By the library's own methods, in processes of their own: they read the Hub's address when imported."""
+def test_push_to_hub_and_use_where_ajepa_is_not_installed(
+    exported: Path,
+    server: HubServer,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """By the library's own methods, in processes of their own: they read the Hub's address when imported.
+
+    The second one, which has no ajepa, loads the pushed model and the exported folder.
+    """
     push = f"""
 from transformers import AutoFeatureExtractor, AutoModel
 import ajepa.hf
@@ -162,13 +136,28 @@ assert type(AutoModel.from_pretrained("me/tiny")) is ajepa.hf.AjepaModel
 from ajepa.eval.models.open import open_model
 assert open_model("transformers:me/exported?trust_remote_code").module.sample_rate == 16_000
 """
-    pull = """
+    pull = f"""
 import sys
-sys.modules["ajepa"] = None  # as where it is not installed
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "ajepa":
+            raise ModuleNotFoundError("no ajepa here")
+sys.meta_path.insert(0, Nothing())
+import numpy, torch
 from transformers import AutoFeatureExtractor, AutoModel
 AutoFeatureExtractor.from_pretrained("me/tiny", trust_remote_code=True)
 AutoModel.from_pretrained("me/tiny", trust_remote_code=True).save_pretrained("pulled")
+extractor = AutoFeatureExtractor.from_pretrained({str(exported)!r}, trust_remote_code=True)
+model = AutoModel.from_pretrained({str(exported)!r}, trust_remote_code=True)
+batch = extractor(list(numpy.load("waves.npz").values()), sampling_rate=16_000, return_tensors="pt")
+with torch.no_grad():
+    found = model(**batch, output_hidden_states=True)
+numpy.savez("found.npz", frames=found.last_hidden_state, clip=found.pooler_output)
+model.save_pretrained("saved")
+extractor.save_pretrained("saved")
+AutoModel.from_pretrained("saved", trust_remote_code=True)
 """
+    np.savez(tmp_path / "waves.npz", *[wave.numpy() for wave in clips()])
     environment = {
         **os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_CACHE": str(tmp_path / "hub"),
         "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1",
@@ -187,6 +176,12 @@ AutoModel.from_pretrained("me/tiny", trust_remote_code=True).save_pretrained("pu
     for place in (exported, tmp_path / "pulled"):
         model = transformers.AutoModel.from_pretrained(place)
         check(model, load_model("hf://me/tiny"), ajepa.hf.AjepaFeatureExtractor())
+    found = np.load(tmp_path / "found.npz")
+    with torch.no_grad():
+        padded_BS = torch.nn.utils.rnn.pad_sequence(clips(), batch_first=True)
+        expected = load_model(exported)(padded_BS, LENGTHS)
+    np.testing.assert_allclose(found["frames"], expected.frames.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found["clip"], expected.clip.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,12 @@ import pytest
 import torch
 
 from ajepa.checkpoints import native as checkpoint
+from ajepa.cli import main
 from ajepa.recipes import Recipe, RecipeError, dump_recipe
 from ajepa.recipes.recipe import OptimConfig
 from ajepa.training import loop, state
 from ajepa.training.loop import pretrain
+from tests import forks
 
 
 def losses(out: str | Path) -> list[float]:
@@ -100,6 +102,10 @@ def test_interrupted_runs_say_how_to_go_on(tiny_recipe: Recipe, monkeypatch: pyt
     assert losses(pretrain(tiny_recipe).parent) == whole
 
 
+def train(path: Path) -> None:
+    sys.exit(main(["pretrain", str(path)]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "kills"), [(0, [3, 8]), (2, [7])])
 def test_killed_at_any_step(tiny_recipe: Recipe, tmp_path: Path, workers: int, kills: list[int]) -> None:
@@ -114,20 +120,13 @@ def test_killed_at_any_step(tiny_recipe: Recipe, tmp_path: Path, workers: int, k
     path = tmp_path / "killed.yaml"
     path.write_text(dump_recipe(recipe))
     out = Path(recipe.run.out)
-    line = [sys.executable, "-m", "ajepa.cli", "pretrain", str(path)]
     for kill in kills:
-        process = subprocess.Popen(
-            line,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-        )
-        while process.poll() is None and (
-            not (out / "metrics.jsonl").exists() or len(losses_so_far(out)) < kill
-        ):
+        process = forks.context().Process(target=train, args=(path,))
+        process.start()
+        while process.is_alive() and (not (out / "metrics.jsonl").exists() or len(losses_so_far(out)) < kill):
             time.sleep(0.002)
         process.kill()
-        process.communicate()
+        process.join()
         assert len(losses_so_far(out)) < 12, "the run was over before it could be killed"
     assert losses(pretrain(recipe).parent) == losses(whole)
     last = Path("checkpoints") / "step-00000012.safetensors"
