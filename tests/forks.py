@@ -1,11 +1,12 @@
 """Commands without the seconds that their imports take: forks of one process that has done the imports.
 
-For tests that start one toolkit many times. That the commands start as they are is seen in the tests of each
-toolkit.
+For tests that start one toolkit many times. That the commands start as they are is seen in
+test_encoders_in_toolkits.py and in the tests of each toolkit's own commands.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -28,6 +30,15 @@ from ajepa import harness
 from ajepa.eval.toolkits import commands
 
 PRELOADED = ("tests.test_embed", "tests.test_resume", "ajepa.cli.embed", "ajepa.cli.pretrain")
+HEAR = (
+    "heareval.embeddings.task_embeddings",
+    "heareval.predictions.task_predictions",
+    "ajepa.hear_module",
+    "ajepa.eval.logmel",
+)
+S3PRL = ("s3prl.downstream.runner", "ajepa.s3prl_upstream")
+XARES = ("xares.task", "ajepa.eval.models.open")
+PRETRAINING = ("ajepa.cli.pretrain", "ajepa.training.loop")
 TOOLKITS = ("heareval", "s3prl", "xares")
 
 
@@ -38,28 +49,37 @@ def context() -> ForkServerContext:
     return found
 
 
-@contextmanager
-def forked(*modules: str) -> Iterator[None]:
-    """`run_module` starts forks of a process that has imported these modules, those of toolkits cured."""
-    server = subprocess.Popen(
+@cache
+def server(*modules: str) -> subprocess.Popen[str]:
+    """A process that has imported these modules, those of toolkits cured. It ends with this one."""
+    started = subprocess.Popen(
         [sys.executable, "-m", "tests.forks", *modules],
         cwd=Path(__file__).parents[1],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
+    atexit.register(started.communicate)
+    return started
+
+
+@contextmanager
+def forked(modules: Sequence[str]) -> Iterator[None]:
+    """`run_module` starts forks of a process that has imported these modules."""
     one_at_a_time = threading.Lock()
 
     def run(
         command: Sequence[str], cwd: Path, stdout: TextIO, stderr: int, env: Mapping[str, str]
     ) -> subprocess.CompletedProcess[str]:
-        assert server.stdin and server.stdout and command[1] == "-m" and stderr == subprocess.STDOUT
+        assert command[1] == "-m" and stderr == subprocess.STDOUT
+        request = {"command": command[2:], "cwd": str(cwd), "log": stdout.name, "env": dict(env)}
         with one_at_a_time:
-            request = {"command": command[2:], "cwd": str(cwd), "log": stdout.name, "env": dict(env)}
-            print(json.dumps(request), file=server.stdin, flush=True)
-            return subprocess.CompletedProcess(command, int(server.stdout.readline()))
+            forks = server(*modules)
+            assert forks.stdin and forks.stdout
+            print(json.dumps(request), file=forks.stdin, flush=True)
+            return subprocess.CompletedProcess(command, int(forks.stdout.readline()))
 
-    with pytest.MonkeyPatch.context() as patch, server:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(commands, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
         yield
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,7 @@ from ajepa.eval.results.result import Result
 from ajepa.eval.results.table import interval_text
 from ajepa.eval.robustness.curve import robustness
 from ajepa.recipes import Recipe, dump_recipe, load_recipe
-from tests.forks import forked
-
-
-@pytest.fixture
-def few_imports() -> Iterator[None]:
-    with forked("ajepa.cli.pretrain", "ajepa.training.loop"):
-        yield
+from tests import forks
 
 
 @pytest.fixture
@@ -65,12 +58,12 @@ def content(tiny_recipe: Recipe, table: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_imports")
 def test_models_are_pre_trained_once_and_their_seeds_joined(
     content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, cache = tmp_path / "lr=1" / "out", tmp_path / "cache"  # with a sign that could end a name
-    records, failures = compare(Comparison(**content), out, cache, jobs=2, threads=1)
+    with forks.forked(forks.PRETRAINING):
+        records, failures = compare(Comparison(**content), out, cache, jobs=2, threads=1)
     assert [(failure.model, failure.protocol) for failure in failures] == [("broken, seed 0", "knn")]
     assert "absent: no such" in failures[0].reason and failures[0].reason in capsys.readouterr().err
     by_model = {record.model: record for record in records}
@@ -107,7 +100,8 @@ def test_models_are_pre_trained_once_and_their_seeds_joined(
     assert files == {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.safetensors")}
 
     content["models"] = {"longer": content["models"]["plain"] | {"set": {"optim.steps": 4}, "seeds": [0]}}
-    (longer,), _ = compare(Comparison(**content | {"baseline": None}), out, cache)
+    with forks.forked(forks.PRETRAINING):
+        (longer,), _ = compare(Comparison(**content | {"baseline": None}), out, cache)
     (run,) = longer.pretraining
     assert run.steps == 4 and run.run not in {one.run for one in made}, "other settings are another run"
     assert longer.weights and not run.weights, "of one run they are the record's"

@@ -11,11 +11,9 @@ import pytest
 from ajepa.eval import demo as demo_module
 from ajepa.eval.demo import TRAINED, TWIN, Size, demo, gains
 from ajepa.eval.results.record import Record
-from tests.forks import forked
+from tests import forks
 from tests.hear_tasks import shorten_training
 from tests.hear_toolkit import needs_toolkit
-
-RUNNERS = ("heareval.embeddings.task_embeddings", "heareval.predictions.task_predictions")
 
 
 def write_task(folder: Path, clips: dict[str, int]) -> None:
@@ -65,7 +63,7 @@ def test_the_demo_runs_and_goes_on(
         settings=("optim.steps=4", "optim.warmup_steps=1", "optim.batch_size=4", "run.accelerator=cpu"),
         jobs=1,
     )
-    with forked("ajepa.hear_module", *RUNNERS):
+    with forks.forked(forks.HEAR):
         demo(tmp_path, size=size)
     shown = capsys.readouterr().out
     records = json.loads((tmp_path / "hear" / "records.json").read_text())

@@ -21,6 +21,7 @@ from ajepa.eval.results.record import Record, read_records
 from ajepa.eval.results.table import markdown, table
 from ajepa.eval.tasks import esc50
 from ajepa.hear_module import tasks as hear_tasks
+from tests import forks
 from tests.hear_tasks import shorten_training
 
 
@@ -254,7 +255,8 @@ def test_the_hear_toolkit_beside_a_probe(file: Path, tmp_path: Path) -> None:
         {"linear": {}, "hear": {"grid_points": 1}},
         baseline="log-mel",
     )
-    records, failures = compare(comparison, tmp_path / "out", tmp_path / "cache")
+    with forks.forked(forks.HEAR):
+        records, failures = compare(comparison, tmp_path / "out", tmp_path / "cache")
     assert [(f.model, f.protocol) for f in failures] == [("naive", "hear")], "the toolkit has no such module"
     hear = next(record for record in records if record.protocol == "hear")
     assert (hear.task, hear.baseline) == ("sounds", None) and hear.interval and hear.spread is not None
