@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,9 @@ def _read_yaml(path: Path) -> Any:
     return values
 
 
-def _parser(system: str) -> Any:
+@cache
+def _parser(objective: Any) -> Any:
+    """The parser of recipes with this objective. To make it takes half the time of reading a recipe."""
     # Imported here: recipes built in Python need no command-line library.
     from jsonargparse import ArgumentParser
 
@@ -199,22 +202,21 @@ def _parser(system: str) -> Any:
     parser.add_argument("--recipe", action="config")
     # The parser knows only one system's keys, so that an error does not list those of all systems.
     parser.add_class_arguments(Recipe, skip={"objective"})
-    try:
-        config: Any = objective_config(system)
-    except ObjectiveError as error:
-        raise RecipeError(str(error)) from error
-    parser.add_argument("--objective", type=config, default=config())
+    parser.add_argument("--objective", type=objective, default=objective())
     return parser
 
 
 def _build(system: str, parse: Callable[[Any], Any]) -> Recipe:
     from jsonargparse import ArgumentError
 
-    parser = _parser(system)
+    try:
+        objective: Any = objective_config(system)
+    except ObjectiveError as error:
+        raise RecipeError(str(error)) from error
+    parser = _parser(objective)
     try:
         config = parser.instantiate(parse(parser))
         return Recipe(**{key: value for key, value in vars(config).items() if key != "recipe"})
     except (ArgumentError, TypeError, ValueError) as error:
-        objective: Any = objective_config(system)()
-        known = leaves(Recipe().as_dict() | {"objective": asdict(objective)})
+        known = leaves(Recipe().as_dict() | {"objective": asdict(objective())})
         raise RecipeError(explained(str(error), list(known))) from error
