@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -72,9 +73,10 @@ def test_cost_is_epochs_over_the_measured_rate(tmp_path: Path) -> None:
     assert rows == [["1", "10.0", "10"], ["8", "2.5", "20"]]
 
 
-def test_cost_refuses_the_numbers_of_a_trial(tmp_path: Path) -> None:
+def test_cost_refuses_the_numbers_of_a_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rates = tmp_path / "gpu.json"
     rates.write_text(json.dumps({"tiny": True, "sections": {"pretrain": {"result": []}}}))
-    command = [sys.executable, str(SCRIPT.with_name("cost.py")), str(rates)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "without --cpu" in done.stderr
+    cost = runpy.run_path(str(SCRIPT.with_name("cost.py")))["main"]
+    with pytest.raises(SystemExit) as ended:
+        cost([str(rates)])
+    assert ended.value.code == 2 and "without --cpu" in capsys.readouterr().err
