@@ -9,7 +9,8 @@ A table is between two comments; the first one defines its content:
     <!-- end of the table -->
 
 Several files of records are joined in order. `protocols` and `models`, by default all of them, select rows
-and set their order; `name=title` renames. A row is a model, or a model with a protocol if there are several.
+and set their order; `tasks` selects columns; `name=title` renames. With `conditions` the columns are the
+corruptions of the one task that it names. A row is a model, or a model with a protocol if there are several.
 `cells` sets what follows the score: `seeds` (replaces it with the score of each pre-training seed), `spread`
 (their standard deviation), `interval`, `arrows` (whether the interval of the paired difference from the
 baseline excludes zero), `difference` (that difference).
@@ -39,6 +40,25 @@ TASKS = {
     "speakers": "37 speakers",
     "ravdess": "24 speakers, other sentence",
     "ravdess_text": "24 speakers, other sentence",
+    "sentence": "24 speakers, other sentence",
+    "emotion": "7 emotions, unseen actors",
+    "esc50_whole": "ESC-50",
+    "urbansound8k": "UrbanSound8K, 3 folds",
+    "ravdess_emotion": "8 emotions, unseen actors",
+    "emodb": "EmoDB, unseen speakers",
+    "digits": "digits, unseen speakers",
+    "words35": "35 words, few clips",
+}
+OPTIONS = ("protocols", "models", "tasks", "conditions", "cells")
+CONDITIONS = {
+    "noise:20dB": "noise, 20 dB",
+    "noise:10dB": "10 dB",
+    "noise:5dB": "5 dB",
+    "noise:0dB": "0 dB",
+    "reverb:0.6s": "room, 0.6 s",
+    "codec:8kbps": "codec, 8 kbit/s",
+    "level:-20dB": "-20 dB",
+    "level:+20dB": "+20 dB",
 }
 PROTOCOLS = {
     "linear": "mean",
@@ -53,27 +73,50 @@ def table(spec: str) -> str:
     """The Markdown table that a comment defines."""
     sources, *options = [part.strip() for part in spec.split(";")]
     asked = dict(option.split(": ", 1) for option in options)
-    if unknown := asked.keys() - {"protocols", "models", "cells"}:
-        raise ValueError(
-            f"{spec}: unknown options {', '.join(sorted(unknown))}; use protocols, models, cells"
-        )
+    if unknown := asked.keys() - OPTIONS:
+        raise ValueError(f"{spec}: unknown options {', '.join(sorted(unknown))}; use {', '.join(OPTIONS)}")
     records = [record for name in sources.split() for record in read_records(RESULTS / name)]
     protocols = _chosen(asked.get("protocols"), [record.protocol for record in records], PROTOCOLS)
     models = _chosen(asked.get("models"), [record.model for record in records], {})
     cells = asked.get("cells", "").split()
     found = {(record.model, record.task, record.protocol): record for record in records}
     there = {task for _, task, protocol in found if protocol in protocols}
-    tasks = [task for task in TASKS if task in there]
-    heads = [f"{TASKS[task]} ({_clips(next(r for r in records if r.task == task))})" for task in tasks]
-    lines = [f"| model | {' | '.join(heads)} |", "|---" * (len(tasks) + 1) + "|"]
+    known = {task: title for task, title in TASKS.items() if task in there}
+    columns = _chosen(asked.get("tasks"), list(known), known)
+    heads = [
+        f"{title} ({_clips(next(r for r in records if r.task == task))})" for task, title in columns.items()
+    ]
+    task = asked.get("conditions", "")
+    if task:
+        corrupted = next(record for record in records if record.task == task and record.corrupted).corrupted
+        heads = [
+            "clean",
+            *(CONDITIONS.get(one.corruption, one.corruption) for one in corrupted),
+            "noise, area",
+        ]
+    lines = [f"| model | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for model, title in models.items():
         for protocol, reading in protocols.items():
-            row = [found.get((model, task, protocol)) for task in tasks]
+            if task:
+                cols = _conditions(found[model, task, protocol], cells)
+            else:
+                row = [found.get((model, column, protocol)) for column in columns]
+                cols = [_cell(record, cells) if record else "" for record in row]
             name = f"{title}, {reading}" if len(protocols) > 1 else title
-            lines.append(
-                f"| {name} | {' | '.join(_cell(record, cells) if record else '' for record in row)} |"
-            )
+            lines.append(f"| {name} | {' | '.join(cols)} |")
     return "\n".join(lines)
+
+
+def _conditions(record: Record, cells: Sequence[str]) -> list[str]:
+    """The clean score, those of the corrupted clips, and the area under the curve over noise."""
+    scores = [(record.score, record.interval), *((one.score, one.interval) for one in record.corrupted)]
+    if record.noise_area:
+        scores.append((record.noise_area.score, record.noise_area.interval))
+    with_interval = "interval" in cells
+    return [
+        f"{score:.3f}" + (f" ({low_high[0]:.3f} to {low_high[1]:.3f})" if with_interval and low_high else "")
+        for score, low_high in scores
+    ]
 
 
 def _chosen(asked: str | None, there: list[str], titles: dict[str, str]) -> dict[str, str]:
