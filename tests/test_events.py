@@ -199,7 +199,7 @@ def test_frames_are_those_of_the_encoder(tiny_recipe: Recipe, field: Path, tmp_p
         expected = encoder(torch.from_numpy(wave_S)[None], layers=True).layers[0][0].mean(1)
     own = found.values_LD.split(found.counts_R.tolist())[3]
     torch.testing.assert_close(own, expected, atol=1e-4, rtol=1e-3)
-    with pytest.raises(EmbeddingError, match=r"tiny: layer is '3'; choose last or 1 to 2"):
+    with pytest.raises(EmbeddingError, match=r"tiny: layer is '3'; choose last, or blocks from 1 to 2"):
         embed_recordings(named, clips, "field", layer="3", pool="mean", cache=tmp_path / "cache")
 
 

@@ -13,17 +13,24 @@ Pooling = Literal["mean", "mean+std"]
 LAST = "last"
 
 
-def parse_layers(text: str, depth: int) -> tuple[int, ...]:
+def parse_layers(text: str, depth: int | None, key: str = "layers") -> tuple[int, ...]:
     """Numbers of blocks from 1, from "2+4+6"; none for "last", the normed output of the last block.
 
+    Args:
+        depth: the encoder's number of blocks; None if it is not known yet.
+        key: the option's name, for the message.
+
     Raises:
-        ValueError: no such layers in an encoder of `depth` blocks, or one twice.
+        ValueError: no such layers, or one twice.
     """
     if text == LAST:
         return ()
     numbers = [int(part) if part.isdecimal() else 0 for part in text.split("+")]
-    if not all(1 <= number <= depth for number in numbers) or len(set(numbers)) < len(numbers):
-        raise ValueError(f"layers is {text!r}; choose {LAST}, or blocks from 1 to {depth} such as 1+{depth}")
+    if min(numbers) < 1 or max(numbers) > (depth or max(numbers)) or len(set(numbers)) < len(numbers):
+        blocks = (
+            "blocks from 1, several as 1+2" if depth is None else f"blocks from 1 to {depth}, several as 1+2"
+        )
+        raise ValueError(f"{key} is {text!r}; choose {LAST}, or {blocks}")
     return tuple(numbers)
 
 

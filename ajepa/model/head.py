@@ -21,7 +21,6 @@ from ajepa.nn.blocks import LayerNorm
 from .embedding import LAST, parse_layers
 
 WEIGHTED = "weighted"
-MOST_BLOCKS = 1024  # of an encoder, where its depth is not known
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class HeadConfig:
             if not 1 <= getattr(self, name) <= 2**24:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
         if self.layer != WEIGHTED:
-            parse_layers(self.layer, MOST_BLOCKS)
+            parse_layers(self.layer, None, "layer")
         if (self.layer == WEIGHTED) != (self.layers > 0):
             raise ValueError(f"layers is {self.layers}, must be above 0 for a weighted sum and 0 otherwise")
 
@@ -92,7 +91,7 @@ class Head(nn.Module):
                 head that takes means alone.
         """
         if self.config.layer != WEIGHTED:
-            numbers = parse_layers(self.config.layer, MOST_BLOCKS)
+            numbers = parse_layers(self.config.layer, None)
             chosen = [statistics_BLXFD[:, number - 1] for number in numbers] or [statistics_BLXFD[:, -1]]
             statistics_BLXFD = torch.cat(chosen, -1)[:, None]
         concat = self.config.pool == "concat"

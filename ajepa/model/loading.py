@@ -32,7 +32,7 @@ class ModelError(AjepaError, ValueError):
 
 def bundled() -> Path:
     """The file of the encoder that comes with the package."""
-    return Path(str(resources.files("ajepa.weights").joinpath("ajepa-plus-small.safetensors")))
+    return Path(str(resources.files("ajepa.weights").joinpath("ajepa-denoise-small.safetensors")))
 
 
 def load_model(

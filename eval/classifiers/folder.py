@@ -27,7 +27,7 @@ from ajepa.model import AudioEncoder
 from ajepa.model.classifier import AudioClassifier, LabelSet
 from ajepa.model.embedding import parse_layers
 from ajepa.model.fingerprint import fingerprint
-from ajepa.model.head import MOST_BLOCKS, WEIGHTED, Head, HeadConfig
+from ajepa.model.head import WEIGHTED, Head, HeadConfig
 from ajepa.model.loading import load_model
 from ajepa.model.precision import Precision
 from ajepa.recipes.stored import StoredError, from_plain
@@ -257,7 +257,7 @@ def _head(folder: Path, content: _Content) -> Head:
 def _check_fits(folder: Path, config: HeadConfig, model: AudioEncoder) -> None:
     """Raises ClassifierError if the head takes statistics that the encoder does not give."""
     depth = len(model.encoder.blocks)
-    numbers = () if config.layer == WEIGHTED else parse_layers(config.layer, MOST_BLOCKS)
+    numbers = () if config.layer == WEIGHTED else parse_layers(config.layer, None)
     bands = model.encoder.freq_patches if config.pool == "concat" else 1
     width = max(1, len(numbers)) * model.encoder.width
     values = bands * width * (2 if config.time == "mean+std" else 1)

@@ -177,7 +177,7 @@ def _layer(layers: tuple[Tensor, ...], layer: str, name: str) -> Tensor:
     if layer == LAST or len(layers) == 1:
         return layers[-1]
     try:
-        numbers = parse_layers(layer, len(layers) - 1)
+        numbers = parse_layers(layer, len(layers) - 1, "layer")
     except ValueError as error:
         raise EmbeddingError(f"{name}: {error}") from error
     return torch.cat([layers[number - 1] for number in numbers], -1)

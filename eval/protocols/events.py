@@ -30,7 +30,6 @@ from ajepa.eval.results.scores import deviation, interval, mean
 from ajepa.eval.tasks import Clip
 from ajepa.eval.toolkits.commands import versions
 from ajepa.model.embedding import parse_layers
-from ajepa.model.head import MOST_BLOCKS
 
 from .base import Bench, Protocol, ProtocolError, TaskEntry
 
@@ -57,7 +56,7 @@ class Events(Protocol):
         super().__post_init__()
         self.one_of(pool=POOLS)
         try:
-            parse_layers(self.layer, MOST_BLOCKS)
+            parse_layers(self.layer, None, "layer")
         except ValueError as error:
             raise ProtocolError(str(error)) from error
         if not self.collar > 0:

@@ -28,7 +28,6 @@ from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import interval
 from ajepa.eval.tasks import Clip
 from ajepa.model.embedding import parse_layers
-from ajepa.model.head import MOST_BLOCKS
 
 from .base import Bench, Protocol, ProtocolError, TaskEntry
 
@@ -115,7 +114,7 @@ class Verify(Protocol):
             if getattr(self, name) not in known:
                 raise ProtocolError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(known)}")
         try:
-            parse_layers(self.layer, MOST_BLOCKS)
+            parse_layers(self.layer, None, "layer")
         except ValueError as error:
             raise ProtocolError(str(error)) from error
 
