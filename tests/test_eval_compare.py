@@ -314,4 +314,6 @@ def test_the_experiments_files_are_read(path: Path) -> None:
             "real_sets",
             "finetune",
             "encoders_in",
+            "finetune_default",
+            "toolkits",
         }

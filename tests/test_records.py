@@ -65,7 +65,9 @@ def test_earlier_files_are_read_and_nothing_of_them_is_lost(path: Path, tmp_path
             key = record.baseline.by if before.get("format", 1) == 1 else "name"
             assert record.baseline.name == before["baseline"][key]
         if record.pretraining:
-            assert [run.score for run in record.pretraining] == before["pretraining"]["scores"]
+            runs = before["pretraining"]  # one mapping of lists in format 0, one entry a run since
+            scores = runs["scores"] if isinstance(runs, dict) else [run["score"] for run in runs]
+            assert [run.score for run in record.pretraining] == scores
     write_records(tmp_path / "now.json", records)
     assert read_records(tmp_path / "now.json") == records
 
