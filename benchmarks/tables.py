@@ -83,17 +83,13 @@ def table(spec: str) -> str:
     there = {task for _, task, protocol in found if protocol in protocols}
     known = {task: title for task, title in TASKS.items() if task in there}
     columns = _chosen(asked.get("tasks"), list(known), known)
-    heads = [
-        f"{title} ({_clips(next(r for r in records if r.task == task))})" for task, title in columns.items()
-    ]
+    counts = {record.task: _clips(record) for record in reversed(records)}
+    heads = [f"{title} ({counts[column]})" for column, title in columns.items()]
     task = asked.get("conditions", "")
     if task:
-        corrupted = next(record for record in records if record.task == task and record.corrupted).corrupted
-        heads = [
-            "clean",
-            *(CONDITIONS.get(one.corruption, one.corruption) for one in corrupted),
-            "noise, area",
-        ]
+        first = next(record for record in records if record.task == task and record.corrupted)
+        names = [CONDITIONS.get(one.corruption, one.corruption) for one in first.corrupted]
+        heads = ["clean", *names, "noise, area"]
     lines = [f"| model | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for model, title in models.items():
         for protocol, reading in protocols.items():

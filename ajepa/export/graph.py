@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from ajepa.features import levelled
 from ajepa.model import AudioEncoder
 from ajepa.model.classifier import AudioClassifier
-from ajepa.model.embedding import time_statistics
+from ajepa.model.embedding import join, time_statistics
 from ajepa.nn.grid import PatchGrid, sincos_positions
 
 
@@ -63,8 +63,7 @@ class EmbeddingGraph(nn.Module):
         Returns `Outputs` as a plain tuple, since a saved program cannot use our class.
         """
         states, steps_B = self.states(waveform_BS, lengths_B, bool(self.layers))
-        chosen = [states[number - 1] for number in self.layers]
-        frames_BTE = (torch.cat(chosen, -1) if chosen else states[-1]).flatten(2)
+        frames_BTE = join(states, self.layers).flatten(2)
         if self.pooling == "mean":
             return frames_BTE, frames_BTE.sum(1) / steps_B[:, None], steps_B
         return frames_BTE, time_statistics(frames_BTE[:, :, None], steps_B).flatten(1), steps_B

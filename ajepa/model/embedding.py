@@ -27,16 +27,23 @@ def parse_layers(text: str, depth: int | None, key: str = "layers") -> tuple[int
         return ()
     numbers = [int(part) if part.isdecimal() else 0 for part in text.split("+")]
     if min(numbers) < 1 or max(numbers) > (depth or max(numbers)) or len(set(numbers)) < len(numbers):
-        blocks = (
-            "blocks from 1, several as 1+2" if depth is None else f"blocks from 1 to {depth}, several as 1+2"
-        )
-        raise ValueError(f"{key} is {text!r}; choose {LAST}, or {blocks}")
+        most = "" if depth is None else f" to {depth}"
+        raise ValueError(f"{key} is {text!r}; choose {LAST}, or blocks from 1{most}, several as 1+2")
     return tuple(numbers)
 
 
 def layers_text(layers: Sequence[int]) -> str:
     """The inverse of `parse_layers`."""
     return "+".join(map(str, layers)) or LAST
+
+
+def join(states: Sequence[Tensor], layers: Sequence[int]) -> Tensor:
+    """The outputs of these blocks side by side, [..., C * D]; without any, the normed output.
+
+    Args:
+        states: the outputs of all blocks, then the normed output of the last, each [..., D].
+    """
+    return torch.cat([states[number - 1] for number in layers], -1) if layers else states[-1]
 
 
 def time_statistics(values_BTFD: Tensor, lengths_B: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ajepa.nn.blocks import LayerNorm
 
-from .embedding import LAST, parse_layers
+from .embedding import LAST, join, parse_layers
 
 WEIGHTED = "weighted"
 
@@ -92,8 +92,7 @@ class Head(nn.Module):
         """
         if self.config.layer != WEIGHTED:
             numbers = parse_layers(self.config.layer, None)
-            chosen = [statistics_BLXFD[:, number - 1] for number in numbers] or [statistics_BLXFD[:, -1]]
-            statistics_BLXFD = torch.cat(chosen, -1)[:, None]
+            statistics_BLXFD = join(statistics_BLXFD.unbind(1), numbers)[:, None]
         concat = self.config.pool == "concat"
         every_BLV = statistics_BLXFD.flatten(-3) if concat else statistics_BLXFD.mean(-2).flatten(-2)
         # The deviations come after the means. (To cut them off before would be an obstacle to torch.export.)

@@ -25,7 +25,7 @@ from ajepa.eval.models.foreign import HearEncoder
 from ajepa.eval.models.frames import FrameModel, VectorModel, frames_at
 from ajepa.eval.models.open import Named
 from ajepa.eval.tasks import Clip
-from ajepa.model.embedding import LAST, parse_layers
+from ajepa.model.embedding import LAST, join, parse_layers
 from ajepa.model.fingerprint import fingerprint
 from ajepa.model.precision import autocast
 
@@ -180,4 +180,4 @@ def _layer(layers: tuple[Tensor, ...], layer: str, name: str) -> Tensor:
         numbers = parse_layers(layer, len(layers) - 1, "layer")
     except ValueError as error:
         raise EmbeddingError(f"{name}: {error}") from error
-    return torch.cat([layers[number - 1] for number in numbers], -1)
+    return join(layers, numbers)
