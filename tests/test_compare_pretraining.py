@@ -12,7 +12,7 @@ import soundfile
 import torch
 import yaml
 
-from ajepa.eval.compare.pretraining import Run, joined
+from ajepa.eval.compare.pretraining import Pretraining, Run, identity, joined
 from ajepa.eval.compare.run import Comparison, ComparisonError, compare
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
@@ -229,3 +229,21 @@ def test_intervals_hold_the_spread_over_seeds() -> None:
 def test_wrong_entries_are_named(entry: dict[str, Any], words: str) -> None:
     with pytest.raises(ComparisonError, match=words):
         Comparison({"a": entry}, {"tones": {"task": "table", "data": "x"}}, ["knn"])
+
+
+def test_keys_of_later_versions_do_not_rename_a_run(tmp_path: Path) -> None:
+    """What names a folder is the recipe as it was before the key, until the key is in use."""
+    assert not {"stretching", "teacher"} & identity(load_recipe("ajepa-small-cpu"))["objective"].keys()
+    assert "segment_seconds" not in identity(load_recipe("audio-mae-small-cpu"))["data"]
+    used = {"objective.stretching.share": 0.5, "objective.teacher": "default", "data.segment_seconds": 0.0}
+    settings = [f"{key}={value}" for key, value in used.items()]
+    found = identity(load_recipe("ajepa-small-cpu", [*settings, "objective.evaluated=context"]))
+    assert found["objective"]["stretching"]["share"] == 0.5
+    assert found["objective"]["teacher"] == "default"
+    assert found["data"]["segment_seconds"] == 0.0
+
+    def folder(settings: dict[str, Any]) -> Path:
+        given = {"recipe": "ajepa-small-cpu", "set": settings}
+        return Pretraining.read("a", given, {}).runs(tmp_path)[0].folder
+
+    assert folder({}) != folder({"objective.stretching.share": 0.5})

@@ -23,6 +23,7 @@ from .corruption import Corruption, CorruptionConfig
 from .metrics import PREDICTION, TEACHER, Panels, token_spread
 from .moving_average import follow, parameter_gap
 from .regularisers import variance_covariance
+from .stretching import StretchingConfig, stretched
 from .targets import ERRORS, LossKind, TargetNorm, average_layers, batch_normed, layer_normed
 
 # Logged by A-JEPA and Audio-JEPA; `momentum` needs no curve, since the recipe fixes it.
@@ -59,6 +60,10 @@ class AJEPAConfig:
             I-JEPA, or the "context" encoder, which the paper fine-tunes (sections 1 and 3.2).
         corruption: of the clips for the context encoder; the target encoder and the reconstruction get clean
             clips. None in the paper.
+        stretching: of the clips in time and over the mel scale, before anything else. None in the paper.
+        teacher: a trained encoder of the same sizes, any source of `ajepa.load_model`. It is the target
+            encoder and stays as it is; the context encoder starts anew (arXiv 2509.24317). `momentum` is then
+            unused, and nothing can collapse. Empty, as in the paper: the moving average.
     """
 
     title: ClassVar[str] = "A-JEPA"
@@ -81,6 +86,8 @@ class AJEPAConfig:
     reconstruction_weight: float = 0.0
     evaluated: Literal["target", "context"] = "target"
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
+    stretching: StretchingConfig = field(default_factory=StretchingConfig)
+    teacher: str = ""
 
     def __post_init__(self) -> None:
         if self.target_layers < 1:
@@ -90,6 +97,11 @@ class AJEPAConfig:
         for name in ("variance_weight", "covariance_weight", "reconstruction_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"objective.{name} is {getattr(self, name)}, must be at least 0")
+        if self.teacher and self.evaluated != "context":
+            raise ValueError(
+                f"objective.teacher is {self.teacher}: the target encoder stays as it is, and the context "
+                "encoder learns; add objective.evaluated=context"
+            )
 
     def check_encoder(self, encoder: EncoderConfig) -> None:
         """Raises ValueError if the encoder has fewer blocks than `target_layers`."""
@@ -146,13 +158,16 @@ class AJEPA(Objective):
         values = encoder.patch[0] * encoder.patch[1]
         self.to_patch = nn.Linear(self.encoder.width, values) if config.reconstruction_weight else None
         self.corruption = Corruption(config.corruption, front_end or LogMelConfig())
+        self.kept = {"target_encoder": config.teacher} if config.teacher else {}
 
     def forward(
         self, spectrogram_BLC: Tensor, step: int, generator: torch.Generator, share: Share | None = None
     ) -> Loss:
         """As `Objective.forward`; the step determines the state of the curriculum."""
+        clips = len(spectrogram_BLC)
+        share = share or Share(0, clips, clips)
+        spectrogram_BLC = stretched(self.config.stretching, spectrogram_BLC, generator, share)
         patches_BNP, grid = self.encoder.patchify(spectrogram_BLC)
-        share = share or Share(0, len(patches_BNP), len(patches_BNP))
         masks = sample_masks(self.config.masking, grid, share.total, step, self.total_steps, generator)
         in_step = masks.target_BMN.sum(), share.total * masks.target_BMN.shape[1]
         masks = masks.rows(share.first, share.clips)
@@ -260,7 +275,9 @@ class AJEPA(Objective):
         return linear(step, self.total_steps, *self.config.momentum)
 
     def after_step(self, step: int) -> dict[str, float]:
-        """Move the target encoder towards the encoder; returns the coefficient."""
+        """Move the target encoder towards the encoder; returns the coefficient, if it moves."""
+        if self.kept:
+            return {}
         momentum = self.momentum(step)
         follow(self.target_encoder, self.encoder, momentum)
         return {"momentum": momentum}

@@ -38,9 +38,11 @@ from ajepa.eval.results.scores import deviation, interval, mean
 from ajepa.eval.robustness.curve import robustness
 from ajepa.eval.toolkits.commands import run_module
 from ajepa.pictures.curves import CurvesError, read_metrics
-from ajepa.recipes import RecipeError, load_recipe
+from ajepa.recipes import Recipe, RecipeError, load_recipe
 
 KEYS = {"recipe", "set", "seeds", "weights", "encoder"}
+# Keys of a recipe that came after the first comparisons.
+ADDED = (("data", "segment_seconds"), ("objective", "stretching"), ("objective", "teacher"))
 OF_A_RUN = ("weights", "by_seed", "chosen")  # the fields of a record that differ between the runs of a model
 
 
@@ -135,10 +137,7 @@ class Pretraining:
                 for key, value in (self.set | {"run.seed": seed}).items()
             ]
             recipe = load_recipe(self.recipe, settings)
-            values = recipe.as_dict()
-            if values["data"]["segment_seconds"] is None:  # runs of version 0.3 keep their folders
-                del values["data"]["segment_seconds"]
-            content = json.dumps(values, sort_keys=True)
+            content = json.dumps(identity(recipe), sort_keys=True)
             slug = re.sub(r"[^A-Za-z0-9]+", "-", recipe.name).strip("-")
             folder = out / f"{slug}-seed{seed}-{digest([content], 10)}"
             source = checkpoint_path(folder, 0) if self.random else folder
@@ -150,6 +149,15 @@ class Pretraining:
             options = [self.recipe, *settings, f"run.out={folder}", *["--untrained"] * self.random]
             found.append(Run(self.name, seed, folder, options, str(source), self.random))
         return found
+
+
+def identity(recipe: Recipe) -> dict[str, Any]:
+    """What names a run's folder: the recipe, less those keys of later versions that are not in use."""
+    values, before = recipe.as_dict(), Recipe().as_dict()
+    for part, key in ADDED:
+        if key in values[part] and values[part][key] == before[part][key]:
+            del values[part][key]
+    return values
 
 
 def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int | None = None) -> dict[str, str]:
