@@ -13,15 +13,18 @@ and set their order; `tasks` selects columns; `name=title` renames. With `condit
 corruptions of the one task that it names. A row is a model, or a model with a protocol if there are several.
 `cells` sets what follows the score: `seeds` (replaces it with the score of each pre-training seed), `spread`
 (their standard deviation), `interval`, `arrows` (whether the interval of the paired difference from the
-baseline excludes zero), `difference` (that difference).
+baseline excludes zero), `difference` (that difference), `needed` (where its interval includes zero, how many
+pre-training seeds would tell a difference of this size on these clips, or "more clips" if no number would).
 """
 
 from __future__ import annotations
 
+import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, variance
 
 from pages import parsed, settle
 
@@ -50,6 +53,7 @@ TASKS = {
     "words35": "35 words, few clips",
 }
 OPTIONS = ("protocols", "models", "tasks", "conditions", "cells")
+Z = 1.96  # half the width of a 95 % interval, in standard deviations
 CONDITIONS = {
     "noise:20dB": "noise, 20 dB",
     "noise:10dB": "10 dB",
@@ -97,7 +101,7 @@ def table(spec: str) -> str:
                 cols = _conditions(found[model, task, protocol], cells)
             else:
                 row = [found.get((model, column, protocol)) for column in columns]
-                cols = [_cell(record, cells) if record else "" for record in row]
+                cols = [_cell(record, cells, found) if record else "" for record in row]
             name = f"{title}, {reading}" if len(protocols) > 1 else title
             lines.append(f"| {name} | {' | '.join(cols)} |")
     return "\n".join(lines)
@@ -133,7 +137,7 @@ def _clips(record: Record) -> int:
     return record.clips_by_split.get("test", sum(record.clips_by_split.values()))
 
 
-def _cell(record: Record, cells: Sequence[str]) -> str:
+def _cell(record: Record, cells: Sequence[str], found: Mapping[tuple[str, str, str], Record]) -> str:
     seeds = [run.score for run in record.pretraining]
     text = f"{record.score:.3f}"
     if "seeds" in cells and seeds:
@@ -148,7 +152,49 @@ def _cell(record: Record, cells: Sequence[str]) -> str:
             text += " ↑" if low > 0 else " ↓"
         if "difference" in cells:
             text += f"; {record.baseline.difference:+.3f} ({low:+.3f} to {high:+.3f})"
+        if "needed" in cells and low <= 0 <= high:
+            of_seeds = _variance_of_seeds(record, found)
+            difference, now = record.baseline.difference, len(record.pretraining)
+            needed = seeds_needed(difference, (high - low) / 2, now, of_seeds)
+            text += ", more clips" if needed is None else f", {needed} seeds"
     return text
+
+
+def seeds_needed(difference: float, half: float, now: int, of_seeds: float) -> int | None:
+    """The number of seeds with which the interval of a difference this large would exclude zero.
+
+    The variance of a difference is that of its clips and that of its seeds, which alone shrinks with their
+    number.
+
+    Args:
+        half: half the width of the difference's 95 % interval.
+        now: the seeds that it was measured with.
+        of_seeds: the variance of the difference over seeds.
+
+    Returns:
+        None if the clips are too few for any number of seeds.
+    """
+    of_clips = max(0.0, (half / Z) ** 2 - of_seeds / now)
+    left = (difference / Z) ** 2 - of_clips
+    return max(now + 1, math.ceil(of_seeds / left)) if left > 0 else None
+
+
+def _variance_of_seeds(record: Record, found: Mapping[tuple[str, str, str], Record]) -> float:
+    """Of a difference from the record's baseline, pooled over all models: two seeds of one tell little."""
+    assert record.baseline
+    base = found[record.baseline.name, record.task, record.protocol]
+    differences = [
+        _by_seed(one, base)
+        for (model, task, protocol), one in found.items()
+        if (task, protocol) == (record.task, record.protocol) and model != base.model
+    ]
+    return mean([variance(of_model) for of_model in differences if len(of_model) > 1])
+
+
+def _by_seed(record: Record, base: Record) -> list[float]:
+    """The differences of two models' scores, for the seeds that both have."""
+    scores = {run.seed: run.score for run in base.pretraining}
+    return [run.score - scores[run.seed] for run in record.pretraining if run.seed in scores]
 
 
 def main(arguments: list[str] | None = None) -> int:
