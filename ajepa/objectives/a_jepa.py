@@ -61,9 +61,6 @@ class AJEPAConfig:
         corruption: of the clips for the context encoder; the target encoder and the reconstruction get clean
             clips. None in the paper.
         stretching: of the clips in time and over the mel scale, before anything else. None in the paper.
-        teacher: a trained encoder of the same sizes, any source of `ajepa.load_model`. It is the target
-            encoder and stays as it is; the context encoder starts anew (arXiv 2509.24317). `momentum` is then
-            unused, and nothing can collapse. Empty, as in the paper: the moving average.
     """
 
     title: ClassVar[str] = "A-JEPA"
@@ -87,7 +84,6 @@ class AJEPAConfig:
     evaluated: Literal["target", "context"] = "target"
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     stretching: StretchingConfig = field(default_factory=StretchingConfig)
-    teacher: str = ""
 
     def __post_init__(self) -> None:
         if self.target_layers < 1:
@@ -97,11 +93,6 @@ class AJEPAConfig:
         for name in ("variance_weight", "covariance_weight", "reconstruction_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"objective.{name} is {getattr(self, name)}, must be at least 0")
-        if self.teacher and self.evaluated != "context":
-            raise ValueError(
-                f"objective.teacher is {self.teacher}: the target encoder stays as it is, and the context "
-                "encoder learns; add objective.evaluated=context"
-            )
 
     def check_encoder(self, encoder: EncoderConfig) -> None:
         """Raises ValueError if the encoder has fewer blocks than `target_layers`."""
@@ -158,7 +149,6 @@ class AJEPA(Objective):
         values = encoder.patch[0] * encoder.patch[1]
         self.to_patch = nn.Linear(self.encoder.width, values) if config.reconstruction_weight else None
         self.corruption = Corruption(config.corruption, front_end or LogMelConfig())
-        self.kept = {"target_encoder": config.teacher} if config.teacher else {}
 
     def forward(
         self, spectrogram_BLC: Tensor, step: int, generator: torch.Generator, share: Share | None = None
@@ -275,9 +265,7 @@ class AJEPA(Objective):
         return linear(step, self.total_steps, *self.config.momentum)
 
     def after_step(self, step: int) -> dict[str, float]:
-        """Move the target encoder towards the encoder; returns the coefficient, if it moves."""
-        if self.kept:
-            return {}
+        """Move the target encoder towards the encoder; returns the coefficient."""
         momentum = self.momentum(step)
         follow(self.target_encoder, self.encoder, momentum)
         return {"momentum": momentum}

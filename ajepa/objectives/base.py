@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -120,11 +119,9 @@ class Objective(nn.Module):
 
     Attributes:
         encoder: the encoder that is trained by gradient.
-        kept: the encoders that keep the weights of another model: by attribute, the model's source.
     """
 
     encoder: Encoder
-    kept: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def forward(

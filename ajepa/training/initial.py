@@ -1,4 +1,4 @@
-"""Initial weights of a run from other models: `encoder.init` and `objective.teacher` of a recipe."""
+"""Initial weights of a run from another model: `encoder.init` of a recipe."""
 
 from __future__ import annotations
 
@@ -14,30 +14,15 @@ from ajepa.recipes import Recipe, RecipeError
 
 
 def initialise(objective: Objective, recipe: Recipe) -> None:
-    """Overwrite random weights of an objective's encoders with those that its recipe names.
-
-    All encoders get those of `encoder.init`; one that keeps another model's weights gets that model's.
+    """Overwrite the random weights of all encoders of an objective with those that `encoder.init` names.
 
     Raises:
-        RecipeError: a source cannot be read, or its sizes are not the recipe's.
+        RecipeError: the source cannot be read, or its sizes are not the recipe's.
     """
     names = dict.fromkeys(["encoder", *recipe.objective.encoders.values()])
-    if recipe.encoder.init:
-        tensors = _tensors("encoder.init", recipe.encoder.init, objective.encoder, recipe)
-        for name in names:
-            getattr(objective, name).load_state_dict(tensors)
-    for name, source in objective.kept.items():
-        encoder: Encoder = getattr(objective, name)
-        encoder.load_state_dict(_tensors("objective.teacher", source, encoder, recipe))
-
-
-def _tensors(key: str, source: str, encoder: Encoder, recipe: Recipe) -> dict[str, Tensor]:
-    """A source's weights for an encoder. Raises RecipeError, naming the key."""
-    try:
-        tensors = _read(source, recipe)
-    except AjepaError as error:
-        raise RecipeError(f"{key} {source}: {error}") from error
-    wanted = encoder.state_dict()
+    encoders: list[Encoder] = [getattr(objective, name) for name in names]
+    tensors = _tensors(recipe)
+    wanted = encoders[0].state_dict()
     for name in ("cls_token", "position_table.table"):  # of a ViT; this encoder may do without
         if name not in wanted:
             tensors.pop(name, None)
@@ -53,14 +38,18 @@ def _tensors(key: str, source: str, encoder: Encoder, recipe: Recipe) -> dict[st
             for text, found in (("lacks", missing), ("has", surplus), ("has other sizes:", shapes))
             if found
         )
-        raise RecipeError(f"{key} {source}: {what}; give the encoder the same sizes")
-    return tensors
+        raise RecipeError(f"encoder.init {recipe.encoder.init}: {what}; give the encoder the same sizes")
+    for encoder in encoders:
+        encoder.load_state_dict(tensors)
 
 
-def _read(source: str, recipe: Recipe) -> dict[str, Tensor]:
+def _tensors(recipe: Recipe) -> dict[str, Tensor]:
     """The weights by the names of `Encoder`."""
-    if not source.startswith(SCHEME):
-        return dict(load_model(source).encoder.state_dict())
     encoder = recipe.encoder
-    grid = PatchGrid(encoder.table.time, encoder.table.freq) if encoder.table else recipe.crop_grid
-    return read_timm(source, grid, encoder.patch, encoder.mels).part("encoder")
+    try:
+        if not encoder.init.startswith(SCHEME):
+            return dict(load_model(encoder.init).encoder.state_dict())
+        grid = PatchGrid(encoder.table.time, encoder.table.freq) if encoder.table else recipe.crop_grid
+        return read_timm(encoder.init, grid, encoder.patch, encoder.mels).part("encoder")
+    except AjepaError as error:
+        raise RecipeError(f"encoder.init {encoder.init}: {error}") from error

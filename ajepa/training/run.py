@@ -58,7 +58,7 @@ class Run:
         """Build what the recipe says, with the weights of the checkpoint `last` or else new ones.
 
         Raises:
-            RecipeError: the processes cannot share a batch evenly, or the weights to start from do not fit.
+            RecipeError: the processes cannot share a batch evenly, or `encoder.init` does not fit.
         """
         optim = recipe.optim
         if optim.batch_size % (fabric.world_size * optim.accumulate):
@@ -69,7 +69,7 @@ class Run:
         torch.manual_seed(recipe.run.seed)  # the initial weights; every later draw has its own generator
         front_end = LogMel(recipe.front_end).to(fabric.device)
         objective = recipe.objective.build(recipe.encoder, optim.scheduled, recipe.front_end)
-        if not last:
+        if recipe.encoder.init and not last:
             initialise(objective, recipe)
         objective = objective.to(fabric.device)
         start = restore_weights(last, objective) if last else 0

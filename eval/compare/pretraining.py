@@ -42,7 +42,7 @@ from ajepa.recipes import Recipe, RecipeError, load_recipe
 
 KEYS = {"recipe", "set", "seeds", "weights", "encoder"}
 # Keys of a recipe that came after the first comparisons.
-ADDED = (("data", "segment_seconds"), ("objective", "stretching"), ("objective", "teacher"))
+ADDED = (("data", "segment_seconds"), ("objective", "stretching"))
 OF_A_RUN = ("weights", "by_seed", "chosen")  # the fields of a record that differ between the runs of a model
 
 
