@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .base import Share
 
@@ -57,29 +58,27 @@ def stretched(
     """
     if config.share == 0:
         return spectrogram_BLC
-    _, frames, mels = spectrogram_BLC.shape
+    frames, mels = spectrogram_BLC.shape[1:]
     mine = slice(share.first, share.first + share.clips)
     draws_BX = torch.rand(share.total, DRAWS, generator=generator, device=spectrogram_BLC.device)[mine]
     chosen_B, *draws = draws_BX.unbind(1)
     frame_BL = _places(frames, config.time, *draws[:2])
-    # A mirror at the first and the last frame.
-    last = max(1, frames - 1)
-    frame_BL = (frame_BL + last).remainder(2 * last).sub(last).abs()
-    band_BC = _places(mels, config.mel, *draws[2:]).clamp(0, mels - 1)
-    view_BLC = _weights(frame_BL, frames) @ spectrogram_BLC.float() @ _weights(band_BC, mels).mT
+    band_BC = _places(mels, config.mel, *draws[2:])
+    mirrored_BL = frame_BL - 2 * (frame_BL - 1).clamp_min(0) - 2 * (frame_BL + 1).clamp_max(0)
+    places_BLC2 = torch.stack(torch.broadcast_tensors(band_BC[:, None], mirrored_BL[:, :, None]), 3)
+    view_BLC = functional.grid_sample(
+        spectrogram_BLC[:, None].float(), places_BLC2, padding_mode="border", align_corners=True
+    )[:, 0]
     return torch.where(
         (chosen_B < config.share)[:, None, None], view_BLC.to(spectrogram_BLC.dtype), spectrogram_BLC
     )
 
 
 def _places(size: int, most: float, factor_B: Tensor, start_B: Tensor) -> Tensor:
-    """Where each of `size` places is taken from [B, size]: a part of the whole, or more than the whole."""
+    """Where each of `size` places is taken from, -1 the first and 1 the last: [B, size].
+
+    All of them together are a part of the whole, or more than the whole.
+    """
     factor_B1 = 1 + most * (2 * factor_B[:, None] - 1)
-    start_B1 = (size - 1) * (1 - factor_B1) * start_B[:, None]
-    return start_B1 + factor_B1 * torch.arange(size, device=factor_B.device)
-
-
-def _weights(place_BX: Tensor, size: int) -> Tensor:
-    """Linear interpolation as a matrix [B, X, size]."""
-    distance_BXY = place_BX[:, :, None] - torch.arange(size, device=place_BX.device)
-    return (1 - distance_BXY.abs()).clamp_min(0)
+    start_B1 = (1 - factor_B1) * (2 * start_B[:, None] - 1)
+    return start_B1 + factor_B1 * torch.linspace(-1, 1, size, device=factor_B.device)
