@@ -11,10 +11,11 @@ A table is between two comments; the first one defines its content:
 Several files of records are joined in order. `protocols` and `models`, by default all of them, select rows
 and set their order; `tasks` selects columns; `name=title` renames. With `conditions` the columns are the
 corruptions of the one task that it names. A row is a model, or a model with a protocol if there are several.
-`cells` sets what follows the score: `seeds` (replaces it with the score of each pre-training seed), `spread`
-(their standard deviation), `interval`, `arrows` (whether the interval of the paired difference from the
-baseline excludes zero), `difference` (that difference), `needed` (where its interval includes zero, how many
-pre-training seeds would tell a difference of this size on these clips, or "more clips" if no number would).
+`cells` sets what follows the score: `seeds` (replaces it with the score of each seed, of pre-training or else
+of fine-tuning), `spread` (their standard deviation), `interval`, `arrows` (whether the
+interval of the paired difference from the baseline excludes zero), `difference` (that difference), `needed`
+(where its interval includes zero, how many pre-training seeds would tell a difference of this size on these
+clips, or "more clips" if no number would).
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def _clips(record: Record) -> int:
 
 
 def _cell(record: Record, cells: Sequence[str], found: Mapping[tuple[str, str, str], Record]) -> str:
-    seeds = [run.score for run in record.pretraining]
+    seeds = [run.score for run in record.pretraining] or list(record.by_seed)
     text = f"{record.score:.3f}"
     if "seeds" in cells and seeds:
         text = ", ".join(f"{score:.3f}" for score in seeds)
