@@ -12,10 +12,10 @@ Several files of records are joined in order. `protocols` and `models`, by defau
 and set their order; `tasks` selects columns; `name=title` renames. With `conditions` the columns are the
 corruptions of the one task that it names. A row is a model, or a model with a protocol if there are several.
 `cells` sets what follows the score: `seeds` (replaces it with the score of each seed, of pre-training or else
-of fine-tuning), `spread` (their standard deviation), `interval`, `arrows` (whether the
-interval of the paired difference from the baseline excludes zero), `difference` (that difference), `needed`
-(where its interval includes zero, how many pre-training seeds would tell a difference of this size on these
-clips, or "more clips" if no number would).
+of fine-tuning), `spread` (their standard deviation), `interval`, `arrows` (whether the interval of the paired
+difference from the baseline excludes zero), `difference` (that difference), `needed` (where its interval
+includes zero, how many pre-training seeds would tell a difference of this size on these clips, or "more
+clips" if no number would).
 """
 
 from __future__ import annotations

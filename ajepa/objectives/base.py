@@ -31,6 +31,14 @@ class Share(NamedTuple):
     clips: int
     total: int
 
+    def draw(self, numbers: int, generator: torch.Generator) -> Tensor:
+        """Uniform random numbers of these clips [clips, numbers], on the generator's device.
+
+        They are drawn for the whole batch, whatever the share.
+        """
+        drawn = torch.rand(self.total, numbers, generator=generator, device=generator.device)
+        return drawn[self.first : self.first + self.clips]
+
 
 class Loss(NamedTuple):
     """What a call returns.

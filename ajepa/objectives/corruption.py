@@ -91,8 +91,7 @@ class Corruption:
 
         Args:
             spectrogram_BLC: normalised log-mel [B, L, C] of a share's clips.
-            generator: source of all draws, on the spectrogram's device; they are drawn for the whole batch,
-                whatever the share.
+            generator: source of all draws, on the spectrogram's device.
             share: which clips of the batch these are.
 
         Returns:
@@ -101,9 +100,7 @@ class Corruption:
         config = self.config
         if config.share == 0:
             return spectrogram_BLC
-        mine = slice(share.first, share.first + share.clips)
-        draws_BX = torch.rand(share.total, DRAWS, generator=generator, device=spectrogram_BLC.device)[mine]
-        columns = iter(draws_BX[:, :, None, None].unbind(1))  # each [B, 1, 1]
+        columns = iter(share.draw(DRAWS, generator)[:, :, None, None].unbind(1))  # each [B, 1, 1]
 
         def chosen(share: float) -> Tensor:
             return next(columns) < share

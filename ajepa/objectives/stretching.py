@@ -49,8 +49,7 @@ def stretched(
 
     Args:
         spectrogram_BLC: normalised log-mel [B, L, C] of a share's clips.
-        generator: source of all draws, on the spectrogram's device; they are drawn for the whole batch,
-            whatever the share.
+        generator: source of all draws, on the spectrogram's device.
         share: which clips of the batch these are.
 
     Returns:
@@ -59,9 +58,7 @@ def stretched(
     if config.share == 0:
         return spectrogram_BLC
     frames, mels = spectrogram_BLC.shape[1:]
-    mine = slice(share.first, share.first + share.clips)
-    draws_BX = torch.rand(share.total, DRAWS, generator=generator, device=spectrogram_BLC.device)[mine]
-    chosen_B, *draws = draws_BX.unbind(1)
+    chosen_B, *draws = share.draw(DRAWS, generator).unbind(1)
     frame_BL = _places(frames, config.time, *draws[:2])
     band_BC = _places(mels, config.mel, *draws[2:])
     mirrored_BL = frame_BL - 2 * (frame_BL - 1).clamp_min(0) - 2 * (frame_BL + 1).clamp_max(0)
