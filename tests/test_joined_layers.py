@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,15 @@ import ajepa
 from ajepa.audio import load
 from ajepa.cli import main
 from ajepa.embed import read_embeddings
+from ajepa.eval.classifiers.made import of_probe
+from ajepa.eval.models.open import open_model
+from ajepa.eval.probe.embeddings import embed_task
+from ajepa.eval.probe.final import FinalProbe
+from ajepa.eval.protocols.probing import Probing, probe_model
 from ajepa.eval.results.record import read_records
+from ajepa.eval.results.result import Result
+from ajepa.eval.results.scores import Scored
+from ajepa.eval.tasks import open_task
 from ajepa.features import LogMelConfig
 from ajepa.model import AudioEncoder
 from ajepa.model.embedding import layers_text, parse_layers
@@ -135,6 +144,21 @@ def test_graphs_and_transformers_join_them(exported: Path) -> None:
     assert output.last_hidden_state.shape[-1] == theirs.config.hidden_size == model.embedding_size
 
 
+def test_layers_do_not_go_with_the_vectors_of_every_block(
+    plain: Path, audio_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["embed", str(audio_folder), "--model", str(plain), "--out", str(tmp_path / "out")]
+    assert main([*line, "--what", "layers", "--layers", "1+2"]) == 2
+    assert "--layers is '1+2', but --what layers gives every block; leave one out" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_layers_that_are_no_text_are_one_line(plain: Path) -> None:
+    for wrong in ((1, 2), 2, True, "9" * 5_000, "\N{FULLWIDTH DIGIT ONE}"):
+        with pytest.raises(ModelError, match=r"encoder.safetensors: layers is .*; choose last, or blocks"):
+            ajepa.load_model(plain, layers=wrong)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("what", ["clip", "frames", "layers"])
 def test_embedded_files(
     what: str, exported: Path, audio_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -197,9 +221,42 @@ def test_a_probe_reads_what_is_joined(pool: str, plain: Path, exported: Path, tm
     torch.testing.assert_close(of_file(waveform_BS), of_option(waveform_BS))
 
 
+def test_the_last_layer_is_what_the_model_gives_whichever_layers_are_asked_for(
+    exported: Path, tmp_path: Path
+) -> None:
+    """The joined blocks, as under `last` alone; the classifier that is kept of them reads them too."""
+    task = open_task("table", write_table(tmp_path), split="split")
+    model = open_model(f"tiny={exported}")
+    cache, kept = tmp_path / "cache", []
+
+    def keep(result: Result, final: FinalProbe, tested: Sequence[Scored], shape: torch.Size) -> None:
+        kept.append(of_probe(model, task, result.record, final, tested, shape))
+
+    (alone,) = probe_model(model, task, Probing(time="mean+std"), cache, keep)
+    *_, each = probe_model(model, task, Probing(layer="each", time="mean+std"), cache, keep)
+    assert each.record.layer == alone.record.layer == "last"
+    assert each.record.details["features"] == alone.record.details["features"] == 2 * 2 * 8 * 32
+    assert torch.equal(each.draws_S, alone.draws_S) and each.record.chosen == alone.record.chosen
+    assert kept[-1].head.config == kept[0].head.config and kept[0].head.config.layer == "1+2"
+    waveform_BS = 0.1 * torch.randn(2, 9_000)
+    torch.testing.assert_close(kept[-1](waveform_BS), kept[0](waveform_BS), atol=1e-4, rtol=1e-4)
+    embedded = embed_task(model, task, all_layers=True, cache=cache)
+    best = embedded.representations("best", "concat", "mean")
+    assert list(best) == ["1 concat mean", "2 concat mean", "last concat mean"]
+    joined_NX = best["last concat mean"]()
+    assert torch.equal(joined_NX, embedded.representations("1+2", "concat")["1+2 concat mean"]())
+
+
 def test_a_layer_that_is_not_there_is_one_line(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """And is said before any clip is embedded."""
     line = ["evaluate", "linear", "--task", "table", "--data", str(write_table(tmp_path)), "--split", "split"]
-    assert main([*line, "--cache", str(tmp_path / "cache"), "--model", str(plain), "--layer", "1+3"]) == 1
-    assert "layer is '1+3'; choose last, best, each, weighted, 1 to 2" in capsys.readouterr().err
+    line += ["--cache", str(tmp_path / "cache"), "--model"]
+    for layer in ("1+3", "9", "0", "", "1,2", "2+2"):
+        assert main([*line, str(plain), "--layer", layer]) == (1 if layer in ("1+3", "9") else 2)
+        assert f"layer is {layer!r}; choose last, best, each, weighted, " in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+    for layer in ("0", "99+99", "++9"):
+        assert main([*line, "logmel", "--layer", layer]) == 2
+        assert f"layer is {layer!r}; choose last, " in capsys.readouterr().err

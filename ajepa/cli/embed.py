@@ -63,7 +63,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     embed.add_argument(
         "--layers",
         metavar="N+N",
-        help="which clip and frames join, such as 2+4+6 or last; default: the model's",
+        help="which blocks clip, frames and patches join, such as 2+4+6, or last; default: the model's",
     )
     embed.add_argument(
         "--numbers", choices=["float32", "float16"], default="float32", help="type of the stored values"
@@ -99,6 +99,10 @@ def run_embed(options: argparse.Namespace) -> int:
     for name in ("batch", "workers", "devices"):
         if getattr(options, name) < 1:
             raise UsageError(f"--{name} is {getattr(options, name)}, must be at least 1")
+    if options.layers is not None and options.what == "layers":
+        raise UsageError(
+            f"--layers is {options.layers!r}, but --what layers gives every block; leave one out"
+        )
     wanted = Wanted(options.what, options.window, options.hop, options.numbers)
     folder, merged = job_folder(options.out), merged_blocks(options.out)
     check_place(folder / JOB if folder == options.out else options.out, "--out")

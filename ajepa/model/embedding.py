@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -25,7 +26,8 @@ def parse_layers(text: str, depth: int | None, key: str = "layers") -> tuple[int
     """
     if text == LAST:
         return ()
-    numbers = [int(part) if part.isdecimal() else 0 for part in text.split("+")]
+    parts = text.split("+") if isinstance(text, str) else [""]
+    numbers = [int(part) if re.fullmatch("[0-9]{1,4}", part) else 0 for part in parts]
     if min(numbers) < 1 or max(numbers) > (depth or max(numbers)) or len(set(numbers)) < len(numbers):
         most = "" if depth is None else f" to {depth}"
         raise ValueError(f"{key} is {text!r}; choose {LAST}, or blocks from 1{most}, several as 1+2")

@@ -40,7 +40,7 @@ def of_probe(
     weights = final.weights
     values, labels = weights.weight_VY.shape
     layer, pool, time = parts_of(final.choice.representation, shape)
-    if layer == LAST and shape[1] == 1 and isinstance(model.module, EncoderModel):
+    if layer == LAST and isinstance(model.module, EncoderModel):
         layer = model.module.output
     layers = shape[1] if layer == WEIGHTED else 0
     head = Head(HeadConfig(labels, values, layer, layers, pool, time))

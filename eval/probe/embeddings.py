@@ -44,12 +44,35 @@ FORMAT = 2  # of the files; format 1 had no axis for statistics
 SUFFIX = ".safetensors"
 BATCH_SECONDS = 80.0  # of audio, including padding
 MOST_CLIPS = 64
+CHOSEN = ("best", "each", "weighted")  # layers that validation or the probe weighs
 POOLS = ("concat", "mean")
 TIMES = ("mean", "mean+std")
 
 
 class EmbeddingError(AjepaError, ValueError):
     """A model's embeddings cannot be used; the message names the model and the clip."""
+
+
+def check_layer(layer: object, layers: int | None = None) -> tuple[int, ...]:
+    """The numbers of the blocks that a layer names; none for "last" and for those of `CHOSEN`.
+
+    Args:
+        layers: how many the model has, its output included; None if that is not known yet. A model with one
+            layer gives that one for any number.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
+    if layer in CHOSEN:
+        return ()
+    blocks = layers - 1 if layers and layers > 1 else None
+    try:
+        return parse_layers(str(layer), blocks, "layer")
+    except ValueError:
+        most = "a block's number from 1" if blocks is None else f"1 to {blocks}"
+        several = "1+2" if blocks is None or blocks > 1 else "1"
+        known = f"{LAST}, {', '.join(CHOSEN)}, {most}, or several such as {several}"
+        raise ValueError(f"layer is {layer!r}; choose {known}") from None
 
 
 class Embedded(NamedTuple):
@@ -61,19 +84,21 @@ class Embedded(NamedTuple):
         weights: fingerprint of the model.
         seconds: how long the embedding took when it was computed, decoding included.
         cached: whether it was read from disk.
+        output: the blocks that the model's output joins, such as "2+4+6"; "last" for the last layer alone.
     """
 
     values: Tensor
     weights: str
     seconds: float
     cached: bool
+    output: str = LAST
 
     def representations(self, layer: str, pool: str, time: str = "mean") -> dict[str, Callable[[], Tensor]]:
         """The representations that the choices allow, by name, as functions that return [N, features].
 
         Args:
-            layer: "last" (the model's output), "best" (all of them), a number from 1, several joined such as
-                "2+4+6", or "weighted": all in one, [N, L, features].
+            layer: "last" (the model's output), "best" (each of the blocks and the output), a block's number
+                from 1, several joined such as "2+4+6", or "weighted": all layers in one, [N, L, features].
                 A model with one layer, such as a baseline, always gives that layer.
             pool: over frequency patches: "concat" (joined), "mean" (averaged) or "best" (both).
             time: "mean", "mean+std" or "best" (both). A baseline's own statistics are always kept.
@@ -84,20 +109,17 @@ class Embedded(NamedTuple):
         _, layers, statistics, freq, _ = self.values.shape
         pools = (POOLS if pool == "best" else (pool,))[: None if freq > 1 else 1]
         times = (TIMES if time == "best" else (time,))[: None if statistics > 1 else 1]
+        numbers = check_layer(layer, layers)
         chosen: dict[str, int | slice | list[int]] = {}
         if layer == "weighted":
             chosen["weighted"] = slice(None)
-        elif layer == "best":
-            chosen.update({str(index + 1): index for index in range(layers - 1)}, last=layers - 1)
-        elif layer == LAST or (layers == 1 and layer.replace("+", "").isdigit()):
-            chosen["last"] = layers - 1  # a baseline has one layer, its statistics
+        elif numbers and layers > 1:
+            chosen[layer] = _places(numbers)
         else:
-            try:
-                numbers = [number - 1 for number in parse_layers(layer, layers - 1)]
-            except ValueError:
-                known = f"last, best, each, weighted, 1 to {layers - 1}, or several such as 1+{layers - 1}"
-                raise ValueError(f"layer is {layer!r}; choose {known}") from None
-            chosen[layer] = numbers if len(numbers) > 1 else numbers[0]
+            if layer == "best":
+                chosen.update({str(index + 1): index for index in range(layers - 1)})
+            joined = parse_layers(self.output, None) if layers > 1 else ()
+            chosen[LAST] = _places(joined) if joined else layers - 1
         found = {}
         for name, index in chosen.items():
             for way in pools:
@@ -114,6 +136,12 @@ class Embedded(NamedTuple):
             return chosen.flatten(-3) if pool == "concat" else chosen.mean(-2).flatten(-2)
 
         return features
+
+
+def _places(numbers: Sequence[int]) -> int | list[int]:
+    """Places of blocks among the layers; a list if they are joined."""
+    places = [number - 1 for number in numbers]
+    return places if len(places) > 1 else places[0]
 
 
 def parts_of(name: str, shape: Sequence[int]) -> tuple[str, Any, Any]:
@@ -168,7 +196,7 @@ def embed_clips(
         found = _read(every, len(clips), last_layer=True)
     if found is not None:
         values, seconds = found
-        return Embedded(values, weights, seconds, True)
+        return Embedded(values, weights, seconds, True, output)
     files.remove_leftovers(folder)
     started = time.perf_counter()
     heard = f"{name}, {corruption}" if corruption else name
@@ -177,7 +205,15 @@ def embed_clips(
         _compute(model, clips, corruption, f"{model.name} on {heard}", all_layers, partial, started, about)
         values, seconds = _mapped(partial, len(clips))  # before another process can remove it
     caches.make_room(folder, SUFFIX)
-    return Embedded(values, weights, seconds, False)
+    return Embedded(values, weights, seconds, False, output)
+
+
+def count_layers(model: Named) -> int:
+    """How many layers a model gives, as it does for a second of silence."""
+    module, rate = model.module, int(model.module.sample_rate)
+    device = next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
+    with torch.no_grad(), autocast(model.precision, device):
+        return module(torch.zeros(1, rate, device=device), [rate], True).shape[1]
 
 
 def cache_key(model: Named, weights: str, clips: Sequence[Clip], corruption: Corruption | None) -> str:

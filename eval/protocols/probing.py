@@ -12,7 +12,15 @@ import torch
 from ajepa.eval.classifiers.folder import save_classifier
 from ajepa.eval.classifiers.made import of_probe
 from ajepa.eval.models.open import Named
-from ajepa.eval.probe.embeddings import POOLS, TIMES, Embedded, embed_task
+from ajepa.eval.probe.embeddings import (
+    CHOSEN,
+    POOLS,
+    TIMES,
+    Embedded,
+    check_layer,
+    count_layers,
+    embed_task,
+)
 from ajepa.eval.probe.final import FinalProbe, final_probe
 from ajepa.eval.probe.probes import BALANCED, PROBES, Probe
 from ajepa.eval.probe.selection import describe, run_probe
@@ -24,6 +32,7 @@ from ajepa.eval.results.scores import Scored, bootstrap, deviation, mean, summar
 from ajepa.eval.robustness.corruptions import Corruption, find_noises, parse
 from ajepa.eval.robustness.curve import robustness
 from ajepa.eval.tasks import Task
+from ajepa.model.embedding import LAST
 
 from .base import Bench, Protocol, ProtocolError, TaskEntry
 
@@ -36,9 +45,10 @@ class Probing(Protocol):
 
     Attributes:
         protocol: "linear" or "knn".
-        layer: "last" (the model's output: its last layer, or those that an exported encoder joins), a number
-            from 1, several joined such as "2+4+6", "best" on validation, "each" (a record for each), or
-            "weighted": a sum with weights that are learned with the linear probe.
+        layer: "last" (the model's output: its last layer, or the blocks that an exported encoder joins), a
+            block's number from 1, several joined such as "2+4+6", "best" on validation of the blocks and the
+            output, "each" (a record for each of them), or "weighted": a sum of the blocks and the normed
+            last one, with weights that are learned with the linear probe.
         pool: "concat" joins the frequency patches of a time step, "mean" averages them, "best" takes the
             better of the two on validation.
         time: "mean" over time, "mean+std" (with the standard deviation), or "best" on validation. `logmel`
@@ -75,6 +85,10 @@ class Probing(Protocol):
             raise ProtocolError(f"noise is {self.noise!r}, but corrupt asks for none; add noise:10dB to it")
         for text in given:
             parse(text)
+        try:
+            check_layer(self.layer)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from error
 
     def corruptions(self) -> list[Corruption]:
         """The corruptions, each once. Raises CorruptionError if the folder of noises has no audio."""
@@ -131,6 +145,11 @@ def probe_model(
         AudioError: a clip cannot be decoded.
         EmbeddingError: an embedding is not finite.
     """
+    if how.layer not in (LAST, *CHOSEN):
+        try:
+            check_layer(how.layer, count_layers(model))
+        except ValueError as error:
+            raise ProtocolError(f"{model.name}: {error}") from error
     embedded = embed_task(model, task, all_layers=how.layer != "last", cache=cache)
     corrupted = {
         one: embed_task(model, task, all_layers=how.layer != "last", cache=cache, corruption=one)
@@ -153,10 +172,7 @@ def _probe(
     keep: Callable[[Result, FinalProbe, Sequence[Scored], torch.Size], None] | None,
 ) -> Result:
     probe, started = how.probe(task), time.perf_counter()
-    try:
-        representations = embedded.representations(layer, how.pool, how.time)
-    except ValueError as error:
-        raise ProtocolError(f"{model.name}: {error}") from error
+    representations = embedded.representations(layer, how.pool, how.time)
     heard = {str(one): others.representations(layer, how.pool, how.time) for one, others in corrupted.items()}
     outcome = run_probe(representations, task, probe, heard)
     seconds = time.perf_counter() - started

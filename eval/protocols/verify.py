@@ -21,13 +21,13 @@ from torch.nn import functional
 
 from ajepa.data.tables import TaskError, locate
 from ajepa.eval.digest import digest
-from ajepa.eval.probe.embeddings import POOLS, TIMES, embed_clips
+from ajepa.eval.probe.embeddings import POOLS, TIMES, check_layer, count_layers, embed_clips
 from ajepa.eval.results.provenance import provenance
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import interval
 from ajepa.eval.tasks import Clip
-from ajepa.model.embedding import parse_layers
+from ajepa.model.embedding import LAST, parse_layers
 
 from .base import Bench, Protocol, ProtocolError, TaskEntry
 
@@ -139,11 +139,13 @@ class Verify(Protocol):
         conditions, path = bench.conditions, entry.folder(self.reads)
         model, trials, started = bench.model(conditions.precision), read_trials(path), time.perf_counter()
         clips = tuple(Clip(file, (file.parts[-3],), "test") for file in trials.utterances)
+        if self.layer != LAST:
+            try:
+                check_layer(self.layer, count_layers(model))
+            except ValueError as error:
+                raise ProtocolError(f"{model.name}: {error}") from error
         embedded = embed_clips(model, clips, entry.name, all_layers=self.embeds == 2, cache=conditions.cache)
-        try:
-            (make,) = embedded.representations(self.layer, self.pool, self.time).values()
-        except ValueError as error:
-            raise ProtocolError(f"{model.name}: {error}") from error
+        (make,) = embedded.representations(self.layer, self.pool, self.time).values()
         features_UD = make().double()
         if self.center == "yes":
             features_UD = features_UD - features_UD.mean(0)
