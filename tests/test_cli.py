@@ -45,7 +45,12 @@ def test_pretrain_embed_and_go_on(
     assert not list(tmp_path.glob(".*npz*"))
     (audio_folder / "05.wav").write_bytes(b"")
     again = ["embed", str(audio_folder), "--model", str(out), "--out", str(embeddings)]
+    capsys.readouterr()
     assert main(again) == 2
+    assert "05.wav: 0 bytes; remove it, or pass --skip-broken\n" in capsys.readouterr().err
+    similar = ["similar", str(audio_folder / "05.wav"), "--among", str(audio_folder), "--model", str(out)]
+    assert main(similar) == 2
+    assert capsys.readouterr().err.endswith("05.wav: 0 bytes; remove it\n"), "similar cannot skip it"
     assert main([*again, "--skip-broken"]) == 0
     with np.load(embeddings) as arrays:
         assert len(arrays["files"]) == 11

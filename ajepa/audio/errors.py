@@ -8,7 +8,7 @@ from ajepa.errors import AjepaError
 
 from .source import AudioBytes, AudioSource
 
-REMOVE = "remove it or pass --skip-broken"  # the remedy for an unusable file
+REMOVE = "remove it"  # the remedy for an unusable file; commands that can skip it say so too
 
 # What a header says is checked before it is used: a rate of 1 Hz would make gigabytes of a short file.
 RATES = (1_000, 1_000_000)  # Hz
@@ -55,4 +55,4 @@ def check_length(path: AudioSource, samples: int, rate: int) -> None:
     """Raises AudioError for audio that is longer than is read at once."""
     if samples > LONGEST_SECONDS * rate:
         hours, most = samples / rate / 3600, LONGEST_SECONDS // 3600
-        raise AudioError.of(path, f"lasts {hours:,.0f} hours, more than {most}; cut it, {REMOVE}")
+        raise AudioError.of(path, f"lasts {hours:,.0f} hours, more than {most}; cut it or {REMOVE}")

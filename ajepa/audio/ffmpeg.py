@@ -150,7 +150,7 @@ def inspect(path: AudioSource) -> tuple[FFmpegFile, int, int | None, float | Non
                 seconds = container.duration / 1e6
         rate, channels = _first_frame(path, container, stream, mpeg)
     if mpeg and (missing := missing_mp3(path)):
-        raise AudioError.of(path, f"truncated: {missing}; copy it again, {REMOVE}")
+        raise AudioError.of(path, f"truncated: {missing}; copy it again or {REMOVE}")
     samples = None
     if mpeg:
         samples = _count(path) if isinstance(path, AudioBytes) else _counted(*_stamp(path))
@@ -229,7 +229,7 @@ def _opened(path: AudioSource) -> Iterator[tuple[InputContainer, Any]]:
             stream = container.streams.audio[0]
             name = stream.codec_context.name if stream.codec_context else "unknown"
             if name not in CODINGS.split(","):
-                raise AudioError.of(path, f"its coding {name} is not read; convert it to FLAC, {REMOVE}")
+                raise AudioError.of(path, f"its coding {name} is not read; convert it to FLAC or {REMOVE}")
             stream.codec_context.thread_count = 1
             yield container, stream
     except av.FFmpegError as error:  # of the container; not of what the file object raised

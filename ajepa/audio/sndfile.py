@@ -101,7 +101,7 @@ def inspect(path: AudioSource) -> tuple[SndFile, int, int, int | None]:
             missing, last_page_start = examine_ogg(path) if file.format == "OGG" else (None, 0)
             missing = missing or missing_data(file.extra_info)
             if missing:
-                raise AudioError.of(path, f"truncated: {missing}; copy it again, {REMOVE}")
+                raise AudioError.of(path, f"truncated: {missing}; copy it again or {REMOVE}")
             if file.format not in ("FLAC", "OGG") and file.frames > 8 * byte_size(path):
                 raise DecoderError("its header declares more samples than its bytes can hold")
             # The ADPCM decoders do not stop where a pipe ends.

@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options) or 0
     except (Exception, KeyboardInterrupt) as error:
-        return reported(error, options.debug, command=options.parser.prog.split()[1])
+        skips = getattr(options, "skip_broken", None) is False
+        return reported(error, options.debug, options.parser.prog.split()[1], skips)
 
 
 def _print_any_path() -> None:

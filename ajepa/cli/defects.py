@@ -20,20 +20,29 @@ LIBRARIES = (
 )
 
 
-def reported(error: BaseException, debug: bool, command: str = "") -> int:
+def reported(error: BaseException, debug: bool, command: str = "", skips: bool = False) -> int:
     """Report a failure on stderr, with --debug after its traceback; returns the exit status.
 
     Args:
         command: such as "pretrain", for the settings that help.
+        skips: whether its --skip-broken, which was not given, would go on without an unusable file.
     """
     if debug:
         traceback.print_exception(error)
     status, line = _described(error, command)
+    if skips and _skippable(error):
+        line += ", or pass --skip-broken"
     if status == DEFECT:
         line += f". This is a defect of ajepa; please report it{_address()} with its traceback"
         line += " above" if debug else f", {_kept(error)} (--debug shows it)"
     print(f"ajepa: {line}", file=sys.stderr)
     return status
+
+
+def _skippable(error: BaseException) -> bool:
+    from ajepa.audio.errors import REMOVE, AudioError  # its import takes half of a command's start
+
+    return isinstance(error, AudioError) and str(error).endswith(REMOVE)
 
 
 def _described(error: BaseException, command: str) -> tuple[int, str]:
