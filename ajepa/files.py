@@ -269,13 +269,29 @@ def read_yaml(path: Path) -> Any:
     """The content of a YAML file.
 
     Raises:
-        ContentError: it is not there, is damaged, or has more than `MOST_VALUES` values: anchors that
-            multiply can make any number of them from a few lines.
+        ContentError: it is not there, is damaged, has the same key twice, or has more than `MOST_VALUES`
+            values: anchors that multiply can make any number of them from a few lines.
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that is given twice: YAML's own loader keeps the last value and says nothing."""
+
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            lines: dict[Any, int] = {}
+            for key, _ in node.value:
+                line, name = key.start_mark.line + 1, (key.tag, str(key.value))
+                if name in lines:
+                    where = f"lines {lines[name]} and {line}" if line != lines[name] else f"line {line}"
+                    raise ContentError(f"{path}: {where}: the key {key.value} is given twice; remove one")
+                lines[name] = line
+            return node
+
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader)  # a SafeLoader
+    except ContentError:
+        raise
     except Exception as error:  # of a wrong tag, for example: any of Python's
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ContentError(f"{path}: not readable as YAML ({reason})") from error

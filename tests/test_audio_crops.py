@@ -108,7 +108,7 @@ def test_silent_file_is_an_error_for_a_crop(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     soundfile.write(path, np.zeros(48_000), 48_000, **FORMATS[name])
     for seconds in (0.2, 5.0):
-        with pytest.raises(AudioError, match="silent.*; remove it$") as caught:
+        with pytest.raises(AudioError, match=r"silent.*; remove it$") as caught:
             random_crop(path, seconds, generator())
         assert str(caught.value).startswith(f"{path}: ")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ajepa.files import read_yaml
 from ajepa.recipes import RecipeError, dump_recipe, load_recipe, recipe_names
 from ajepa.recipes.recipe import OptimConfig
 
@@ -99,3 +100,13 @@ def test_epochs_become_steps_of_this_data_set() -> None:
     optim = OptimConfig(epochs=24, batch_size=512, warmup_epochs=2.4).in_steps(2_000_000)
     assert (optim.steps, optim.warmup_steps) == (93_750, 9_375)
     assert OptimConfig(steps=7, warmup_steps=3).in_steps(100) == OptimConfig(steps=7, warmup_steps=3)
+
+
+def test_a_key_that_is_given_twice_is_an_error(tmp_path: Path) -> None:
+    """YAML's own loader keeps the last one: half an hour later the run is found to be another one."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("optim:\n  lr: 0.001\n  steps: 10\n  lr: 0.01\n")
+    with pytest.raises(RecipeError, match="mine.yaml: lines 2 and 4: the key lr is given twice; remove one"):
+        load_recipe(str(path))
+    path.write_text("a: &a {optim: {lr: 0.001}}\nb: {<<: *a, optim: {lr: 0.01}}\n")
+    assert read_yaml(path)["b"] == {"optim": {"lr": 0.01}}, "a key that a merge brings may be overridden"

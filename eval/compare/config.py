@@ -38,10 +38,21 @@ from typing import Any, get_args
 
 from ajepa.errors import AjepaError
 from ajepa.eval.protocols import PROTOCOLS, Protocol, TaskEntry
+from ajepa.eval.tasks import TASKS, check_options
 from ajepa.files import ContentError, read_yaml
 from ajepa.model.precision import Precision
 
 from .pretraining import Pretraining, Run
+
+
+def _check_name(of: str, name: object) -> None:
+    """Raises ComparisonError for a name that a table cannot show."""
+    if not isinstance(name, str):
+        raise ComparisonError(f"{of}: a name is text; put {name} in quotes")
+    if not name.strip() or not name.isprintable() or "|" in name:
+        raise ComparisonError(
+            f"{of}: the name {name!r} cannot stand in a table; give one line of text without |"
+        )
 
 
 class ComparisonError(AjepaError, ValueError):
@@ -84,19 +95,29 @@ class Comparison:
             return cls(**entries)
         except ComparisonError as error:
             raise ComparisonError(f"{path}: {error}") from error
-        except (TypeError, AttributeError, ValueError) as error:  # a list in the place of a name, for example
-            raise ComparisonError(f"{path}: an entry is malformed ({error})") from error
 
     def __post_init__(self) -> None:
         for name in ("models", "tasks"):
             if not isinstance(getattr(self, name), dict) or not getattr(self, name):
                 raise ComparisonError(f"{name} must be names with values, at least one")
+        if not isinstance(self.protocols, (list, dict)) or not self.protocols:
+            raise ComparisonError("protocols must be a list of names, or names with options")
         for name in ("models", "tasks", "protocols"):
-            given = getattr(self, name)
-            if isinstance(given, dict) and (wrong := [key for key in given if not isinstance(key, str)]):
-                raise ComparisonError(f"{name}: a name is text; put {wrong[0]} in quotes")
+            for one in getattr(self, name):
+                _check_name(name, one)
+        for name, source in self.models.items():
+            if not isinstance(source, (str, dict)) or not source:
+                raise ComparisonError(f"model {name} is {source!r}; give a source, or a recipe to pre-train")
+        for name in ("layer", "pool", "time", "precision", "baseline"):
+            if not isinstance(value := getattr(self, name), (str, int, type(None))):
+                raise ComparisonError(f"{name} is {value!r}; give text")
+        if not isinstance(self.pretrain, dict):
+            raise ComparisonError(
+                f"pretrain is {self.pretrain!r}; give settings such as {{optim.steps: 2500}}"
+            )
         if self.precision not in get_args(Precision):
-            raise ComparisonError(f"precision must be {' or '.join(get_args(Precision))}")
+            known = " or ".join(get_args(Precision))
+            raise ComparisonError(f"precision is {self.precision!r}, must be {known}")
         if self.baseline in self.models and self.baseline in self.protocols:
             raise ComparisonError(f"baseline {self.baseline} is both a model and a protocol; rename one")
         if self.baseline is not None and self.baseline not in {*self.models, *self.protocols}:
@@ -132,9 +153,14 @@ class Comparison:
         for name, given in self.tasks.items():
             if not isinstance(given, dict) or not kinds & set(given):
                 raise ComparisonError(f"task {name} needs its data, such as {{data: FOLDER}}")
-            folders = {key: str(value) for key, value in given.items() if key in kinds}
-            options = {k: v for k, v in given.items() if k not in {*kinds, "task", "finetune"}}
             task, finetune = given.get("task", name), given.get("finetune", {})
+            for key in ("task", *sorted(kinds)):
+                if not isinstance(value := given.get(key, name), str):
+                    raise ComparisonError(f"task {name}: {key} is {value!r}; give text")
+            folders = {key: value for key, value in given.items() if key in kinds}
+            options = {k: v for k, v in given.items() if k not in {*kinds, "task", "finetune"}}
+            if opener := TASKS.get(task):
+                check_options(name, opener, options)
             entries.append(TaskEntry(name, task, folders, options, finetune))
         return entries
 
@@ -142,14 +168,14 @@ class Comparison:
         """The protocols of a task, by name. Raises ComparisonError for a malformed entry."""
         given = self.protocols
         if isinstance(given, list):
-            given = {str(name): {} for name in given}
-        if not isinstance(given, dict) or not given:
-            raise ComparisonError("protocols must be a list of names, or names with options")
+            given = {name: {} for name in given}
         made = {name: self._protocol(name, options) for name, options in given.items()}
         return {name: how for name, (how, tasks) in made.items() if entry.name in tasks}
 
     def _protocol(self, name: str, options: dict[str, Any] | None) -> tuple[Protocol, list[str]]:
         """A protocol and the names of its tasks."""
+        if not isinstance(options, (dict, type(None))):
+            raise ComparisonError(f"protocol {name} is {options!r}; give its options, such as {{time: mean}}")
         options = dict(options or {})
         kind = options.pop("protocol", name)
         known = list(self.tasks)
@@ -158,7 +184,7 @@ class Comparison:
             raise ComparisonError(
                 f"protocol {name}: tasks is {tasks!r}; give a list of names of {', '.join(known)}"
             )
-        maker = PROTOCOLS.get(kind)
+        maker = PROTOCOLS.get(kind) if isinstance(kind, str) else None
         if maker is None:
             raise ComparisonError(f"protocol is {kind!r}; choose {', '.join(PROTOCOLS.names())}")
         taken = [entry.name for entry in fields(maker) if entry.name != "protocol"]

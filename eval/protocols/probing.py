@@ -79,7 +79,10 @@ class Probing(Protocol):
             )
         if self.class_weight == "balanced" and self.protocol != "linear":
             raise ProtocolError(f"classes are balanced in a linear probe, not with {self.protocol}")
-        given = (self.corrupt,) if isinstance(self.corrupt, str) else tuple(self.corrupt)
+        given = (self.corrupt,) if isinstance(self.corrupt, str) else self.corrupt
+        if not isinstance(given, (list, tuple)) or not all(isinstance(text, str) for text in given):
+            raise ProtocolError(f"corrupt is {self.corrupt!r}; give a list such as [noise:10dB, telephone]")
+        given = tuple(given)
         object.__setattr__(self, "corrupt", given)
         if self.noise and not any(text == "standard" or text.startswith("noise") for text in given):
             raise ProtocolError(f"noise is {self.noise!r}, but corrupt asks for none; add noise:10dB to it")

@@ -7,7 +7,6 @@ packages add tasks as entry points of the group `ajepa.tasks`: functions as `Ope
 from __future__ import annotations
 
 import csv
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from .audioset import open_audioset_2m, open_audioset_20k
 from .esc50 import open_esc10, open_esc50
 from .folder import open_audacity, open_folder
 from .hf import open_hf
+from .options import check_options
 from .speech_commands import open_speech_commands_v1, open_speech_commands_v2
 from .table import open_table
 from .task import Clip, Round, Task, TaskError
@@ -45,7 +45,26 @@ TASKS = Registry("ajepa.tasks", OURS)
 # Clips have several labels whatever the options are; for a table, the option `multilabel` decides.
 MULTILABEL = frozenset({"audioset_20k", "audioset_2m"})
 
-__all__ = ["MULTILABEL", "TASKS", "Clip", "OpenTask", "Round", "Task", "TaskError", "open_task"]
+__all__ = [
+    "MULTILABEL",
+    "TASKS",
+    "Clip",
+    "OpenTask",
+    "Round",
+    "Task",
+    "TaskError",
+    "check_options",
+    "find_task",
+    "open_task",
+]
+
+
+def find_task(name: str) -> OpenTask:
+    """The function that opens the task `name`. Raises TaskError if there is no such task."""
+    opener = TASKS.get(name) if isinstance(name, str) else None
+    if opener is None:
+        raise TaskError(f"no task is called {name!r}; choose {', '.join(TASKS.names())}")
+    return opener
 
 
 def open_task(name: str, data: str | Path, **options: Any) -> Task:
@@ -54,12 +73,8 @@ def open_task(name: str, data: str | Path, **options: Any) -> Task:
     Raises:
         TaskError: there is no such task or option, or the data are not in the expected form.
     """
-    opener = TASKS.get(name)
-    if opener is None:
-        raise TaskError(f"no task is called {name!r}; choose {', '.join(TASKS.names())}")
-    taken = list(inspect.signature(opener).parameters)[1:]
-    if surplus := sorted(set(options) - set(taken)):
-        raise TaskError(f"task {name} has no option {', '.join(surplus)}; it has {', '.join(taken)}")
+    opener = find_task(name)
+    check_options(name, opener, options)
     try:
         return opener(data, **options)
     except (UnicodeDecodeError, csv.Error) as error:
