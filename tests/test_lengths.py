@@ -110,6 +110,8 @@ def test_a_long_recording_is_heard_in_proportion(
     training_set, recipe, info = prepare(recordings)
     assert recipe.data.segment_seconds == 1.28, "the crop's length"
     assert info["data"]["draws"] == 3 + 10
+    _, recipe, _ = prepare(with_data(recordings, segment_seconds=None, crop_seconds=0.05))
+    assert recipe.data.segment_seconds == 0.1, "of a shorter crop, as far as an epoch may be divided"
     in_epochs = replace(recordings, optim=replace(recordings.optim, epochs=2.0, warmup_epochs=1.0))
     _, recipe, _ = prepare(in_epochs)
     assert (recipe.optim.steps, recipe.optim.warmup_steps) == (7, 4), "of 26 and 13 crops in batches of 4"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,33 @@ def test_a_key_that_is_given_twice_is_an_error(tmp_path: Path) -> None:
     """YAML's own loader keeps the last one: half an hour later the run is found to be another one."""
     path = tmp_path / "mine.yaml"
     path.write_text("optim:\n  lr: 0.001\n  steps: 10\n  lr: 0.01\n")
-    with pytest.raises(RecipeError, match="mine.yaml: lines 2 and 4: the key lr is given twice; remove one"):
+    with pytest.raises(RecipeError, match=r"mine.yaml: lines 2 and 4: the key lr is given twice; remove one"):
         load_recipe(str(path))
     path.write_text("a: &a {optim: {lr: 0.001}}\nb: {<<: *a, optim: {lr: 0.01}}\n")
     assert read_yaml(path)["b"] == {"optim": {"lr": 0.01}}, "a key that a merge brings may be overridden"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "message"),
+    [
+        ("audio-mae-small-cpu", "objective.stretching.share=0.5", "share: recipes of audio-mae have no such"),
+        ("ajepa-small-cpu", "objective.masking.kin=block", "kin: recipes of a-jepa have no such key"),
+        (
+            "ajepa-small-cpu",
+            "optim.step=3",
+            "optim.step: recipes have no such key (did you mean optim.steps?)",
+        ),
+        ("ajepa-small-cpu", "optim.steps=1.5", "optim.steps is 1.5; give a whole number"),
+        ("ajepa-small-cpu", "optim.lr=", "optim.lr is empty; give a number"),
+        ("ajepa-small-cpu", "objective.stretching.share=nan", "share is nan; give a number"),
+        ("ajepa-small-cpu", "data.segment_seconds=x", "data.segment_seconds is x; give a number or null"),
+        ("ajepa-small-cpu", "data.skip_broken=3", "data.skip_broken is 3; give true or false"),
+        ("ajepa-small-cpu", "run.precision=half", "run.precision is half; choose 32-true or bf16-mixed"),
+        ("ajepa-small-cpu", "encoder.patch=[1,2,3]", "encoder.patch is [1, 2, 3]; give a list of 2 values"),
+        ("ajepa-small-cpu", "objective.masking=3", "is 3; it has keys of its own, such as objective.masking"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_to_write(recipe: str, override: str, message: str) -> None:
+    """In one line, with the whole key; the beginning of a key's name does not stand for it."""
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        load_recipe(recipe, [override])

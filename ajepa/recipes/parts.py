@@ -9,6 +9,7 @@ from typing import Literal
 from ajepa.schedules import warmup_cosine, warmup_decay
 
 LONGEST_CROP = 3600.0  # seconds
+SHORTEST_SEGMENT = 0.1  # seconds
 
 
 def _at_least(part: str, settings: object, **bounds: float) -> None:
@@ -28,8 +29,8 @@ class DataConfig:
             tar shards, or the http(s) address of one.
         crop_seconds: length of a crop; shorter files are repeated.
         segment_seconds: an epoch has a crop for each of so many seconds of a file, rounded, and at least one
-            a file: long recordings are heard in proportion to their length. None: those of a crop. 0: each
-            file is one crop an epoch, whatever its length, as in runs of version 0.3.
+            a file: long recordings are heard in proportion to their length. None: those of a crop, at least
+            0.1. 0: each file is one crop an epoch, whatever its length, as in runs of version 0.3.
         gain_db: level jitter in dB, uniform within ± this value.
         workers: loader processes; 0 decodes in the training process.
         cache_megabytes: decoded audio that each loader process keeps in memory, so that a small set is
@@ -55,11 +56,17 @@ class DataConfig:
         if not self.crop_seconds <= LONGEST_CROP:
             raise ValueError(f"data.crop_seconds is {self.crop_seconds}, must be at most {LONGEST_CROP:g}")
         _at_least("data", self, crop_seconds=1e-3, gain_db=0, workers=0, cache_megabytes=0)
-        if self.segment_seconds and not 0.1 <= self.segment_seconds < math.inf:
+        if self.segment_seconds and not SHORTEST_SEGMENT <= self.segment_seconds < math.inf:
             raise ValueError(
-                f"data.segment_seconds is {self.segment_seconds}, must be at least 0.1; 0 for one crop a file"
+                f"data.segment_seconds is {self.segment_seconds}, must be at least {SHORTEST_SEGMENT:g}; "
+                "0 for one crop a file"
             )
         _at_least("data", self, shard_window=1, shard_cache_megabytes=1)
+
+    @property
+    def usual_segment(self) -> float:
+        """`segment_seconds` where they are None."""
+        return max(self.crop_seconds, SHORTEST_SEGMENT)
 
 
 @dataclass(frozen=True)

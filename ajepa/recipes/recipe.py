@@ -110,7 +110,7 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
             options.append(f"--optim.{epochs}=null")
     system = _chosen_system(_read_yaml(path), options)
     try:
-        return _build(system, lambda parser: parser.parse_args([f"--recipe={path}", *options]))
+        return _build(system, lambda parser: parser.parse_args([f"--recipe={path}", *options]), options)
     except RecipeError as error:
         if options:  # the wrong one may be among them, and the message has the key
             raise
@@ -198,7 +198,7 @@ def _parser(objective: Any) -> Any:
     # Imported here: recipes built in Python need no command-line library.
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(prog="ajepa pretrain RECIPE", exit_on_error=False)
+    parser = ArgumentParser(prog="ajepa pretrain RECIPE", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--recipe", action="config")
     # The parser knows only one system's keys, so that an error does not list those of all systems.
     parser.add_class_arguments(Recipe, skip={"objective"})
@@ -206,7 +206,7 @@ def _parser(objective: Any) -> Any:
     return parser
 
 
-def _build(system: str, parse: Callable[[Any], Any]) -> Recipe:
+def _build(system: str, parse: Callable[[Any], Any], options: Sequence[str] = ()) -> Recipe:
     from jsonargparse import ArgumentError
 
     try:
@@ -219,4 +219,5 @@ def _build(system: str, parse: Callable[[Any], Any]) -> Recipe:
         return Recipe(**{key: value for key, value in vars(config).items() if key != "recipe"})
     except (ArgumentError, TypeError, ValueError) as error:
         known = leaves(Recipe().as_dict() | {"objective": asdict(objective())})
-        raise RecipeError(explained(str(error), list(known))) from error
+        given = [option.partition("=")[0].removeprefix("--") for option in options]
+        raise RecipeError(explained(str(error), list(known), given, system)) from error

@@ -57,11 +57,11 @@ def prepare(recipe: Recipe) -> tuple[TrainingSet, Recipe, dict[str, Any]]:
         _check_apart(out, data.source)
     segment = data.segment_seconds
     if segment is None:
-        segment = data.crop_seconds if held is None else held
+        segment = data.usual_segment if held is None else held
     found = _planned(recipe, clips, segment)
     # Before processes start; checked again when the folder is claimed.
     if checkpoint_of(*found[1:]) is None and data.segment_seconds is None and begins_again(out):
-        found = _planned(recipe, clips, data.crop_seconds)
+        found = _planned(recipe, clips, data.usual_segment)
     try:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):

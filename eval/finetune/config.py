@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from ajepa.errors import AjepaError
+from ajepa.recipes.keys import explained
 from ajepa.suggest import did_you_mean
 
 
@@ -235,13 +236,13 @@ def config_for(
                 f"{setting!r} is not a setting{did_you_mean(key, defaults)}; give KEY=VALUE with a key of "
                 f"{', '.join(defaults)}"
             )
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(FinetuneConfig)
     parser.set_defaults(defaults)
     try:
         config = FinetuneConfig(**vars(parser.parse_args([f"--{setting}" for setting in settings])))
     except (ArgumentError, ValueError) as error:
-        raise FinetuneConfigError(" ".join(str(error).split())) from error
+        raise FinetuneConfigError(explained(str(error), list(defaults))) from error
     if multilabel and config.loss == "cross-entropy":
         raise FinetuneConfigError(f"loss is cross-entropy, but clips of {task} have several labels; use bce")
     return config
