@@ -21,10 +21,11 @@ class AjepaError(Exception):
 
     def __str__(self) -> str:
         text = super().__str__()
-        return _shown(text) if self.one_line else text
+        return shown(text) if self.one_line else text
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """A text of any origin as one line for a terminal; see `AjepaError`."""
     if not text.isprintable():
         text = "".join(_visible(character) for character in text)
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"

@@ -47,6 +47,17 @@ def check_place(path: Path, option: str) -> None:
         )
 
 
+def check_folder(path: Path, option: str) -> None:
+    """Check that files can be written into the folder `path`, which need not exist yet.
+
+    Raises:
+        PlaceError: it is a file, or its place is not writable.
+    """
+    folder = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise PlaceError(f"{option} {path}: cannot be written to; name a folder that can")
+
+
 def check_utf8(path: str | Path, option: str) -> None:
     """Check a name that recipes, Parquet or TensorBoard will have to hold.
 

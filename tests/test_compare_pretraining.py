@@ -209,8 +209,10 @@ def test_intervals_hold_the_spread_over_seeds() -> None:
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"seeds": [0]}, "model a needs a recipe"),
-        ({"recipe": "ajepa-small-cpu", "seeds": []}, "model a needs a recipe, and seeds"),
+        ({"seeds": [0]}, "model a: recipe is None; name a recipe"),
+        ({"recipe": 3}, "model a: recipe is 3; name a recipe"),
+        ({"recipe": "ajepa-small-cpu", "seeds": []}, r"model a: seeds is \[\]; give different"),
+        ({"recipe": "ajepa-small-cpu", "seeds": [0, 0]}, r"model a: seeds is \[0, 0\]; give different"),
         (
             {"recipe": "ajepa-small-cpu", "seed": 1},
             "model a: seed; it takes encoder, recipe, seeds, set, weights",

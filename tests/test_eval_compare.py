@@ -202,6 +202,25 @@ def test_files_that_cannot_be_used(content: str, words: str, tmp_path: Path) -> 
         Comparison.read(tmp_path / "absent.yaml")
 
 
+def test_a_file_where_a_folder_belongs_is_said_first(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").touch()
+    for option in ("--out", "--runs", "--cache"):
+        command = [
+            "compare",
+            str(file),
+            "--out",
+            str(tmp_path / "out"),
+            option,
+            str(tmp_path / "taken" / "in"),
+        ]
+        assert main(command) == 2
+        assert (
+            f"{option} {tmp_path / 'taken' / 'in'}: cannot be written to; name a" in capsys.readouterr().err
+        )
+
+
 @pytest.mark.slow
 def test_protocols_with_names_and_options(file: Path, tmp_path: Path) -> None:
     """Fine-tuning and layers among the probes; a protocol is the baseline, of each model on its own."""

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ajepa import AjepaError, load_model, load_recipe, read_embeddings
+from ajepa.cli import main
 from ajepa.data import open_clips
 from ajepa.data.tables import TaskError, locate, read_table
 from ajepa.data.tars import index_tars
@@ -40,6 +41,21 @@ def test_a_message_is_one_line_that_can_be_shown() -> None:
     shown = str(AjepaError("caf\udce9\x1b[2J.wav:\n a\u202etab\t é"))
     assert shown == "caf\\udce9\\x1b[2J.wav:  a\\u202etab  é"
     assert len(str(AjepaError("x" * 10**6))) < 5_000
+
+
+def test_names_are_shown_as_they_are(audio_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In tables too: neither the terminal's commands nor the markup of the tables' library."""
+    name = "b\x1b[31m [bold].wav"
+    for path in audio_folder.glob("0[3-9].wav"):
+        path.unlink()
+    (audio_folder / name).write_bytes((audio_folder / "00.wav").read_bytes())
+    for command in (
+        ["audit", str(audio_folder), "--model", "none"],
+        ["similar", str(audio_folder / "00.wav"), "--among", str(audio_folder)],
+    ):
+        assert main(command) == 0
+        printed = capsys.readouterr().out
+        assert "b\\x1b[31m [bold].wav" in printed and "\x1b" not in printed
 
 
 # -- YAML --

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import device, tasks
+from .tables import console, new_table, shown
 from .usage import UsageError
 
 if TYPE_CHECKING:
@@ -129,20 +130,13 @@ def _clips(options: argparse.Namespace) -> list[AuditClip]:
 
 
 def _print(found: Audit) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     from ajepa.audit.clips import KINDS
 
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=10_000)  # a line for each finding
+    screen, table = console(), new_table()
     hours = found.seconds / 3600
     if not found.findings:
-        console.print(f"{len(found.clips):,} clips, {hours:.2f} h: nothing found")
+        screen.print(f"{len(found.clips):,} clips, {hours:.2f} h: nothing found")
         return
-    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("", justify="right")
     table.add_column("")
     table.add_column("clip", overflow="fold")
@@ -153,14 +147,14 @@ def _print(found: Audit) -> None:
         for place, one in enumerate(ours[:SHOWN]):
             other = "" if one.other is None else f" = {found.clips[one.other].path}"
             head = (f"{len(ours):,}", title) if place == 0 else ("", "")
-            table.add_row(*head, _name(found.clips[one.clip]), f"{one.note}{other}")
+            table.add_row(*head, shown(_name(found.clips[one.clip])), shown(f"{one.note}{other}"))
         if len(ours) > SHOWN:
             table.add_row("", "", f"and {len(ours) - SHOWN:,} more", "")
         if leaks:
             table.add_row("", "", "", f"{leaks:,} of them are copies across splits: leaks", style="bold")
-    console.print(table)
+    screen.print(table)
     places = {one.clip for one in found.findings}
-    console.print(f"{len(found.clips):,} clips, {hours:.2f} h: findings about {len(places):,} of them")
+    screen.print(f"{len(found.clips):,} clips, {hours:.2f} h: findings about {len(places):,} of them")
 
 
 def _name(clip: AuditClip) -> str:

@@ -64,8 +64,12 @@ def run_compare(options: argparse.Namespace) -> int:
 
     from ajepa.eval.compare.run import Comparison, compare
     from ajepa.eval.results.table import robustness_table, table
+    from ajepa.files import check_folder
 
     comparison = Comparison.read(options.file)
+    for name in ("out", "runs", "cache", "submitit"):
+        if (folder := getattr(options, name)) is not None:
+            check_folder(folder, f"--{name}")
     if not options.submitit:  # otherwise the jobs' machines need it, not this one
         check_device(options.device)
     engine, several = _engine(options), (options.jobs or 1) > 1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import device
+from .tables import console, new_table, shown
 from .usage import UsageError
 
 if TYPE_CHECKING:
@@ -134,15 +135,8 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _print(answer: Similar) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=10_000)  # a line for each match
+    table = new_table()
     windows = any(match.query_end != answer.matches[0].query_end for match in answer.matches)
-    table = Table(box=box.SIMPLE_HEAD)
     for name in ("", "score", "from", "to", *(["like FILE from", "to"] if windows else [])):
         table.add_column(name, justify="right")
     table.add_column("clip", overflow="fold")
@@ -151,8 +145,8 @@ def _print(answer: Similar) -> None:
         if windows:
             times += [match.query_start, match.query_end]
         cells = [str(place), f"{match.score:.3f}", *(f"{time:.2f}" for time in times)]
-        table.add_row(*cells, match.path, style="bold" if match.score > 0.9 else "")
-    console.print(table)
+        table.add_row(*cells, shown(match.path), style="bold" if match.score > 0.9 else "")
+    console().print(table)
 
 
 def _write_page(options: argparse.Namespace, answer: Similar, count: int) -> None:

@@ -17,7 +17,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ajepa.errors import AjepaError
+from ajepa.errors import AjepaError, shown
 from ajepa.files import in_place_of
 
 from .files import Prediction
@@ -57,7 +57,7 @@ def open_table(out: Path | None, about: dict[str, Any]) -> Iterator[Write]:
         about: kept in the metadata of Parquet, under the key `ajepa`.
     """
     if out is None:
-        yield _csv(sys.stdout)
+        yield _csv(sys.stdout, shown if sys.stdout.isatty() else str)
         return
     kind = out.suffix.lower()
     with in_place_of(out) as partial:
@@ -80,10 +80,10 @@ def _rows(row: Prediction) -> list[tuple[str, float, float, str | None, float | 
     return [(*where, label, round(value, DIGITS)) for label, value in row.labels] or [(*where, None, None)]
 
 
-def _csv(file: IO[str]) -> Write:
+def _csv(file: IO[str], name: Callable[[str], str] = str) -> Write:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
-    return lambda row: writer.writerows(_rows(row))
+    return lambda row: writer.writerows(_rows(row._replace(path=name(row.path))))
 
 
 def _object(row: Prediction) -> str:

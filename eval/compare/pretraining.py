@@ -109,8 +109,14 @@ class Pretraining:
             )
         seeds = given.get("seeds", [0])
         seeds = seeds if isinstance(seeds, list) else [seeds]
-        if "recipe" not in given or not seeds or any(type(seed) is not int for seed in seeds):
-            raise PretrainingError(f"model {name} needs a recipe, and seeds that are numbers, such as [0, 1]")
+        if not isinstance(given.get("recipe"), str):
+            raise PretrainingError(
+                f"model {name}: recipe is {given.get('recipe')!r}; name a recipe or its file"
+            )
+        if not seeds or any(type(seed) is not int for seed in seeds) or len(set(seeds)) < len(seeds):
+            raise PretrainingError(
+                f"model {name}: seeds is {given['seeds']!r}; give different whole numbers, such as [0, 1]"
+            )
         if given.get("weights", "trained") not in {"trained", "random"}:
             raise PretrainingError(f"model {name}: weights is {given['weights']!r}; choose trained or random")
         own = given.get("set", {})
