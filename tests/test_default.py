@@ -54,7 +54,7 @@ def test_its_card_is_its_own() -> None:
     card = (bundled().parent / "README.md").read_text()
     model = ajepa.load_model()
     assert fingerprint(model) in card
-    assert f"{model.clip_size} for a whole clip" in card
+    assert f"{model.clip_size:,} for a whole clip" in card
     ours = [
         record
         for record in read_records(RECORDS)

@@ -19,9 +19,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     clear = cache.add_parser("clear", help="remove what is kept")
     clear.add_argument("kind", nargs="*", metavar="KIND", help="embeddings, shards or s3prl; default: all")
     clear.add_argument(
-        "--older-than", type=float, default=0.0, metavar="DAYS", help="only what nobody has used for so long"
+        "--older-than", type=float, default=0.0, metavar="DAYS", help="only what was not used for DAYS days"
     )
-    limit = cache.add_parser("limit", help="how much embeddings may fill; the longest unused make room")
+    limit = cache.add_parser(
+        "limit", help="how much disk space embeddings may take; those longest unused are removed first"
+    )
     limit.add_argument("gigabytes", type=float, metavar="GIGABYTES")
     for name, parser in cache.choices.items():
         parser.set_defaults(run=run_cache, action=name)

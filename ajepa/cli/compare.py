@@ -53,7 +53,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="of the jobs: timeout_min, cpus_per_task, gpus_per_node, mem_gb, or SLURM's such as partition",
+        help="settings of the jobs: timeout_min, cpus_per_task, gpus_per_node, mem_gb, or SLURM's own, "
+        "such as partition",
     )
     compare.set_defaults(run=run_compare)
 

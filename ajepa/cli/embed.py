@@ -58,7 +58,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--hop", type=float, default=0.0, metavar="S", help="seconds between windows; default: the window"
     )
     embed.add_argument(
-        "--pooling", choices=["mean", "mean+std"], help="over time, for clip and layers; default: the model's"
+        "--pooling",
+        choices=["mean", "mean+std"],
+        help="statistics over time, for clip and layers; default: the model's",
     )
     embed.add_argument(
         "--layers",
@@ -66,7 +68,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="which blocks clip, frames and patches join, such as 2+4+6, or last; default: the model's",
     )
     embed.add_argument(
-        "--numbers", choices=["float32", "float16"], default="float32", help="type of the stored values"
+        "--numbers",
+        choices=["float32", "float16"],
+        default="float32",
+        help="type of the stored values; default: float32",
     )
     device.add(embed)
     embed.add_argument(
@@ -80,7 +85,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--precision",
         choices=["float32", "bf16"],
         default="float32",
-        help="bf16 is about 3 times as fast if the processor multiplies in bfloat16; cosine above 0.999",
+        help="bf16 is faster if the processor multiplies in bfloat16: 1.6 times with the default encoder, 3 "
+        "times with a ViT-B; cosine above 0.999; default: float32",
     )
     embed.add_argument("--batch", type=int, default=8, help="clips embedded at once; default: 8")
     embed.add_argument("--workers", type=int, default=2, help="threads that decode ahead; default: 2")

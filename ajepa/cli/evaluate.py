@@ -108,7 +108,12 @@ def _clips(parser: argparse.ArgumentParser) -> None:
     )
     tasks.add(task)
     _baseline(parser)
-    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the models")
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bf16"],
+        default="float32",
+        help="in which models compute; default: float32",
+    )
     parser.add_argument(
         "--out", type=Path, help="folder for results; the same command continues from it; default: none"
     )
@@ -175,7 +180,8 @@ def _cache(parser: argparse.ArgumentParser) -> None:
 def _recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
-        help="audioset-2m, audioset-20k, esc50, speech_commands, voxceleb1 or generic; default: the task's",
+        help="audioset-2m, audioset-20k, esc50, speech_commands, voxceleb1 or generic, or Audio-MAE's: "
+        "audio-mae-esc50 and so on; default: the task's",
     )
 
 
@@ -213,8 +219,15 @@ def _verify(parser: argparse.ArgumentParser) -> None:
         default="last",
         help="last, a number from 1, or several joined such as 2+4+6; default: last",
     )
-    parser.add_argument("--pool", choices=["concat", "mean"], default="concat", help="of frequency patches")
-    parser.add_argument("--time", choices=["mean", "mean+std"], default="mean", help="over time")
+    parser.add_argument(
+        "--pool",
+        choices=["concat", "mean"],
+        default="concat",
+        help="frequency patches side by side, or averaged; default: concat",
+    )
+    parser.add_argument(
+        "--time", choices=["mean", "mean+std"], default="mean", help="over time; default: mean"
+    )
     parser.add_argument(
         "--center",
         choices=["no", "yes"],
@@ -222,7 +235,12 @@ def _verify(parser: argparse.ArgumentParser) -> None:
         help="subtract the mean over all utterances of the trials first; default: no",
     )
     _baseline(parser)
-    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the models")
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bf16"],
+        default="float32",
+        help="in which models compute; default: float32",
+    )
     parser.add_argument("--out", type=Path, help="folder for results; default: none")
     _cache(parser)
 
@@ -233,7 +251,12 @@ def _events(parser: argparse.ArgumentParser) -> None:
         default="last",
         help="last, a number from 1, or several joined such as 2+4+6; default: last",
     )
-    parser.add_argument("--pool", choices=["concat", "mean"], default="concat", help="of frequency patches")
+    parser.add_argument(
+        "--pool",
+        choices=["concat", "mean"],
+        default="concat",
+        help="frequency patches side by side, or averaged; default: concat",
+    )
     parser.add_argument(
         "--collar",
         type=float,

@@ -34,10 +34,17 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="NAME",
         help="which of its encoders: target or context; default: the one that its recipe names",
     )
-    export.add_argument("--heads", type=int, help="of an official encoder; default: width / 64")
-    export.add_argument("--sample-rate", type=int, help="of an Audio-JEPA file, Hz; default: 32000")
     export.add_argument(
-        "--dtype", choices=["float32", "float16"], default="float32", help="of stored weights"
+        "--heads", type=int, help="attention heads of an official encoder; default: width / 64"
+    )
+    export.add_argument(
+        "--sample-rate", type=int, help="sample rate of an Audio-JEPA file, Hz; default: 32000"
+    )
+    export.add_argument(
+        "--dtype",
+        choices=["float32", "float16"],
+        default="float32",
+        help="type of the stored weights; default: float32",
     )
     export.add_argument(
         "--pooling",
@@ -62,7 +69,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     export.add_argument(
         "--push", metavar="OWNER/NAME", help="put it on the Hub (HF_TOKEN or `hf auth login`)"
     )
-    export.add_argument("--private", action="store_true", help="of a repository that --push makes")
+    export.add_argument("--private", action="store_true", help="make the repository of --push private")
     export.set_defaults(run=run_export)
 
 

@@ -16,7 +16,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     disable = harness.add_parser("disable", help="remove the hook")
     disable.add_argument("name", nargs="?", choices=["hear", "s3prl", "xares"])
     harness.add_parser("status", help="what is enabled and installed")
-    once = harness.add_parser("run", help="run one stock module with its cures, without the hook")
+    once = harness.add_parser("run", help="run one stock module with its repairs, without the hook")
     once.add_argument("module", help="such as heareval.embeddings.runner")
     once.add_argument("arguments", nargs=argparse.REMAINDER, help="its own arguments")
     for name, parser in harness.choices.items():

@@ -6,9 +6,9 @@ import argparse
 
 EXAMPLES = """\
 examples:
-  ajepa pretrain ajepa-small-cpu --data.source my_audio --run.out runs/first              two CPU cores
+  ajepa pretrain ajepa-small-cpu --data.source my_audio --run.out runs/first       an hour on a CPU core
   ajepa pretrain ajepa-plus-vit-b-as2m --data.source shards --run.out runs/field \\
-      --skip-broken data.workers=8 optim.steps=20000 optim.decay_steps=2000 optim.accumulate=2    one GPU
+      --skip-broken data.workers=8 optim.steps=20000 optim.decay_steps=2000 optim.accumulate=2    for a GPU
 An epoch hears hours, not files: a long recording is drawn from in proportion to its length
 (data.segment_seconds). docs/one_gpu.md goes through 300 hours on one GPU: shards, workers, batch, steps,
 what to watch, and when to stop.

@@ -93,7 +93,7 @@ def status(*, site_dir: Path | None = None) -> list[str]:
         requirements = [*bridge.toolkit, *bridge.extra_requirements()]
         lines += [f"  {_state(requirement)}" for requirement in requirements]
         lines += [
-            f"  {'cure for' if cure.needed() else 'no cure needed here for'} {module}: it {cure.breaks}"
+            f"  {'repair of' if cure.needed() else 'no repair needed here of'} {module}: it {cure.breaks}"
             for module, cures in [
                 *bridge.cures.items(),
                 (f"{', '.join(bridge.packages)}.*", bridge.everywhere),

@@ -66,8 +66,9 @@ def load_model(
         seed: of the random weights.
         heads: attention heads of an official encoder, which its file does not say; width / 64 by default.
         sample_rate: of an Audio-JEPA file's front end, Hz, which it does not say; 32,000 by default.
-        precision: of the blocks' matrix products. "bf16" is about 3 times as fast on CPUs that multiply in
-            bfloat16, and changes embeddings in their third digit (docs/performance.md).
+        precision: of the blocks' matrix products. "bf16" is faster on CPUs that multiply in bfloat16 (1.6
+            times with the default encoder, 3 times with a ViT-B), and changes embeddings in their third digit
+            (docs/performance.md).
         pooling: of `Embedding.clip` over time, "mean" or "mean+std"; None for that of an exported file, else
             "mean".
         layers: which layers `Embedding.frames` and `clip` join: "last" (the normed output), or blocks from 1

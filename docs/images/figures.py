@@ -195,20 +195,19 @@ def patches() -> None:
 
 
 def intervals() -> None:
-    """The scores of the bundled encoder, its twin and log-mel statistics, with their intervals."""
-    files = ("real_sets_2026-11-22.json", "default_2026-11-22.json")
-    records = [record for name in files for record in json.loads((RECORDS / name).read_text())]
+    """The scores of the bundled encoder, its twins and log-mel statistics, with their intervals."""
+    records = json.loads((RECORDS / "default_2026-11-30.json").read_text())
     models = {
         "log-mel statistics": ("log-mel statistics", "#8a949c"),
-        "random twin, 4 x 64": ("its random twin", "#4b6a88"),
-        "ajepa-plus (the default)": ("the bundled encoder", TARGET),
+        "random twin": ("random weights", "#4b6a88"),
+        "the default": ("the bundled encoder", TARGET),
     }
     tasks = {"esc10": "ESC-10", "words": "12 words", "speakers": "37 speakers"}
     figure, panels = plt.subplots(1, 2, figsize=(9.5, 2.9), sharey=True, facecolor="white")
     for axes, protocol, title in zip(
         panels,
-        ("linear", "linear, mean+std"),
-        ("mean over time", "mean and deviation over time"),
+        ("linear, own output", "linear, own output, mean+std"),
+        ("mean over time", "mean and standard deviation over time"),
         strict=True,
     ):
         found = {(r["model"], r["task"]): r for r in records if r["protocol"] == protocol}
