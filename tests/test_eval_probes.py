@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from torch import Tensor
 from ajepa.eval.probe.logistic import fit_logistic
 from ajepa.eval.probe.probes import PROBES, class_weights, knn, linear, standardised
 from ajepa.eval.probe.selection import describe, run_probe
-from ajepa.eval.results.scores import Scored, bootstrap, interval, mean_average_precision, two_sided
+from ajepa.eval.results.record import Record
+from ajepa.eval.results.result import Result, compare_with
+from ajepa.eval.results.scores import Scored, bootstrap, interval, mean_average_precision, summary, two_sided
 from ajepa.eval.tasks import Clip, Task
 
 
@@ -233,19 +236,26 @@ def scored_clips(hits: np.ndarray, groups: list[str]) -> Scored:
     return Scored("test", scores_MC, torch.ones(len(hits), dtype=torch.long), tuple(groups))
 
 
+def span(draws_S: Tensor) -> tuple[float, float]:
+    """The interval of draws that there are."""
+    found = interval(draws_S)
+    assert found is not None
+    return found
+
+
 def test_intervals_are_those_of_the_binomial_and_widen_with_groups() -> None:
     rng = np.random.default_rng(0)
     hits = rng.random(400) < 0.7
     alone = bootstrap([scored_clips(hits, [""] * 400)])
-    low, high = interval(alone)
+    low, high = span(alone)
     rate = hits.mean()
     expected = 1.96 * np.sqrt(rate * (1 - rate) / 400)
     assert rate - low == pytest.approx(expected, rel=0.1)
     assert high - rate == pytest.approx(expected, rel=0.1)
     # Each group of four stands or falls together: a quarter of the clips' information.
     together = np.repeat(rng.random(100) < 0.7, 4)
-    grouped = interval(bootstrap([scored_clips(together, [str(i // 4) for i in range(400)])]))
-    apart = interval(bootstrap([scored_clips(together, [""] * 400)]))
+    grouped = span(bootstrap([scored_clips(together, [str(i // 4) for i in range(400)])]))
+    apart = span(bootstrap([scored_clips(together, [""] * 400)]))
     assert grouped[1] - grouped[0] == pytest.approx(2 * (apart[1] - apart[0]), rel=0.1)
 
 
@@ -255,9 +265,52 @@ def test_differences_are_paired() -> None:
     better = hits.copy()
     better[np.flatnonzero(~hits)[:12]] = True
     draws = [bootstrap([scored_clips(h, [""] * 300)]) for h in (hits, better)]
-    low, high = interval(draws[1] - draws[0])
+    low, high = span(draws[1] - draws[0])
     assert 0 < low < 12 / 300 < high
     assert two_sided(draws[1] - draws[0]) < 0.01
     assert two_sided(draws[0] - draws[0]) == 1.0
-    unpaired = interval(draws[1])
+    unpaired = span(draws[1])
     assert high - low < (unpaired[1] - unpaired[0]) / 2
+
+
+def test_splits_of_one_group_are_drawn_themselves() -> None:
+    """A recording a fold is usual. Within it nothing can be drawn: an interval of width 0 would be a lie."""
+    rng = np.random.default_rng(2)
+    rates = (0.2, 0.5, 0.6, 0.9)
+    folds = [
+        replace(scored_clips(rng.random(100) < rate, ["one"] * 100), split=str(number))
+        for number, rate in enumerate(rates)
+    ]
+    fields, draws_S = summary([folds])
+    low, high = fields["interval"]
+    assert low < fields["score"] - 0.1 and high > fields["score"] + 0.1
+    assert float(draws_S.std()) == pytest.approx(np.std(rates) / 2, rel=0.15), "of the mean of four"
+    assert "over test splits, and groups" in fields["interval_method"]
+    assert len(draws_S) == 10_000
+    alone, none_S = summary([folds[:1]])
+    assert alone["interval"] is None and len(none_S) == 0
+    assert alone["interval_method"] == "none: all test clips are of one group"
+    few, _ = summary([[replace(folds[0], groups=("a", "b") * 50)]])
+    assert "(2 in the smallest: too few" in few["interval_method"]
+
+
+def test_what_cannot_be_subtracted_is_not_compared() -> None:
+    def result(protocol: str, metric: str, draws_S: Tensor) -> Result:
+        record = Record("m", "m", "t", protocol, protocol, metric, 0.5)
+        return Result(record, draws_S)
+
+    draws_S = torch.rand(1_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    given = [
+        result("linear", "accuracy", draws_S),
+        result("knn", "accuracy", draws_S),
+        result("hear", "accuracy", draws_S),
+        result("verify", "EER", draws_S),
+        result("events", "accuracy", draws_S[:10]),
+    ]
+    _, knn_result, hear, *others = compare_with(given, "linear", by="protocol")
+    assert knn_result.record.baseline is not None and hear.record.baseline is not None
+    assert knn_result.record.baseline.interval == (0, 0), "paired"
+    low, high = hear.record.baseline.interval
+    assert low < -0.5 and high > 0.5, "a toolkit's order of clips is its own"
+    assert hear.record.baseline.method == "each protocol's own draws"
+    assert all(other.record.baseline is None for other in others)

@@ -116,7 +116,9 @@ def test_recordings_are_drawn() -> None:
     assert torch.equal(draws_S, bootstrap([(counts_R3, clips)]))
     assert set(draws_S.tolist()) > {0.0, 0.5, 1.0} and 0.4 < float(draws_S.mean()) < 0.65
     together = [clip._replace(group="site") for clip in clips]
-    assert set(bootstrap([(counts_R3, together)]).tolist()) == {0.5}
+    assert len(bootstrap([(counts_R3, together)])) == 0, "one group says nothing about another"
+    folds_S = bootstrap([(counts_R3[:1], clips[:1]), (counts_R3[1:2], clips[1:2])])
+    assert set(folds_S.tolist()) == {0.0, 0.5, 1.0}, "of folds of one recording the folds are drawn"
 
 
 @pytest.fixture

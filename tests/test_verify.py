@@ -14,7 +14,7 @@ from sklearn.metrics import roc_curve
 from ajepa.cli import main
 from ajepa.data.tables import TaskError
 from ajepa.eval.compare.run import Comparison, compare
-from ajepa.eval.protocols.verify import bootstrap, detection_cost, equal_error_rate, read_trials
+from ajepa.eval.protocols.verify import Verify, bootstrap, detection_cost, equal_error_rate, read_trials
 
 
 @pytest.fixture
@@ -65,6 +65,21 @@ def test_resampled_speakers_count_as_often_as_they_are_drawn(generator: torch.Ge
     draws_S = bootstrap(cosine_N, same_N, speaker_N)
     assert torch.equal(draws_S, bootstrap(cosine_N, same_N, speaker_N))
     assert draws_S.min() < float(equal_error_rate(cosine_N, same_N)) < draws_S.max()
+
+
+def test_too_few_speakers_have_no_interval(generator: torch.Generator) -> None:
+    """A third of the resamples lack the only speaker with trials of one voice: they have no rate."""
+    speaker_N = torch.arange(40) // 10
+    same_N = (speaker_N == 0) & (torch.arange(40) % 2 == 0)
+    assert len(bootstrap(torch.randn(40, generator=generator), same_N, speaker_N)) == 0
+    rare_N = (torch.arange(200) // 10 < 4) & (torch.arange(200) % 2 == 0)  # 4 of 20 speakers: 1 % lack them
+    draws_S = bootstrap(torch.randn(200, generator=generator), rare_N, torch.arange(200) // 10)
+    assert 950 <= len(draws_S) < 1_000 and draws_S.max() < 1
+
+
+def test_yaml_says_yes_as_a_truth_value() -> None:
+    assert Verify(center=True).center == Verify(center="yes").center == "yes"
+    assert Verify(center=False).center == "no"
 
 
 def test_the_command(trials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

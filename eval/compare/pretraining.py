@@ -264,7 +264,7 @@ def _join(members: Sequence[Result], runs: Sequence[Run]) -> Result:
         model=runs[0].model,
         source=runs[0].options[0],  # the recipe; the runs' folders are named below
         score=mean(scores),
-        interval=interval(draws_S) if len(draws_S) else None,
+        interval=interval(draws_S),
         answers=tuple(file for record in records for file in record.answers),
         features=tuple(file for record in records for file in record.features),
         folds={split: mean([record.folds[split] for record in records]) for split in first.folds},

@@ -26,7 +26,7 @@ from ajepa.eval.probe.frames import embed_recordings, with_timed_frames
 from ajepa.eval.results.provenance import about_task, provenance
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
-from ajepa.eval.results.scores import deviation, interval, mean
+from ajepa.eval.results.scores import deviation, interval, mean, mean_of_splits, resampling
 from ajepa.eval.tasks import Clip
 from ajepa.eval.toolkits.commands import versions
 from ajepa.model.embedding import parse_layers
@@ -91,6 +91,10 @@ class Events(Protocol):
         probe = EventProbe(task, recordings, frames, self.collar)
         fitted = [probe.run(one) for one in task.rounds()]
         draws_S = bootstrap([(one.scores.onset_R3, [clips[row] for row in one.rows]) for one in fitted])
+        how = resampling(
+            [len({_unit(clips[row]) for row in one.rows}) for one in fitted],
+            "groups of recordings" if _grouped(clips) else "recordings",
+        )
         folds = {one.test: _f(part.scores.onset_R3) for one, part in zip(task.rounds(), fitted, strict=True)}
         hits, true, found = torch.cat([one.scores.onset_R3 for one in fitted]).sum(0).tolist()
         by_class_C3 = torch.stack([one.scores.by_class_C3 for one in fitted]).sum(0).tolist()
@@ -104,8 +108,7 @@ class Events(Protocol):
             metric="onset F",
             score=mean(list(folds.values())),
             interval=interval(draws_S),
-            interval_method=f"95 %, bootstrap of {DRAWS:,} draws over "
-            f"{'groups of recordings' if _grouped(clips) else 'recordings'} within each test split",
+            interval_method=f"95 %, bootstrap of {DRAWS:,} draws over {how}" if len(draws_S) else how,
             spread=deviation(list(folds.values())),
             folds=folds,
             chosen=tuple(one.chosen for one in fitted),
@@ -145,17 +148,18 @@ def bootstrap(splits: Sequence[tuple[Tensor, Sequence[Clip]]], seed: int = 0) ->
         splits: for each test split the counts [R, 3] of its recordings, and the recordings.
     """
     generator = torch.Generator().manual_seed(seed)
-    total_S = torch.zeros(DRAWS, dtype=torch.float64)
+    drawn, groups = [], []
     for counts_R3, clips in splits:
-        names = [clip.group or clip.name for clip in clips]
+        names = [_unit(clip) for clip in clips]
         number = {name: index for index, name in enumerate(dict.fromkeys(names))}
         group_R = torch.tensor([number[name] for name in names])
         counts_G3 = torch.zeros(len(number), 3, dtype=torch.float64).index_add_(0, group_R, counts_R3)
         drawn_SG = torch.randint(len(number), (DRAWS, len(number)), generator=generator)
         hits_S, true_S, found_S = counts_G3[drawn_SG].sum(1).unbind(1)
         events_S = true_S + found_S
-        total_S += torch.where(events_S > 0, 2 * hits_S / events_S.clamp_min(1), torch.ones_like(events_S))
-    return total_S / len(splits)
+        drawn.append(torch.where(events_S > 0, 2 * hits_S / events_S.clamp_min(1), torch.ones_like(events_S)))
+        groups.append(len(number))
+    return mean_of_splits(torch.stack(drawn), groups, generator)
 
 
 def _f(counts_R3: Tensor) -> float:
@@ -164,7 +168,12 @@ def _f(counts_R3: Tensor) -> float:
 
 def _grouped(clips: Sequence[Clip]) -> bool:
     """Whether some group has several recordings."""
-    return len({clip.group or clip.name for clip in clips}) < len(clips)
+    return len({_unit(clip) for clip in clips}) < len(clips)
+
+
+def _unit(clip: Clip) -> str:
+    """What is drawn: its group, or the recording itself."""
+    return clip.group or clip.name
 
 
 def _versions() -> dict[str, Any]:

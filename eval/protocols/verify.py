@@ -32,6 +32,7 @@ from ajepa.model.embedding import LAST, parse_layers
 from .base import Bench, Protocol, ProtocolError, TaskEntry
 
 DRAWS, DRAWS_A_PASS = 1_000, 25
+MOST_LEFT_OUT = 0.05  # of the draws
 TARGET_PRIOR = 0.05  # of the detection cost, as in the VoxCeleb speaker recognition challenges
 
 
@@ -103,12 +104,14 @@ class Verify(Protocol):
     layer: str = "last"
     pool: str = "concat"
     time: str = "mean"
-    center: str = "no"
+    center: bool | str = "no"
 
     reads: ClassVar[str] = "verify"
     example: ClassVar[str] = "{verify: voxceleb1/veri_test.txt}"
 
     def __post_init__(self) -> None:
+        if isinstance(self.center, bool):  # YAML's no and yes
+            object.__setattr__(self, "center", "yes" if self.center else "no")
         super().__post_init__()
         for name, known in (("pool", POOLS), ("time", TIMES), ("center", ("no", "yes"))):
             if getattr(self, name) not in known:
@@ -162,7 +165,9 @@ class Verify(Protocol):
             metric="EER",
             score=float(equal_error_rate(cosine_N, trials.same_N)),
             interval=interval(draws_S),
-            interval_method=f"95 %, bootstrap of {DRAWS:,} draws over {speakers} first speakers",
+            interval_method=f"95 %, bootstrap of {len(draws_S):,} draws over {speakers} first speakers"
+            if len(draws_S)
+            else f"none: {speakers} first speakers, too few of whom have trials of both kinds",
             layer=self.layer,
             seconds=time.perf_counter() - started,
             weights=embedded.weights,
@@ -227,12 +232,19 @@ def detection_cost(cosine_N: Tensor, same_N: Tensor, prior: float = TARGET_PRIOR
 
 
 def bootstrap(cosine_N: Tensor, same_N: Tensor, speaker_N: Tensor, seed: int = 0) -> Tensor:
-    """Equal error rates in resamples of the speakers of first utterances [S]; models share the draws."""
+    """Equal error rates in resamples of the speakers of first utterances [S]; models share the draws.
+
+    Resamples without a trial of one kind have no such rate and are left out. Where more than a few are
+    (`MOST_LEFT_OUT`), so would be the speakers that decide it: then there are no draws.
+    """
     speakers, generator = int(speaker_N.max()) + 1, torch.Generator().manual_seed(seed)
     drawn = []
     for _ in range(DRAWS // DRAWS_A_PASS):
         chosen_SG = torch.randint(speakers, (DRAWS_A_PASS, speakers), generator=generator)
         times_SG = torch.zeros(DRAWS_A_PASS, speakers)
         times_SG.scatter_add_(1, chosen_SG, torch.ones_like(times_SG))
-        drawn.append(equal_error_rate(cosine_N, same_N, times_SG[:, speaker_N]))
-    return torch.cat(drawn)
+        weight_SN = times_SG[:, speaker_N]
+        both_S = ((weight_SN * same_N).sum(1) > 0) & ((weight_SN * ~same_N).sum(1) > 0)
+        drawn.append(equal_error_rate(cosine_N, same_N, weight_SN)[both_S])
+    drawn_S = torch.cat(drawn)
+    return drawn_S if len(drawn_S) >= (1 - MOST_LEFT_OUT) * DRAWS else drawn_S[:0]

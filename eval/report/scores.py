@@ -100,7 +100,8 @@ def _best(found: Sequence[Found], answers: dict[int, Answers]) -> set[int]:
 def _above(found: Sequence[Found], answers: dict[int, Answers], first: int, other: int) -> bool:
     one, two = answers.get(first), answers.get(other)
     if one and two and not one.multilabel and one.clips == two.clips:
-        return interval(accuracy_draws(one) - accuracy_draws(two))[0] > 0
+        span = interval(accuracy_draws(one) - accuracy_draws(two))
+        return span is not None and span[0] > 0
     ours, theirs = (found[place].record.interval for place in (first, other))
     return ours is not None and theirs is not None and ours[0] > theirs[1]
 

@@ -1,8 +1,9 @@
 """Scores with intervals: accuracy and mean average precision, and the bootstrap of both.
 
 Clips of one group (a recording's parts, a speaker's utterances) are not independent. The bootstrap therefore
-draws groups, if the task has them, within each test split. Draws depend on the task alone: the draws of two
-models are paired, and so their difference has an interval too.
+draws groups, if the task has them, within each test split. Where a split is one group, it would always be
+itself: then the splits are drawn too. Draws depend on the task alone: the draws of two models are paired, and
+so their difference has an interval too.
 
 Shape suffixes: M clips of a split, C classes, G groups, S draws.
 """
@@ -20,6 +21,7 @@ from torch import Tensor
 ACCURACY_DRAWS, PRECISION_DRAWS = 10_000, 1_000
 DRAWS_A_PASS = 500
 LEVEL = 0.95
+FEW_GROUPS = 5  # fewer vary too little for an interval that holds
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class Scored:
         number = {name: index for index, name in enumerate(dict.fromkeys(names))}
         return torch.tensor([number[name] for name in names])
 
+    def count_groups(self) -> int:
+        """How many groups, and clips of no group, there are to draw."""
+        return int(self.group_numbers().max()) + 1
+
 
 def score(scores_MC: Tensor, target: Tensor) -> Tensor:
     """Accuracy if `target` is class numbers, mean average precision if it is 0 and 1."""
@@ -77,15 +83,47 @@ def mean_average_precision(scores_MC: Tensor, target_MC: Tensor, weight_SM: Tens
     return total_S / present_S.clamp_min(1)
 
 
+def mean_of_splits(drawn_KS: Tensor, groups: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Resampled scores of K test splits, averaged over the splits: [S], or [0] without anything to resample.
+
+    Args:
+        groups: how many each split has.
+    """
+    splits, draws = drawn_KS.shape
+    if min(groups) > 1:
+        return drawn_KS.mean(0)
+    if splits == 1:
+        return drawn_KS.new_empty(0)
+    chosen_KS = torch.randint(splits, (splits, draws), generator=generator)
+    return drawn_KS.gather(0, chosen_KS).mean(0)
+
+
+def resampling(groups: Sequence[int], units: str) -> str:
+    """What was drawn, for a record: `units`, or also test splits.
+
+    Args:
+        groups: how many each test split has.
+    """
+    if max(groups) == 1 and len(groups) == 1:
+        return "none: all test clips are of one group"
+    few = f" ({min(groups)} in the smallest: too few for an interval that holds)"
+    if min(groups) > 1:
+        return f"{units} within each test split{few if min(groups) < FEW_GROUPS else ''}"
+    return f"test splits, and {units} within each, since a split has one group alone"
+
+
 def bootstrap(splits: Sequence[Scored], seed: int = 0) -> Tensor:
-    """Scores of a task, averaged over its test splits, in resamples of their groups [S], float64."""
+    """Scores of a task, averaged over its test splits, in resamples of their groups [S], float64.
+
+    Empty where the only test split is one group.
+    """
     several = splits[0].target.ndim == 2
     draws = PRECISION_DRAWS if several else ACCURACY_DRAWS
     generator = torch.Generator().manual_seed(seed)
-    result_S = torch.zeros(draws, dtype=torch.float64)
-    for split in splits:
+    drawn_KS = torch.zeros(len(splits), draws, dtype=torch.float64)
+    counts = [split.count_groups() for split in splits]
+    for split, result_S, groups in zip(splits, drawn_KS, counts, strict=True):
         group_M = split.group_numbers()
-        groups = int(group_M.max()) + 1
         hits_M = (split.scores_MC.argmax(1) == split.target).double() if not several else None
         for first in range(0, draws, DRAWS_A_PASS):
             drawn_SG = torch.randint(groups, (DRAWS_A_PASS, groups), generator=generator)
@@ -97,8 +135,8 @@ def bootstrap(splits: Sequence[Scored], seed: int = 0) -> Tensor:
                 hits_G = times_SG.new_zeros(groups).index_add_(0, group_M, hits_M)
                 clips_G = torch.bincount(group_M, minlength=groups).double()
                 part_S = (times_SG @ hits_G) / (times_SG @ clips_G)
-            result_S[first : first + DRAWS_A_PASS] += part_S / len(splits)
-    return result_S
+            result_S[first : first + DRAWS_A_PASS] = part_S
+    return mean_of_splits(drawn_KS, counts, generator)
 
 
 def summary(runs: Sequence[Sequence[Scored]], method: str = "") -> tuple[dict[str, Any], Tensor]:
@@ -112,12 +150,15 @@ def summary(runs: Sequence[Sequence[Scored]], method: str = "") -> tuple[dict[st
     by_seed = tuple(mean([split.score for split in splits]) for splits in runs)
     draws_S = torch.stack([bootstrap(splits) for splits in runs]).mean(0)
     grouped = any(any(split.groups) for split in runs[0])
+    units = "groups of clips of one source" if grouped else "clips"
+    how = resampling([split.count_groups() for split in runs[0]], units)
     fields = {
         "score": mean(by_seed),
         "interval": interval(draws_S),
-        "interval_method": f"95 %, bootstrap of {len(draws_S):,} draws over "
-        f"{'groups of clips of one source' if grouped else 'clips'} within each test split{method}"
-        + (f", the mean of {len(runs)} seeds" if len(runs) > 1 else ""),
+        "interval_method": f"95 %, bootstrap of {len(draws_S):,} draws over {how}{method}"
+        + (f", the mean of {len(runs)} seeds" if len(runs) > 1 else "")
+        if len(draws_S)
+        else how,
         "spread": deviation(by_seed),
         "by_seed": by_seed,
         "folds": {parts[0].split: mean([part.score for part in parts]) for parts in zip(*runs, strict=True)},
@@ -135,8 +176,10 @@ def deviation(scores: Sequence[float]) -> float | None:
     return stdev(scores) if len(scores) > 1 else None
 
 
-def interval(draws_S: Tensor) -> tuple[float, float]:
-    """The central 95 % of the draws."""
+def interval(draws_S: Tensor) -> tuple[float, float] | None:
+    """The central 95 % of the draws; None without draws."""
+    if not len(draws_S):
+        return None
     tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=draws_S.dtype)
     low, high = draws_S.quantile(tails).tolist()
     return low, high
