@@ -7,6 +7,7 @@ used last; shards up to `data.shard_cache_megabytes`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -112,6 +113,15 @@ def set_limit(folder: Path, gigabytes: float) -> None:
     if not 0 <= gigabytes < float("inf"):
         raise CacheError(f"the limit is {gigabytes} GB; give a number from 0")
     files.write_json(folder / LIMIT, {"gigabytes": gigabytes})
+
+
+def used(path: Path) -> None:
+    """Note that a file was used, so that others go first. Raises FileNotFoundError if it is gone."""
+    try:
+        os.utime(path)
+    except OSError as error:  # of a cache that another user shares, which may be read and not changed
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
 
 
 def make_room(folder: Path, suffix: str) -> None:

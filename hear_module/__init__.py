@@ -91,4 +91,4 @@ def patch_centre_ms(encoder: AudioEncoder) -> float:
     """Centre of the first time patch: frames start every hop and last one window."""
     config = encoder.features.config
     frames = encoder.encoder.config.patch[0]
-    return 1000 * ((frames - 1) / 2 * config.hop_seconds + config.window_seconds / 2)
+    return 1000 * ((frames - 1) / 2 * config.step_seconds + config.frame_seconds / 2)

@@ -144,6 +144,16 @@ def test_parts_of_files_are_measured_alone(tmp_path: Path) -> None:
     assert whole.level**2 * 4 == pytest.approx(sum(one.level**2 * one.seconds for one in measured))
 
 
+def test_a_label_may_end_beyond_its_file_by_rounding(tmp_path: Path) -> None:
+    path = tmp_path / "day.wav"
+    soundfile.write(path, sound(0, 3.0), RATE)
+    rounded, beyond = (measure(AuditClip("day", str(path), 1.0, seconds)) for seconds in (2.03, 2.5))
+    assert rounded.failure == "" and rounded.seconds == 2.0
+    assert beyond.failure == "ends at 3.00 s, its label at 3.50 s; correct the label"
+    (finding,) = signal_findings(0, beyond)
+    assert finding.kind == "truncated"
+
+
 def changed(folder: Path, name: str, samples: np.ndarray, **how: str) -> None:
     soundfile.write(folder / name, samples, RATE, **how)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -330,3 +331,16 @@ def test_clearing_leaves_what_is_fetched_now(tmp_path: Path) -> None:
     with caches.FileLock(tmp_path / "bb.lock"), caches.FileLock(tmp_path / "cc.lock"):
         assert [entry.path.name for entry in caches.clear(tmp_path)] == ["aa.tar"]
     assert {entry.path.name for entry in caches.clear(tmp_path)} == {"bb.fetched.part", "cc.reserved"}
+
+
+def test_a_cache_of_somebody_else_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files may be read and not touched."""
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr("ajepa.caches.os.utime", refuse)
+    caches.used(tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError):
+        caches.used(tmp_path / "gone")

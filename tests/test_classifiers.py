@@ -144,6 +144,8 @@ def test_a_fine_tuned_network_keeps_its_logits(norm: str, source: str, table: Pa
     padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
     with torch.no_grad():
         logits = classifier(padded, [len(wave) for wave in waves])
+    with pytest.raises(ValueError, match="must be 12 numbers from 1 to"):
+        classifier(padded, [padded.shape[1] + 1] * 12)
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
     assert classifier.longest_seconds == 1.6 and not classifier.training
     assert kept[0].held_out is not None and kept[0].held_out.split == "valid"

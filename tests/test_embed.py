@@ -24,6 +24,11 @@ from ajepa.data.encode import Packing
 from ajepa.data.pack import write_shards
 from ajepa.embed import job as jobs
 from ajepa.embed import read_embeddings
+from ajepa.embed.inputs import Inputs
+from ajepa.embed.job import Job, run
+from ajepa.embed.options import EmbedError, Wanted
+from ajepa.embed.output import finish, job_folder, merged_blocks
+from ajepa.embed.table import describe
 from ajepa.features import LogMelConfig
 from ajepa.model import AudioEncoder
 from ajepa.model.stream import Statistics, encode_stream
@@ -238,6 +243,36 @@ def test_a_job_that_did_nothing_gives_way(model: str, audio_folder: Path, tmp_pa
         assert arrays["clip"].shape == (12, 512)
 
 
+def test_a_job_that_is_at_work_does_not_give_way(model: str, audio_folder: Path, tmp_path: Path) -> None:
+    """Else its rows would stand in for those of the other options."""
+    out, encoder = tmp_path / "out", ajepa.load_model(model)
+    inputs = Inputs([str(audio_folder)])
+    first = Job(out, inputs, describe(encoder, Wanted()))
+    with first.claimed(0) as mine:
+        assert mine
+        with pytest.raises(EmbedError, match=r"another process is at work there with other values of window"):
+            Job(out, inputs, describe(encoder, Wanted(window=0.5)))
+    second = Job(out, inputs, describe(encoder, Wanted(window=0.5)))  # between two blocks of the first
+    with pytest.raises(EmbedError, match="another process began here with other options"):
+        run(first, encoder, Wanted())
+    assert second.left() == len(second) == 12
+    run(second, encoder, Wanted(window=0.5))
+    assert read_embeddings(out).about["window"] == 0.5
+
+
+def test_the_process_that_comes_last_finds_the_file_finished(
+    model: str, audio_folder: Path, tmp_path: Path
+) -> None:
+    encoder, inputs = ajepa.load_model(model), Inputs([str(audio_folder)])
+    for out in (tmp_path / "e.npz", tmp_path / "e.parquet"):
+        both = [
+            Job(job_folder(out), inputs, describe(encoder, Wanted()), merged_blocks(out)) for _ in range(2)
+        ]
+        run(both[0], encoder, Wanted())
+        assert [finish(job, out) for job in both] == [True, True]
+        assert job_folder(out).exists() == (out.suffix == ".parquet")
+
+
 def test_segments_manifests_and_shards(model: str, audio_folder: Path, tmp_path: Path) -> None:
     table = audio_folder / "segments.csv"
     table.write_text("path,start,end,what\n00.wav,0.1,0.3,a\n01.wav,,,b\n00.wav,0.2,,c\n")
@@ -273,6 +308,12 @@ def test_broken_files_are_listed(
     assert [Path(row["path"]).name for row in rows] == ["03.wav", "04.wav"]
     assert all(row["path"] in row["reason"] for row in rows)
     assert len(read_embeddings(out)) == 10
+    (audio_folder / "03.wav").write_bytes((audio_folder / "05.wav").read_bytes())
+    (audio_folder / "04.wav").write_bytes(cut)
+    (out / "part-000000.parquet").unlink()
+    assert embed(model, audio_folder, "--out", out, "--skip-broken") == 0
+    assert not list(out.glob("broken-*")), "they have been repaired"
+    assert "could not be used" not in capsys.readouterr().out
 
 
 def test_a_long_file_that_breaks_off_has_no_row(

@@ -6,16 +6,17 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ajepa.cli import main
 from ajepa.eval import hear
 from ajepa.eval.finetune.foreign import ForeignClassifier
 from ajepa.eval.finetune.run import finetune_model
 from ajepa.eval.models.foreign import HearEncoder, PythonEncoder, XaresFile
-from ajepa.eval.models.frames import frames_at
+from ajepa.eval.models.frames import FrameModel, Frames, frames_at
 from ajepa.eval.models.open import open_frames, open_model
 from ajepa.eval.models.text import SourceError, absolute, default_name
 from ajepa.eval.probe.embeddings import embed_task
@@ -426,3 +427,34 @@ def test_a_hear_module_of_others() -> None:
     assert scene.shape == (2, 1, 1, 1, 2048) and frames.shape == (2, 21, 1, 2048)
     assert encoder.hop_seconds == pytest.approx(0.05)
     torch.testing.assert_close(alone, scene[1:], atol=1e-4, rtol=1e-3)
+
+
+class Dropping(FrameModel):
+    """An encoder that draws from torch's and numpy's global generators in training, as many do."""
+
+    trainable = True
+    sample_rate, hop_seconds = 16_000, 0.01
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(160, 8), nn.Dropout(0.5))
+
+    def frames(self, waveform_BS: Tensor, lengths: list[int], all_layers: bool) -> Frames:
+        frames_BTD = self.layer(waveform_BS[:, : waveform_BS.shape[1] // 160 * 160].unflatten(1, (-1, 160)))
+        kept_BTD = frames_BTD * (np.random.random() if self.training else 1.0)  # noqa: NPY002
+        steps = torch.full((len(lengths),), kept_BTD.shape[1])
+        return Frames((kept_BTD[:, :, None],), steps)
+
+
+def test_what_an_encoder_draws_is_decided_by_the_seed() -> None:
+    torch.manual_seed(0)
+    network = ForeignClassifier(Dropping(), 3, replace(QUICK, head_std=1.0)).train()
+    waveform_BS, lengths_B = torch.randn(2, 1_600), torch.tensor([1_600, 1_600])
+
+    def logits(seed: int) -> Tensor:
+        return network(waveform_BS, lengths_B, torch.Generator().manual_seed(seed))
+
+    before = torch.random.get_rng_state(), str(np.random.get_state())  # noqa: NPY002
+    assert torch.equal(logits(1), logits(1)) and not torch.equal(logits(1), logits(2))
+    assert torch.equal(before[0], torch.random.get_rng_state())
+    assert before[1] == str(np.random.get_state())  # noqa: NPY002

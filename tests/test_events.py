@@ -98,6 +98,12 @@ def test_probabilities_between_frames() -> None:
     np.testing.assert_allclose(chance_KC[:, 0], 1 / (1 + np.exp(2 - 4 * times)), rtol=1e-5)
 
 
+def test_the_grid_reaches_the_end() -> None:
+    """0.35 / 0.05 is 6.999..., and is seven."""
+    for seconds, times in ((0.35, 7), (1.15, 23), (4.35, 87), (0.36, 7), (0.02, 1)):
+        assert len(probabilities(torch.zeros(100, 1), seconds, 0.025, 0.05)) == times
+
+
 def test_what_does_best_is_chosen() -> None:
     truths = [[Event(0, 0.5, 1.0)], [Event(0, 0.2, 0.6)], []]
     chances = [np.full((40, 1), 0.1) for _ in truths]

@@ -291,6 +291,10 @@ def test_the_card(encoder_file: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     example = text.split("```python\n")[1].split("```")[0]
     assert 'load_model("first")' in example
 
+    seeds = record("first", "", 0.8) | {"weights": None, "pretraining": [{"seed": 0, "weights": ours}]}
+    for content in (record("first", ours, 0.8), [seeds]):  # one, as --json writes it; a mean over seeds
+        records.write_text(json.dumps(content))
+        assert main(command) == 0
     records.write_text(json.dumps([record("log-mel", "other", 0.775)]))
     assert main(command) == 2
     assert f"no score of these weights ({ours})" in capsys.readouterr().err

@@ -64,6 +64,13 @@ def test_a_saved_one_through_the_command(saved: Path, tmp_path: Path) -> None:
     assert read_records(record)[0].details["embeddings_cached"]
 
 
+def test_its_clips_are_audited(saved: Path, tmp_path: Path) -> None:
+    out = tmp_path / "audit.csv"
+    command = ["audit", "--task", "hf", "--data", str(saved), "--model", "none", "--out", str(out)]
+    assert main(command) == 0
+    assert "unreadable" not in out.read_text()
+
+
 def test_audio_is_read_out_of_its_file(saved: Path, tmp_path: Path) -> None:
     task = open_task("hf", saved)
     assert task.classes == ("high", "low")

@@ -227,3 +227,16 @@ def test_what_is_no_tensor_is_named(waveform: Any) -> None:
         TypeError, match=r"waveform is of type (ndarray|list); give a tensor: torch\.as_tensor"
     ):
         ajepa.load_model("ajepa-small-cpu")(waveform)
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050, 11_025])
+def test_steps_are_as_far_apart_as_it_says(rate: int) -> None:
+    """Also where a hop of 10 ms is no whole number of samples: 220.5 become 220."""
+    encoder = EncoderConfig(width=32, depth=1, heads=2, patch=(4, 64))
+    model = AudioEncoder(LogMelConfig(sample_rate=rate), encoder, chunk_seconds=1.28)
+    samples = 60 * rate
+    with torch.no_grad():
+        steps = model(0.1 * torch.randn(1, samples)).patches.shape[1]
+    assert model.hop_seconds == 4 * model.features.config.hop / rate
+    assert abs(steps * model.hop_seconds - 60) <= 1.01 * model.hop_seconds
+    assert (rate == 16_000) == (model.hop_seconds == 0.04)

@@ -137,3 +137,11 @@ def test_a_wrong_value_is_named_with_what_to_write(recipe: str, override: str, m
     """In one line, with the whole key; the beginning of a key's name does not stand for it."""
     with pytest.raises(RecipeError, match=re.escape(message)):
         load_recipe(recipe, [override])
+
+
+def test_epochs_that_are_shorter_than_the_fall_are_refused() -> None:
+    """The rate would be falling from the start."""
+    optim = OptimConfig(epochs=1, decay_steps=5_000, batch_size=10)
+    with pytest.raises(ValueError, match=r"optim.decay_steps is 5000, must be at most optim.steps 1000"):
+        optim.in_steps(10_000)
+    assert OptimConfig(epochs=1.1, batch_size=10).in_steps(100).steps == 11, "and not a hair's breadth more"

@@ -18,9 +18,11 @@ from torch import Tensor
 
 import ajepa
 from ajepa.cli import main
+from ajepa.embed.inputs import Inputs
 from ajepa.pages.rows import Clip, Row, Section, write_page
 from ajepa.recipes import Recipe, dump_recipe
 from ajepa.search import cosine
+from ajepa.search.among import _digest
 from ajepa.search.cosine import PLAIN, Space, nearest, neighbours
 
 RATE = 16_000
@@ -199,6 +201,32 @@ def test_stored_embeddings(
     assert main(["embed", str(sounds), "--model", model, "--out", str(frames), "--what", "frames"]) == 0
     assert similar(model, sounds / "05.wav", "--among", frames) == 2
     assert "holds frames; search needs one vector a clip" in capsys.readouterr().err
+
+
+def test_embeddings_in_bfloat16_are_searched(model: str, sounds: Path, tmp_path: Path) -> None:
+    (sounds / "broken.wav").unlink()
+    stored = tmp_path / "stored.parquet"
+    line = ["embed", str(sounds), "--model", model, "--out", str(stored), "--precision", "bf16"]
+    assert main(line) == 0
+    assert similar(model, sounds / "05.wav", "--among", stored) == 0
+
+
+def test_shards_of_other_audio_are_embedded_again(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their clips have no dates, and in every project they may be called the same."""
+    keys = []
+    for place, pitch in (("one", 300), ("two", 500)):
+        folder = tmp_path / place
+        (folder / "audio").mkdir(parents=True)
+        for number in range(3):
+            wave = np.sin(2 * np.pi * (pitch + number) * np.arange(16_000) / 16_000)
+            soundfile.write(folder / "audio" / f"{number}.wav", 0.3 * wave, 16_000)
+        monkeypatch.chdir(folder)
+        assert main(["data", "shard", "audio", "shards", "--format", "wav"]) == 0
+        keys.append(_digest(Inputs(["shards"]), {}))
+        assert keys[-1] == _digest(Inputs(["shards"]), {})
+    assert keys[0] != keys[1]
 
 
 def test_windows_of_long_files(model: str, tmp_path: Path, sounds: Path) -> None:

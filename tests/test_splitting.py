@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ajepa.data.labelled import Labelled, check_no_overlap
 from ajepa.data.splitting import split_file
 from ajepa.eval.tasks import TaskError, open_task
 from ajepa.eval.tasks.task import Task
@@ -79,7 +80,7 @@ def test_several_labels_a_clip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
-        ({"groups": 4}, {"group": "site"}, "4 groups of clips are too few for --split auto"),
+        ({"groups": 4}, {"group": "site"}, "4 groups of clips are too few to split by --split auto"),
         ({"clips": 13, "labels": 3}, {}, "the label 'kind .' has 4 clips"),
     ],
 )
@@ -89,3 +90,32 @@ def test_too_few_clips_are_named(
     with pytest.raises(TaskError, match=message):
         open_task("table", write_table(tmp_path, **shape), split="auto", **options)
     assert not list(tmp_path.glob("*-split.csv"))
+
+
+def test_a_split_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    for name in ("low", "high"):
+        (tmp_path / "sounds" / name).mkdir(parents=True)
+        (tmp_path / "sounds" / name / "a.wav").write_bytes(b"")
+    with pytest.raises(TaskError, match=r"--split my-splitt.csv: no such file; give auto, or a file"):
+        open_task("folder", tmp_path / "sounds", split="my-splitt.csv")
+
+
+def test_too_few_groups_to_hold_out_are_said_to_be_that(tmp_path: Path) -> None:
+    """A table that has splits is not told to add a column of splits."""
+    table = write_table(tmp_path, clips=12, groups=3)
+    lines = table.read_text().splitlines()
+    rows = [f"{line},{'test' if place % 4 == 0 else 'train'}" for place, line in enumerate(lines[1:])]
+    table.write_text("\n".join([f"{lines[0]},split", *rows]))
+    with pytest.raises(TaskError, match=r"too few to hold out training clips .* or mark some as valid"):
+        open_task("table", table, split="split", group="site")
+
+
+def test_segments_that_touch_do_not_overlap() -> None:
+    """2.40 + (7.13 - 2.40) is more than 7.13 by one rounding."""
+    clips = [
+        Labelled(Path("a.wav"), "a.wav", ("x",), split, "", start, end - start)
+        for start, end, split in ((2.40, 7.13, "train"), (7.13, 8.13, "test"))
+    ]
+    check_no_overlap(clips, Path("table.csv"))
+    with pytest.raises(TaskError, match="is in test and in train"):
+        check_no_overlap([clips[0], clips[1]._replace(start=7.12)], Path("table.csv"))

@@ -54,7 +54,10 @@ class Finding(NamedTuple):
 # In the order in which they are reported: title and explanation.
 KINDS = {
     "unreadable": ("Unreadable", "They cannot be decoded."),
-    "truncated": ("Truncated", "They end before their header says, or are damaged on the way."),
+    "truncated": (
+        "Truncated",
+        "They end before their header or label says, or are damaged on the way.",
+    ),
     "silent": ("Silent", "Nothing is above -60 dB of full scale."),
     "mostly silent": ("Mostly silent", "At least half of the samples are digital silence."),
     "short": ("Very short", "Shorter than a tenth of a second."),

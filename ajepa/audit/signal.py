@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from ajepa.audio import AudioError, resample
 from ajepa.audio.file import REMOVE, inspect_file
+from ajepa.audio.source import AudioBytes
+from ajepa.data.labelled import BEYOND_SECONDS
 
 from .clips import AuditClip, Finding
 
@@ -58,6 +61,8 @@ class Measured(NamedTuple):
 
 def measure(clip: AuditClip) -> Measured:
     """Decode a clip and measure it, in constant memory. Threads may call this."""
+    if isinstance(clip.audio, AudioBytes):
+        clip = clip._replace(audio=replace(clip.audio))  # an object of its own, since it keeps what it reads
     try:
         return _measured(clip)
     except AudioError as error:
@@ -105,9 +110,18 @@ def _measured(clip: AuditClip) -> Measured:
 
 
 def _blocks(clip: AuditClip, rate: int) -> Iterator[np.ndarray]:
-    first = round(clip.start * rate)
-    stop = None if clip.seconds is None else first + max(1, round(clip.seconds * rate))
-    return inspect_file(clip.audio).blocks(first, stop)
+    file, first = inspect_file(clip.audio), round(clip.start * rate)
+    if clip.seconds is None:
+        return file.blocks(first)
+    stop = first + max(1, round(clip.seconds * rate))
+    if file.samples is not None and stop > file.samples:
+        if stop > file.samples + BEYOND_SECONDS * rate:
+            raise AudioError.of(
+                clip.audio,
+                f"ends at {file.samples / rate:.2f} s, its label at {stop / rate:.2f} s; correct the label",
+            )
+        stop = file.samples  # as an evaluation reads it: editors round
+    return file.blocks(first, stop)
 
 
 def _cut(counts: np.ndarray, peak: int) -> int:
@@ -120,7 +134,7 @@ def _cut(counts: np.ndarray, peak: int) -> int:
 def signal_findings(number: int, clip: Measured) -> Iterator[Finding]:
     """What is wrong with a clip by itself."""
     if clip.failure:
-        truncated = "truncated" in clip.failure
+        truncated = "truncated" in clip.failure or "its label" in clip.failure
         yield Finding("truncated" if truncated else "unreadable", number, 1.0, clip.failure)
         return
     if clip.peak < QUIET:

@@ -43,7 +43,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="audio files, folders, manifests and tables of segments, folders of tar shards",
     )
     audit.add_argument("--task", help="a labelled task instead of audio, as in `ajepa evaluate`; with --data")
-    audit.add_argument("--data", type=Path, help="the task's data")
+    audit.add_argument("--data", help="the task's data")
     tasks.add(audit.add_argument_group("options of the task"))
     audit.add_argument(
         "--model",
@@ -117,8 +117,8 @@ def _clips(options: argparse.Namespace) -> list[AuditClip]:
     task = open_task(options.task, options.data, **given)
     return [
         AuditClip(
-            str(clip.path),
-            str(clip.path),
+            str(clip.path) if clip.inside is None else clip.name,
+            str(clip.path) if clip.inside is None else clip.inside,
             clip.start,
             clip.seconds,
             "" if task.multilabel else clip.labels[0],

@@ -100,7 +100,10 @@ def run_similar(options: argparse.Namespace) -> None:
     wanted = Wanted(window=options.window, hop=options.hop)
     if about:
         wanted = Wanted(window=about["window"], hop=about["hop"])
-    stored = {"pooling": about["pooling"], "layers": about.get("joined", "last")} if about else {}
+    stored: dict[str, Any] = {}
+    if about:  # as they were made
+        stored = {"pooling": about["pooling"], "layers": about.get("joined", "last")}
+        stored["precision"] = about.get("precision", "float32")
     model = load_model(options.model, device=options.device, **stored)
     rows = query_rows(model, options.file, wanted, options.start, options.seconds)
     if about:

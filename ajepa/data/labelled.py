@@ -21,6 +21,9 @@ from .tables import (
 
 LABEL_COLUMNS = ("label", "labels")
 START_COLUMNS, END_COLUMNS, DURATION_COLUMNS = ("start", "onset"), ("end", "offset"), ("duration",)
+# What a label may lie beyond the end of its file: editors round, and decoders drop a codec's padding.
+BEYOND_SECONDS = 0.1
+ROUNDING = 1e-6  # seconds; start + (end - start) may be a hair more than end
 AUTO = "auto"  # in the place of a column of splits: there is none
 SPLIT_NAMES = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid"}
 SPLIT_NAMES |= {"dev": "valid", "test": "test", "testing": "test", "eval": "test"}
@@ -280,7 +283,8 @@ def check_no_overlap(clips: Sequence[Labelled], source: Path) -> None:
     for found in spans.values():
         latest: dict[str, float] = {}  # end of what has begun so far, by split
         for start, end, split, name in sorted(found):
-            if other := next((one for one, until in latest.items() if one != split and until > start), None):
+            begun = (one for one, until in latest.items() if one != split and until > start + ROUNDING)
+            if other := next(begun, None):
                 raise TaskError(
                     f"{source}: {name} from {start:g} s on is in {split} and in {other}; keep each second of "
                     "a recording in one split"

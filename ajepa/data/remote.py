@@ -7,7 +7,6 @@ that another one removes (`_OpenShard`).
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,8 @@ from threading import Thread
 from urllib.parse import quote, urljoin, urlsplit
 
 from filelock import FileLock, Timeout
+
+from ajepa import caches
 
 from .clips import Clips, DataError
 from .download import DownloadError, fetch
@@ -142,7 +143,7 @@ class ShardCache:
                     with self._lock("room"):  # another process may be counting the files
                         fetched.replace(path)
                         reserved.unlink()
-                os.utime(path)
+                caches.used(path)
         except DownloadError as error:
             raise DataError(str(error)) from error
         except OSError as error:

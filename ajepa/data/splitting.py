@@ -27,10 +27,16 @@ def with_splits(
     """Clips that have no splits with splits, and a note that says which.
 
     Args:
-        split: a file that `auto_split` wrote; anything else makes a split.
+        split: a file that `auto_split` wrote; None or "auto" makes a split.
+
+    Raises:
+        TaskError: there is no such file, it is of other clips, or the clips are too few to split.
     """
-    if split is not None and Path(split).is_file():
-        return given_split(Path(split), clips), f"split by {Path(split).name}"
+    if split not in (None, AUTO):
+        path = Path(str(split))
+        if not path.is_file():
+            raise TaskError(f"{source}: --split {split}: no such file; give {AUTO}, or a file that it wrote")
+        return given_split(path, clips), f"split by {path.name}"
     split_clips = auto_split(source, clips, stratified=stratified, path_column=path_column)
     return split_clips, f"split by ajepa, as {split_file(source).name} lists"
 
@@ -65,7 +71,8 @@ def hold_out(source: Path, clips: Sequence[Labelled], *, stratified: bool) -> li
     """The clips with one in five of the training clips in the split "valid", drawn as in `auto_split`."""
     places = [place for place, clip in enumerate(clips) if clip.split == "train"]
     places.sort(key=lambda place: _key(clips[place]))
-    parts = _parts(source, [clips[place] for place in places], stratified, least=1)
+    training = [clips[place] for place in places]
+    parts = _parts(source, training, stratified, least=1, purpose="hold out training clips for validation")
     held = {place for place, part in zip(places, parts, strict=True) if part == 0}
     return [clip._replace(split="valid") if n in held else clip for n, clip in enumerate(clips)]
 
@@ -99,24 +106,34 @@ def _key(clip: Labelled) -> tuple[str, float, float]:
     return clip.name, clip.start, clip.seconds or 0.0
 
 
-def _parts(source: Path, clips: Sequence[Labelled], stratified: bool, least: int) -> np.ndarray:
-    """The part of each clip, from 0 to PARTS - 1; a label needs `least` clips."""
+def _parts(
+    source: Path,
+    clips: Sequence[Labelled],
+    stratified: bool,
+    least: int,
+    purpose: str = f"split by --split {AUTO}",
+) -> np.ndarray:
+    """The part of each clip, from 0 to PARTS - 1; a label needs `least` clips.
+
+    Args:
+        purpose: what they are for, in messages.
+    """
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
     # A clip without a group is its own group.
     groups = [clip.group or f"clip {place}" for place, clip in enumerate(clips)]
     if (count := len(set(groups))) < PARTS:
         raise TaskError(
-            f"{source}: {count} groups of clips are too few for --split {AUTO}, which makes {PARTS} parts; "
-            "add clips or a column of splits"
+            f"{source}: {count} groups of clips are too few to {purpose}, which takes {PARTS} parts; "
+            f"add clips, or mark {'the splits in a column' if AUTO in purpose else 'some as valid'}"
         )
     labels = [clip.labels[0] if clip.labels else "" for clip in clips] if stratified else None
     if labels is not None and (counts := Counter(filter(None, labels))):
         rarest, size = counts.most_common()[-1]
         if size < least:
             raise TaskError(
-                f"{source}: the label {rarest!r} has {size} clips; --split {AUTO} needs "
-                f"{least} of each label: leave it out, or add a column of splits"
+                f"{source}: the label {rarest!r} has {size} clips; to {purpose} "
+                f"takes {least} of each label: leave it out, or add a column of splits"
             )
         if max(counts.values()) < PARTS:  # too few to spread
             labels = None

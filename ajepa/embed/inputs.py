@@ -79,6 +79,12 @@ class Inputs:
         name = clip.audio if isinstance(clip.audio, str) else f"{source.rstrip('/')}/{clip.name}"
         return Item(name, clip)
 
+    def tars(self) -> Iterator[str]:
+        """A hash of the content of each set of tar shards, whose clips have no date of their own."""
+        for _, clips in self._parts:
+            if clips is not None and len(clips) and isinstance(clips.clip(0).audio, AudioBytes):
+                yield str(clips.fingerprint()["sha256"])
+
     def say_left_out(self) -> None:
         """Print what the folders hold besides audio, if anything."""
         for source, clips in self._parts:

@@ -32,7 +32,7 @@ from ajepa.audio import AudioError
 from ajepa.data.threads import ahead, in_order
 from ajepa.model import AudioEncoder
 
-from .compute import embed
+from .compute import Row, embed
 from .inputs import Inputs, Item
 from .options import EmbedError, Wanted
 from .pieces import Decoded, Piece, decode
@@ -84,6 +84,11 @@ class Job:
             if held.get(name) != value
         ]
         if changed and not (self.merged or any(self.folder.glob("part-*.parquet"))):
+            if self._at_work():
+                raise EmbedError(
+                    f"{self.folder}: another process is at work there with other values of "
+                    f"{', '.join(changed)}; wait for it, or choose another --out"
+                )
             for plan in self.folder.glob("plan-*.parquet"):
                 plan.unlink()
             files.write_json(path, self.about)  # nothing was done there: this job takes its place
@@ -92,6 +97,26 @@ class Job:
                 f"{self.folder}: holds a job with other values of {', '.join(changed)}; "
                 f"ask for the same, choose another --out, or remove {self.folder}"
             )
+
+    def _at_work(self) -> bool:
+        """Whether some process holds a block."""
+        for claim in self.folder.glob(".claim-*"):
+            try:
+                with FileLock(claim, timeout=0):
+                    continue
+            except Timeout:
+                return True
+        return False
+
+    def keep(self, block: int, rows: list[Row], checksums: list[str]) -> None:
+        """Write a block's rows. Raises EmbedError if the folder was given to another job meanwhile."""
+        with FileLock(self.folder / ".lock"):
+            held = json.loads((self.folder / JOB).read_text(encoding="utf-8"))
+            if any(held.get(name) != value for name, value in json.loads(json.dumps(self.about)).items()):
+                raise EmbedError(
+                    f"{self.folder}: another process began here with other options; choose another --out"
+                )
+            write_part(self.part(block), rows, checksums, self.about)
 
     def _planned(self) -> tuple[pa.Array, pa.Array, int]:
         """Where the planned clips are in the inputs, the block of each, and the number of blocks."""
@@ -246,11 +271,13 @@ def _do(
 
     found = list(embed(model, pieces(), wanted, batch, fail))
     rows = [row for row in found if id(row.piece.item) not in failed]
+    unread = job.folder / f"broken-{block:06d}.csv"
+    unread.unlink(missing_ok=True)  # of an earlier start; its clips may have been repaired
     if broken:
         text = io.StringIO()
         csv.writer(text).writerows([("path", "reason"), *broken])
-        files.write(job.folder / f"broken-{block:06d}.csv", text.getvalue())
-    write_part(job.part(block), rows, [checksums[id(row.piece.item)] for row in rows], job.about)
+        files.write(unread, text.getvalue())
+    job.keep(block, rows, [checksums[id(row.piece.item)] for row in rows])
 
 
 def pieces_of(decoded: Decoded) -> Iterator[Piece]:

@@ -63,9 +63,15 @@ def finish(job: Job, out: Path) -> bool:
     """
     if out.suffix.lower() not in ONE_FILE:
         return not job.left()
+    if not (job.folder / JOB).exists():  # another process has written the file
+        return True
     with FileLock(job.folder / ".lock"):
-        if not job.folder.exists() or job.left():
-            return not job.folder.exists()
+        if not (job.folder / JOB).exists():
+            shutil.rmtree(job.folder, ignore_errors=True)  # the lock has made the folder anew
+            return True
+        job.merged = merged_blocks(out)
+        if job.left():
+            return False
         if out.suffix.lower() == ".npz":
             _write_npz(job.folder, out)
             shutil.rmtree(job.folder)

@@ -28,17 +28,23 @@ def read_records(path: Path, fingerprint: str) -> list[dict[str, Any]]:
     """
     try:
         records = json.loads(path.read_text())
+        records = [records] if isinstance(records, dict) else records  # one, as --json writes it
         complete = all(name in record for record in records for name in NEEDED)
     except (OSError, ValueError, TypeError) as error:
         raise ExportError(f"{path}: not the records.json of `ajepa evaluate` ({error})") from error
     if not complete:
         raise ExportError(f"{path}: a record lacks one of {', '.join(NEEDED)}")
-    records = [record | {"this": record["weights"] == fingerprint} for record in records]
+    records = [record | {"this": fingerprint in _weights(record)} for record in records]
     if not any(record["this"] for record in records):
         raise ExportError(
             f"{path}: no score of these weights ({fingerprint}); score this model with `ajepa evaluate`"
         )
     return records
+
+
+def _weights(record: dict[str, Any]) -> set[str]:
+    """The weights that it is a score of: one model's, or those of the pre-trainings whose mean it is."""
+    return {record["weights"], *(run.get("weights") for run in record.get("pretraining", ()))}
 
 
 def write_card(

@@ -70,6 +70,16 @@ class LogMelConfig:
         return int(round(self.sample_rate * self.window_seconds, 6))
 
     @property
+    def step_seconds(self) -> float:
+        """Time between two frames: `hop_seconds` in whole samples."""
+        return self.hop / self.sample_rate
+
+    @property
+    def frame_seconds(self) -> float:
+        """Length of a frame: `window_seconds` in whole samples."""
+        return self.window / self.sample_rate
+
+    @property
     def hop(self) -> int:
         """Samples from one frame to the next."""
         return int(round(self.sample_rate * self.hop_seconds, 6))

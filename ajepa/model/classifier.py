@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from .embedding import time_statistics
-from .encoder import AudioEncoder, check_tensor
+from .encoder import AudioEncoder, check_tensor, checked_lengths
 from .head import Head
 
 
@@ -123,7 +123,7 @@ class AudioClassifier(nn.Module):
         """
         check_tensor(waveform_BS)
         clips, samples = waveform_BS.shape
-        lengths = [samples] * clips if lengths is None else torch.as_tensor(lengths).tolist()
+        lengths = checked_lengths(lengths, clips, samples, "samples")
         longest = self.longest_samples
         if not longest or max(lengths) <= longest:
             return self.head(self.statistics(waveform_BS, lengths))

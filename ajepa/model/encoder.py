@@ -60,7 +60,7 @@ class AudioEncoder(nn.Module):
         self.features = LogMel(features)
         self.encoder = Encoder(encoder)
         self.sample_rate = features.sample_rate
-        self.hop_seconds = encoder.patch[0] * features.hop_seconds
+        self.hop_seconds = encoder.patch[0] * features.step_seconds
         self.chunk_patches = max(1, round(chunk_seconds / self.hop_seconds))
         self.source = source
 
@@ -125,7 +125,7 @@ class AudioEncoder(nn.Module):
             )
         waveform_BS = waveform_BS.to(self.device)
         clips, samples = waveform_BS.shape
-        own = _lengths(lengths, clips, samples, "samples")
+        own = checked_lengths(lengths, clips, samples, "samples")
         lengths_B = torch.tensor(own, device=self.device)
         if lengths is not None:
             ended = torch.arange(samples, device=self.device) >= lengths_B[:, None]
@@ -150,7 +150,7 @@ class AudioEncoder(nn.Module):
         """
         spectrogram_BLC = spectrogram_BLC.to(self.device)
         batch, count, _ = spectrogram_BLC.shape
-        own = _lengths(frames, batch, count, "frames")
+        own = checked_lengths(frames, batch, count, "frames")
         patches_BTFP, steps = cut_into_patches(self.encoder, spectrogram_BLC, own, self.fill_value)
         _, time, freq, _ = patches_BTFP.shape
 
@@ -201,7 +201,7 @@ def choose(every: Sequence[Tensor], layers: Sequence[int], depth: int) -> tuple[
     return tuple(every[number - 1 - depth + len(every)] for number in layers)
 
 
-def _lengths(lengths: Sequence[int] | Tensor | None, batch: int, most: int, unit: str) -> list[int]:
+def checked_lengths(lengths: Sequence[int] | Tensor | None, batch: int, most: int, unit: str) -> list[int]:
     """The length of each clip, from 1 to `most`. On the host: a GPU would be waited for at each question."""
     if lengths is None:
         return [most] * batch

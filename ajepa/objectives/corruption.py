@@ -84,7 +84,7 @@ class Corruption:
         self.nats = 2 * front_end.std  # in one unit of the normalised spectrogram
         floor = torch.log(torch.tensor(ENERGY_FLOOR)).item()
         self.floor = (floor - front_end.mean) / self.nats
-        self.hop_seconds = front_end.hop_seconds
+        self.hop_seconds = front_end.step_seconds
 
     def __call__(self, spectrogram_BLC: Tensor, generator: torch.Generator, share: Share) -> Tensor:
         """The context encoder's view of a batch.

@@ -115,19 +115,29 @@ class OptimConfig:
         _at_least("optim", self, lr=0, clip_norm=0, warmup_steps=0, warmup_epochs=0, decay_steps=0)
         if self.epochs is not None and not self.epochs > 0:
             raise ValueError(f"optim.epochs is {self.epochs}, must be above 0")
-        if self.epochs is None and (self.decay_steps or 0) > self.steps:
-            raise ValueError(
-                f"optim.decay_steps is {self.decay_steps}, must be at most optim.steps {self.steps}"
-            )
+        if self.epochs is None:
+            self._check_decay(self.steps)
+
+    def _check_decay(self, steps: int) -> None:
+        if (self.decay_steps or 0) > steps:
+            raise ValueError(f"optim.decay_steps is {self.decay_steps}, must be at most optim.steps {steps}")
 
     def in_steps(self, draws: int) -> OptimConfig:
-        """With epochs turned into steps, for a data set of `draws` crops an epoch."""
+        """With epochs turned into steps, for a data set of `draws` crops an epoch.
+
+        Raises ValueError if these steps are fewer than `decay_steps`.
+        """
         steps, warmup = self.steps, self.warmup_steps
         if self.epochs is not None:
-            steps = max(1, math.ceil(self.epochs * draws / self.batch_size))
+            steps = max(1, self._steps_of(self.epochs, draws))
+            self._check_decay(steps)
         if self.warmup_epochs is not None:
-            warmup = math.ceil(self.warmup_epochs * draws / self.batch_size)
+            warmup = self._steps_of(self.warmup_epochs, draws)
         return replace(self, steps=steps, warmup_steps=warmup)
+
+    def _steps_of(self, epochs: float, draws: int) -> int:
+        """Steps in which so many epochs are whole; 1.1 epochs of 100 crops are 110, not a hair more."""
+        return math.ceil(epochs * draws / self.batch_size - 1e-9)
 
     @property
     def decay_start(self) -> int | None:

@@ -19,7 +19,7 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
-from ajepa import files
+from ajepa import caches, files
 from ajepa.audio import AudioError
 from ajepa.audio.source import AudioBytes
 from ajepa.embed import Embeddings, job, read_embeddings
@@ -93,7 +93,7 @@ def embed_sources(
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if path.is_file():
-            os.utime(path)  # was used
+            caches.used(path)
         else:
             embed_to(path, inputs, model, wanted)
             shutil.rmtree(job_folder(path))  # its plan: nothing will be added
@@ -132,8 +132,8 @@ def vectors(found: Embeddings) -> Tensor:
 
 
 def _digest(inputs: Inputs, about: dict[str, Any]) -> str:
-    """Changes with the encoder, and with the size or date of any file."""
-    found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    """Changes with the encoder, with the size or date of any file, and with the content of any shard."""
+    found = hashlib.sha256(json.dumps([about, *inputs.tars()], sort_keys=True).encode())
     for number in range(len(inputs)):
         item = inputs[number]
         audio = item.clip.audio

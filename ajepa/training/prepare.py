@@ -86,11 +86,11 @@ def _planned(recipe: Recipe, clips: Clips, segment: float) -> tuple[TrainingSet,
             seconds = clip_seconds(clips, kept, bar.update)
         training_set = TrainingSet(clips, seconds, draws_of(seconds, segment))
         data["draws"] = training_set.draws
-    recipe = replace(
-        recipe,
-        data=replace(recipe.data, segment_seconds=segment),
-        optim=recipe.optim.in_steps(training_set.draws),
-    )
+    try:
+        optim = recipe.optim.in_steps(training_set.draws)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    recipe = replace(recipe, data=replace(recipe.data, segment_seconds=segment), optim=optim)
     return training_set, recipe, {"data": data}
 
 

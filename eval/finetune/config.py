@@ -117,7 +117,7 @@ class FinetuneConfig:
                 if not (math.isfinite(value := getattr(self, name)) and holds(value)):
                     raise ValueError(f"{name} is {value}, must be {rule}")
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, must be at most epochs, {self.epochs}")
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, must be below epochs, {self.epochs}")
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr is {self.min_lr}, must be at most lr, {self.lr}")
         for name, kind in CHOICES.items():

@@ -9,8 +9,11 @@ Axes: B clips, S samples, T time steps, F frequency patches, X = F D features.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +24,23 @@ from .config import FinetuneConfig
 
 # Settings that have no effect on such a network.
 UNUSED = ("masked_share", "masked_how", "freq_mask", "time_mask", "noise", "drop_path", "mean", "std")
+
+
+@contextmanager
+def drawing_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Whatever is drawn from the global generators of torch and numpy is decided by `generator`.
+
+    Encoders of other people draw from these. The generators' own states stay as they were.
+    """
+    seed = int(torch.randint(2**31, (), generator=generator))
+    state = np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
 
 
 class ForeignClassifier(nn.Module):
@@ -47,7 +67,16 @@ class ForeignClassifier(nn.Module):
     def forward(
         self, waveform_BS: Tensor, lengths_B: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Logits [B, C] of clips with zeros after their ends; lengths on the CPU, `generator` is unused."""
+        """Logits [B, C] of clips with zeros after their ends; lengths on the CPU.
+
+        `generator` decides what the encoder draws in training: its dropout, dropped layers and masks.
+        """
+        if self.training and generator is not None:
+            with drawing_from(generator, waveform_BS.device):
+                return self._logits(waveform_BS, lengths_B)
+        return self._logits(waveform_BS, lengths_B)
+
+    def _logits(self, waveform_BS: Tensor, lengths_B: Tensor) -> Tensor:
         lengths = lengths_B.tolist()
         groups = [list(range(len(lengths)))]
         if not self.encoder.ragged:  # clips of one length at a time

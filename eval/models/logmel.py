@@ -52,8 +52,8 @@ def get_timestamp_embeddings(audio: Tensor, model: LogMelStatistics) -> tuple[Te
     frames_BLC = model.features(audio)
     stamps = timestamps_ms(audio.shape[1], model.sample_rate).to(frames_BLC.device)
     config = model.features.config
-    centres = 1000 * (torch.arange(frames_BLC.shape[1], device=stamps.device) * config.hop_seconds)
-    centres = centres + 500 * config.window_seconds
+    centres = 1000 * (torch.arange(frames_BLC.shape[1], device=stamps.device) * config.step_seconds)
+    centres = centres + 500 * config.frame_seconds
     first = torch.searchsorted(centres, stamps - TIMESTAMP_MS / 2)
     count = torch.searchsorted(centres, stamps + TIMESTAMP_MS / 2, right=True) - first
     # Short or final stretches may contain no frame's centre: they take the nearest frame.

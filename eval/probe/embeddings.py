@@ -236,7 +236,7 @@ def _read(path: Path, clips: int, last_layer: bool = False) -> tuple[Tensor, flo
         values, seconds = _mapped(path, clips, last_layer)
         if not all(part.isfinite().all() for part in values):
             raise ValueError("values that are NaN or infinite")
-        os.utime(path)  # in use, see `ajepa.caches`
+        caches.used(path)
     except FileNotFoundError:
         return None
     except (SafetensorError, ValueError) as error:

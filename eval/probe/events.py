@@ -60,7 +60,7 @@ def frame_targets(
 
 def probabilities(logits_LC: Tensor, seconds: float, first: float, step: float) -> np.ndarray:
     """Probabilities [K, C] in the middle of each 50 ms of a recording, from its frames' logits."""
-    times_K = GRID_SECONDS * (torch.arange(max(1, int(seconds / GRID_SECONDS))) + 0.5)
+    times_K = GRID_SECONDS * (torch.arange(max(1, int(seconds / GRID_SECONDS + 1e-6))) + 0.5)
     return torch.sigmoid(frames_at(logits_LC[None], times_K, first, step)[0]).numpy()
 
 

@@ -5,7 +5,6 @@ Shape suffixes: R recordings, L frames of all recordings one after another, D fe
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import closing
 from pathlib import Path
@@ -123,7 +122,7 @@ def _read(path: Path, recordings: int) -> dict[str, Tensor] | None:
             raise ValueError(f"{len(found['counts_R'])} recordings, expected {recordings}")
         if not all(part.isfinite().all() for part in found["values_LD"].split(4096)):
             raise ValueError("values that are NaN or infinite")
-        os.utime(path)  # in use, see `ajepa.caches`
+        caches.used(path)
     except FileNotFoundError:
         return None
     except (SafetensorError, KeyError, ValueError) as error:
@@ -163,7 +162,7 @@ def _compute(
                 own_TFD = own_TFD[:steps]
                 own_TD = own_TFD.flatten(1) if pool == "concat" else own_TFD.mean(1)
                 if module.hop_seconds < step:
-                    times = first + step * torch.arange(max(1, int(samples / rate / step)))
+                    times = first + step * torch.arange(max(1, int(samples / rate / step + 1e-6)))
                     own_TD = frames_at(own_TD[None], times, module.first_seconds, module.hop_seconds)[0]
                 check_finite(own_TD.numpy(), model, recordings[row])
                 parts[row], seconds_R[row] = own_TD, samples / rate

@@ -6,11 +6,9 @@ from torch import Tensor
 
 from ajepa import audio
 from ajepa.audio import AudioError
+from ajepa.data.labelled import BEYOND_SECONDS
 
 from .task import Clip
-
-# What a label may lie beyond the end of its file: editors round, and decoders drop a codec's padding.
-BEYOND_SECONDS = 0.1
 
 
 def read_clip(clip: Clip, sample_rate: int) -> Tensor:
