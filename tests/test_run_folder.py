@@ -113,11 +113,13 @@ def test_a_run_that_holds_its_rate_is_extended_exactly(
     out = pretrain(held).parent
     assert (out / "checkpoints" / "step-00000003.safetensors").is_file(), "where the rate begins to fall"
     six = (out / "encoder.safetensors").read_bytes()
+    (out / "best.safetensors").write_bytes(six)
     longer = with_optim(held, steps=9)
     extended = pretrain(longer)
     assert f"{out}: 6 steps are done; the run of 9 continues from step 3" in capsys.readouterr().err
     assert (out / "encoder-00000006.safetensors").read_bytes() == six
     assert (out / "encoder-context-00000006.safetensors").is_file()
+    assert (out / "best-00000006.safetensors").is_file() and not (out / "best.safetensors").exists()
     assert steps(out) == list(range(1, 10))
     whole = pretrain(replace(longer, run=replace(longer.run, out=f"{out}-whole")))
     one, other = (checkpoint.load(path) for path in (extended, whole))

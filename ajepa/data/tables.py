@@ -6,7 +6,7 @@ import csv
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyarrow as pa
 from ajepa.errors import AjepaError
 
 from .cells import Cells, CellsError, read_cells
-from .copies import COPY_SUFFIXES, one_of_each
+from .copies import COPY_SUFFIXES
 
 PATH_COLUMNS = ("filename", "path", "file_name", "file")  # default columns of the files in a table
 LABEL_SEPARATOR = ";"
@@ -232,13 +232,6 @@ def without_missing(located: list[Any], table: Path, skip: bool) -> list[Any]:
 def without_suffix(name: str) -> str:
     """`word/clip.wav` as `word/clip`: a list says .wav, whatever the format of the copy."""
     return str(Path(name).with_suffix(""))
-
-
-def audio_names(source: Path, folders: Iterable[str]) -> list[str]:
-    """Audio files as folder/name, each clip once."""
-    return [
-        f"{folder}/{path.name}" for folder in folders for path in one_of_each((source / folder).iterdir())
-    ]
 
 
 def listed(items: Sequence[Any]) -> str:

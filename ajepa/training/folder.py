@@ -187,7 +187,7 @@ def _shared_steps(ours: OptimConfig, theirs: OptimConfig) -> int | None:
 
 
 def _extend(recipe: Recipe, start: Path | None) -> None:
-    """Where a run of another length is continued: keep its encoder under its step, drop later checkpoints."""
+    """Where a run of another length continues: keep its encoders by their steps, drop later checkpoints."""
     out = Path(recipe.run.out)
     finished = finished_encoder(out)
     later = [path for path in checkpoint_paths(out) if start and path > start]
@@ -204,8 +204,19 @@ def _extend(recipe: Recipe, start: Path | None) -> None:
             if (other := out / encoder_file(name)).is_file():
                 other.rename(other.with_stem(f"{other.stem}-{done:08d}"))
         finished.rename(finished.with_stem(f"{finished.stem}-{done:08d}"))
+    _put_aside_best(out / BestEncoder.NAME, checkpoint_step(start))
     for path in later:
         path.unlink()
+
+
+def _put_aside_best(best: Path, start: int) -> None:
+    """Keep the best encoder under its step if that is after `start`: it is none of this run's any more."""
+    try:
+        step = checkpoint.load(best, prefixes=()).step if best.is_file() else 0
+    except checkpoint.CheckpointError:  # damaged: the next one takes its place
+        return
+    if step > start:
+        best.rename(best.with_stem(f"{best.stem}-{step:08d}"))
 
 
 def _forget(recipe: Recipe, info: dict[str, Any]) -> None:

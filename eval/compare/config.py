@@ -6,7 +6,7 @@
       A-JEPA: runs/first
     tasks:                        # name: the task's data and options; `task` if the task has another name
       esc10: {data: esc50, hear: tasks/esc10-v2.0.0-full}   # its folders for the toolkits: `hear`,
-  speakers: {task: voxceleb1, data: voxceleb1, s3prl: sid, xares: env/voxceleb1}   # `s3prl` and `xares`
+      speakers: {task: voxceleb1, data: voxceleb1, s3prl: sid, xares: env/voxceleb1}   # `s3prl`, `xares`
       words: {task: speech_commands_v2, data: speech_commands_v0.02, finetune: {set: {epochs: 12}}}
     protocols: [linear, knn]      # or names with options, as below
     baseline: log-mel             # optional: a model or a protocol that the others are compared with
@@ -23,7 +23,8 @@ Protocols with options are a mapping like the tasks, with `protocol` if the prot
       s3prl: {steps: 20000, lr: 1.0e-3}
       xares: {seeds: [0, 1, 2]}
 
-linear and knn take layer, pool, time and class_weight; events takes layer, pool and collar; finetune takes
+linear and knn take layer, pool, time, class_weight, corrupt and noise; events takes layer, pool and collar;
+verify takes layer, pool, time and center; finetune takes
 recipe, set and seeds; hear takes grid and grid_points; s3prl takes steps, lr, eval_every, frequency,
 cache_gigabytes, workers and seeds; xares takes frequency, epochs, lr and seeds. `tasks` limits any of them to
 some of the tasks. Paths start at the folder where the command runs. A task's `finetune` has recipe and set

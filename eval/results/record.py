@@ -115,9 +115,10 @@ class Record:
         source: what it was opened from; for models with `pretraining`, the recipe.
         task: the task's name.
         protocol: the protocol's name; a comparison chooses it.
-        protocol_kind: linear, knn, finetune, hear, s3prl, xares, or a protocol of another package.
+        protocol_kind: linear, knn, finetune, events, verify, hear, s3prl, xares, or a protocol of another
+            package.
         metric: for example accuracy or mAP.
-        score: from 0 to 1; the mean over seeds and test splits.
+        score: from 0 to 1, for an EER the lower the better; the mean over seeds and test splits.
         interval: 95 % interval of the score; None where the protocol gives no answers to draw from.
         interval_method: how the interval was drawn; empty without one.
         spread: standard deviation over pre-trainings, else seeds, else test splits; None for only one.

@@ -71,7 +71,7 @@ class AnyUpstream(UpstreamExpert):
         found = model.frames(waveform_BS, [len(wav) for wav in given], True)
         # The encoder's frame at the middle of each of s3prl's; after a clip's end its last one.
         middle_T = (torch.arange(frames, device=model.device) + 0.5) * self.rate / S3PRL_RATE
-        place_T = (middle_T / model.hop_seconds).floor().long()
+        place_T = ((middle_T - model.first_seconds) / model.hop_seconds).round().long().clamp_min(0)
         clips = []
         for row, length in enumerate(found.lengths.tolist()):
             index_T = place_T.clamp_max(length - 1)
