@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from ajepa.eval.protocols.s3prl import S3prl
 from ajepa.eval.results.answers import scored
 from ajepa.eval.results.errors import EvaluationError
 from ajepa.eval.results.scores import summary
-from ajepa.eval.toolkits.commands import run_module
+from ajepa.eval.toolkits.commands import run_module, timed
 from ajepa.model.fingerprint import fingerprint
 from tests import forks
 
@@ -228,3 +229,17 @@ def test_records_of_two_models(
     again = json.loads((tmp_path / "records.json").read_text())
     assert [record["interval"] for record in again] == [ours["interval"], mel["interval"]]
     assert torch.tensor(again[0]["by_seed"]).equal(torch.tensor(ours["by_seed"]))
+
+
+def test_time_of_a_training_that_went_on_is_that_of_all_its_processes(tmp_path: Path) -> None:
+    spent, log = tmp_path / "spent.json", tmp_path / "train.log"
+    with pytest.raises(KeyboardInterrupt), timed(spent, log) as before:
+        assert before == 0.0
+        raise KeyboardInterrupt
+    log.write_text("its output")
+    began = json.loads(spent.read_text())["began"]
+    os.utime(log, (began + 50, began + 50))  # when it was killed
+    with timed(spent, log) as before:
+        assert before == pytest.approx(50, abs=0.01)
+    with timed(spent, log) as before:
+        assert before == 0.0, "it ended well: the next training is another one"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,21 @@ def panels() -> dict[str, Panel]:
             for metric, panel in objective_config(system).metrics.items():
                 found[metric] = Panel(panel) if isinstance(panel, str) else panel
     return found | LAST_PANELS
+
+
+def training_time(lines: Iterable[Mapping[str, Any]], clips: int) -> tuple[int, float]:
+    """Steps, and seconds of training alone, from the rates that a run has logged.
+
+    Args:
+        lines: of metrics.jsonl.
+        clips: of a step.
+    """
+    seconds, before = 0.0, 0
+    for line in lines:
+        if line.get("clips_per_s"):
+            seconds += (line["step"] - before) * clips / line["clips_per_s"]
+            before = line["step"]
+    return before, seconds
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ajepa.checkpoints import hub
 from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.sizes import check_finite
 from ajepa.errors import AjepaError
+from ajepa.eval.models.frames import together
 from ajepa.eval.results.record import Record
 from ajepa.export.weights import Origin, encoder_tensors, origin_of
 from ajepa.model import AudioEncoder
@@ -91,12 +91,8 @@ class ForeignAudioClassifier(AudioClassifier):
     def statistics(self, waveform_BS: Tensor, lengths: list[int]) -> Tensor:
         """Clips of one length at a time, unless the encoder takes others together."""
         waveform_BS = waveform_BS.to(self.device)
-        groups = [list(range(len(lengths)))]
-        if not self.encoder.ragged:
-            order = sorted(groups[0], key=lengths.__getitem__)
-            groups = [list(rows) for _, rows in groupby(order, key=lengths.__getitem__)]
         found: dict[int, Tensor] = {}
-        for rows in groups:
+        for rows in together(lengths, self.encoder.ragged):
             own = [lengths[row] for row in rows]
             part = self.encoder(waveform_BS[rows, : max(own)], own, self.head.every_layer)
             found |= zip(rows, part, strict=True)

@@ -37,7 +37,7 @@ from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import deviation, interval, mean
 from ajepa.eval.robustness.curve import robustness
 from ajepa.eval.toolkits.commands import run_module
-from ajepa.pictures.curves import CurvesError, read_metrics
+from ajepa.pictures.curves import CurvesError, read_metrics, training_time
 from ajepa.recipes import Recipe, RecipeError, load_recipe
 
 KEYS = {"recipe", "set", "seeds", "weights", "encoder"}
@@ -204,16 +204,12 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int | None = None) -
 def spent(folder: Path) -> dict[str, Any]:
     """The cost of a run: steps, clips, and seconds of training alone, from its metrics."""
     clips = load_recipe(str(folder / "recipe.yaml")).optim.batch_size
-    seconds, before = 0.0, 0
     try:
         lines = read_metrics(folder)
     except CurvesError:  # a run of random weights has logged nothing
         lines = []
-    for line in lines:
-        if line.get("clips_per_s"):
-            seconds += (line["step"] - before) * clips / line["clips_per_s"]
-            before = line["step"]
-    return {"steps": before, "clips": before * clips, "seconds": round(seconds, 1)}
+    steps, seconds = training_time(lines, clips)
+    return {"steps": steps, "clips": steps * clips, "seconds": round(seconds, 1)}
 
 
 def joined(results: Sequence[Result], runs: Mapping[str, Run]) -> list[Result]:

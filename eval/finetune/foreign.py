@@ -11,13 +11,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ajepa.eval.models.frames import FrameModel
+from ajepa.eval.models.frames import FrameModel, together
 from ajepa.nn.blocks import LayerNorm
 
 from .config import FinetuneConfig
@@ -78,12 +77,8 @@ class ForeignClassifier(nn.Module):
 
     def _logits(self, waveform_BS: Tensor, lengths_B: Tensor) -> Tensor:
         lengths = lengths_B.tolist()
-        groups = [list(range(len(lengths)))]
-        if not self.encoder.ragged:  # clips of one length at a time
-            order = sorted(groups[0], key=lengths.__getitem__)
-            groups = [list(rows) for _, rows in groupby(order, key=lengths.__getitem__)]
         pooled: dict[int, Tensor] = {}
-        for rows in groups:
+        for rows in together(lengths, self.encoder.ragged):
             longest = max(lengths[row] for row in rows)
             pooled_RX = self._pooled(waveform_BS[rows, :longest], [lengths[row] for row in rows])
             pooled |= zip(rows, pooled_RX, strict=True)

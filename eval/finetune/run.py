@@ -7,14 +7,12 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
-
 from ajepa.eval.models.open import EncoderModel, FrameModel, Named
 from ajepa.eval.results.kept import answers_of
 from ajepa.eval.results.provenance import about_task, provenance
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
-from ajepa.eval.results.scores import Scored, summary
+from ajepa.eval.results.scores import Scored, joined_folds, summary
 from ajepa.eval.tasks import Round, Task
 from ajepa.model.fingerprint import fingerprint
 
@@ -132,14 +130,6 @@ def finetune_model(
     if keep is not None:
         every = frozenset(task.counts)
         kept = kept or trained_on(Round("", every, ()), seeds[0])
-        held_out = _joined(runs[0]) if task.folds else kept.valid
+        held_out = joined_folds(runs[0]) if task.folds else kept.valid
         keep(result, Kept(kept.network, every if task.folds else task.rounds()[0].train, held_out, runs[0]))
     return result
-
-
-def _joined(splits: Sequence[Scored]) -> Scored:
-    """The folds as one."""
-    scores, target = (
-        torch.cat([getattr(split, name) for split in splits]) for name in ("scores_MC", "target")
-    )
-    return Scored("folds", scores, target, ())

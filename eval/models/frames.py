@@ -9,7 +9,8 @@ Axes: B clips, S samples, T time steps, F frequency patches, D features.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from itertools import chain
+from collections.abc import Sequence
+from itertools import chain, groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -109,6 +110,15 @@ class VectorModel(FrameModel):
 def with_frames(model: nn.Module) -> FrameModel:
     """A clip model with the interface of encoders."""
     return model if isinstance(model, FrameModel) else VectorModel(model)
+
+
+def together(lengths: Sequence[int], ragged: bool) -> list[list[int]]:
+    """Which clips an encoder takes at once: all if it is `ragged`, else those of one length."""
+    rows = list(range(len(lengths)))
+    if ragged:
+        return [rows]
+    order = sorted(rows, key=lengths.__getitem__)
+    return [list(group) for _, group in groupby(order, key=lengths.__getitem__)]
 
 
 def frames_at(frames_BTX: Tensor, seconds_K: Tensor, first_seconds: float, hop_seconds: float) -> Tensor:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ajepa.eval.results.scores import Scored
+from ajepa.eval.results.scores import Scored, joined_folds
 from ajepa.eval.tasks import Task
 
 from .layer_weights import learn_mixes, nearest_penalty
@@ -73,14 +73,8 @@ def final_probe(
         return _fit(features[rows], target[rows], choice.value, len(task.classes), probe.balanced)
 
     if task.folds:
-        held_out = Scored(
-            "folds",
-            torch.cat([split.scores_MC for split in outcome.splits]),
-            torch.cat([split.target for split in outcome.splits]),
-            (),
-        )
         every = frozenset(task.counts)
-        return FinalProbe(fitted(every), choice, every, held_out)
+        return FinalProbe(fitted(every), choice, every, joined_folds(outcome.splits))
     ((inner, valid),) = rounds[0].inner
     weights = fitted(rounds[0].train)
     judge = weights if inner == rounds[0].train else fitted(inner)

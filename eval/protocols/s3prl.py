@@ -25,7 +25,7 @@ from ajepa.eval.models.text import absolute
 from ajepa.eval.progress import say
 from ajepa.eval.results.errors import EvaluationError
 from ajepa.eval.results.result import Result
-from ajepa.eval.toolkits.commands import kept, run_stock, versions
+from ajepa.eval.toolkits.commands import kept, run_stock, timed, versions
 from ajepa.eval.toolkits.xares.encoder import FREQUENCIES
 from ajepa.files import read_yaml, write_json
 from ajepa.s3prl_upstream.sets import CONFIG
@@ -136,7 +136,8 @@ class S3prl(Seeded):
         train += ["-u", upstream, *(["-k", source] if source else [])]
         train += ["-g", self._options(bench.conditions.folder)] if upstream in UPSTREAMS else []
         train += ["--seed", str(seed), "--device", device, "-o", self._overrides()]
-        seconds = run_stock(MODULE, train, folder, folder / "train.log", device)
+        with timed(folder / "spent.json", folder / "train.log") as before:
+            seconds = before + run_stock(MODULE, train, folder, folder / "train.log", device)
         step, valid = _best(folder / "run" / "log.log")
         test = ["-m", "evaluate", "-e", "run/dev-best.ckpt", "--device", device]
         run_stock(MODULE, test, folder, folder / "test.log", device)

@@ -24,7 +24,7 @@ from ajepa.model import AudioEncoder
 from ajepa.model.loading import ModelError, load_model
 from ajepa.nn.blocks import Attention
 from ajepa.pages.media import packed, picture, sound
-from ajepa.pictures.curves import CurvesError, curve, panels, read_metrics
+from ajepa.pictures.curves import CurvesError, curve, panels, read_metrics, training_time
 from ajepa.pictures.loudest import loudest
 from ajepa.pictures.masks import TOTAL, MaskCase, cell_codes
 from ajepa.recipes import Recipe, RecipeError, dump_recipe, load_recipe
@@ -77,7 +77,7 @@ class RunReport:
             found.insert(2, ("parameters", f"{count / 1e6:.1f} M in the encoder"))
         if files := (start.get("data") or {}).get("files"):
             found.append(("clips in the data", f"{files:,}"))
-        if seconds := self._seconds():
+        if seconds := training_time(self.metrics, self.recipe.optim.batch_size)[1]:
             found.append(("time in training", _duration(seconds)))
             found.append(("clips/s", f"{done * recipe.optim.batch_size / seconds:.1f}"))
         versions = [f"{key} {start[key]}" for key in ("ajepa", "commit", "torch", "python") if start.get(key)]
@@ -100,15 +100,6 @@ class RunReport:
             return dict(starts[-1])
         except (OSError, ValueError, TypeError, IndexError):
             return {}
-
-    def _seconds(self) -> float:
-        """Of training, from the rates that were logged."""
-        seconds, before, clips = 0.0, 0, self.recipe.optim.batch_size
-        for row in self.metrics:
-            if row.get("clips_per_s"):
-                seconds += (row["step"] - before) * clips / row["clips_per_s"]
-                before = row["step"]
-        return seconds
 
     def masks(self) -> list[dict[str, Any]]:
         """Masks along the curriculum: for each place its title and draws, a digit for each token.

@@ -56,6 +56,12 @@ class Scored:
         return int(self.group_numbers().max()) + 1
 
 
+def joined_folds(splits: Sequence[Scored]) -> Scored:
+    """The test splits as one, without their groups."""
+    scores_MC = torch.cat([split.scores_MC for split in splits])
+    return Scored("folds", scores_MC, torch.cat([split.target for split in splits]), ())
+
+
 def score(scores_MC: Tensor, target: Tensor) -> Tensor:
     """Accuracy if `target` is class numbers, mean average precision if it is 0 and 1."""
     if target.ndim == 1:

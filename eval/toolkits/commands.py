@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ajepa.eval.results.errors import EvaluationError
-from ajepa.files import ContentError, read_json, set_aside
+from ajepa.files import ContentError, read_json, set_aside, write_json
 
 
 class ToolkitError(EvaluationError):
@@ -68,6 +69,24 @@ def run_module(
         tail = "\n  ".join(output.splitlines()[-8:])
         raise ToolkitError(f"`python -m {module} {' '.join(arguments)}` failed; {log} ends with\n  {tail}")
     return time.perf_counter() - started
+
+
+@contextmanager
+def timed(file: Path, log: Path) -> Iterator[float]:
+    """The seconds that earlier processes spent on a command that goes on where it was stopped.
+
+    Args:
+        file: keeps when this process began; removed once it has ended well.
+        log: its output, which says when a process that was killed had last been at work.
+    """
+    before = 0.0
+    if file.is_file() and log.is_file():
+        with suppress(ContentError):  # damaged: what was spent is not known
+            found = read_json(file, ["before", "began"])
+            before = found["before"] + max(0.0, log.stat().st_mtime - found["began"])
+    write_json(file, {"before": before, "began": time.time()})
+    yield before
+    file.unlink()
 
 
 def versions(*packages: str) -> dict[str, str]:
