@@ -225,7 +225,7 @@ def test_recipes_are_the_papers() -> None:
     ("wrong", "message"),
     [
         ({"epochs": 0}, "epochs is 0"),
-        ({"warmup_epochs": 50}, "at most epochs, 50"),
+        ({"warmup_epochs": 50}, "must be below epochs, 50"),
         ({"mixup": 1.5}, "mixup is 1.5"),
         ({"layer_decay": 0.0}, "layer_decay is 0"),
         ({"lr": 0.0}, "lr is 0.0, must be a number above 0"),
