@@ -33,7 +33,7 @@ def drawing_from(generator: torch.Generator, device: torch.device) -> Iterator[N
     """
     seed = int(torch.randint(2**31, (), generator=generator))
     state = np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with torch.random.fork_rng([device] if device.type == "cuda" and torch.cuda.is_available() else []):
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         try:

@@ -63,7 +63,7 @@ def check_layer(layer: object, layers: int | None = None) -> tuple[int, ...]:
     Raises:
         ValueError: there is no such layer.
     """
-    if layer in CHOSEN:
+    if layer in (LAST, *CHOSEN):
         return ()
     blocks = layers - 1 if layers and layers > 1 else None
     try:
@@ -159,6 +159,7 @@ def embed_task(
     all_layers: bool = False,
     cache: str | Path | None = None,
     corruption: Corruption | None = None,
+    before: Callable[[], object] = lambda: None,
 ) -> Embedded:
     """The embeddings of the task's clips in their order, read from the cache or computed and added to it.
 
@@ -166,13 +167,16 @@ def embed_task(
         all_layers: embed all layers, not only the last.
         cache: a folder; None: that of `ajepa cache`.
         corruption: applied to each clip first; then only `task.test_clips` are embedded.
+        before: called before anything is computed.
 
     Raises:
         AudioError: a clip cannot be decoded.
         EmbeddingError: an embedding is not finite; then nothing is kept.
     """
     clips = task.clips if corruption is None else tuple(task.clips[place] for place in task.test_clips)
-    return embed_clips(model, clips, task.name, all_layers=all_layers, cache=cache, corruption=corruption)
+    return embed_clips(
+        model, clips, task.name, all_layers=all_layers, cache=cache, corruption=corruption, before=before
+    )
 
 
 def embed_clips(
@@ -183,6 +187,7 @@ def embed_clips(
     all_layers: bool = False,
     cache: str | Path | None = None,
     corruption: Corruption | None = None,
+    before: Callable[[], object] = lambda: None,
 ) -> Embedded:
     """The embeddings of clips, as `embed_task`; `name` is for the progress bar."""
     weights = fingerprint(model.module)
@@ -197,6 +202,7 @@ def embed_clips(
     if found is not None:
         values, seconds = found
         return Embedded(values, weights, seconds, True, output)
+    before()
     files.remove_leftovers(folder)
     started = time.perf_counter()
     heard = f"{name}, {corruption}" if corruption else name

@@ -131,6 +131,15 @@ class Probing(Protocol):
         return list(probe_model(model, task, self, conditions.cache, save))
 
 
+def has_layer(model: Named, layer: str) -> None:
+    """Raises ProtocolError if a model has no such layer: before its hours, not after."""
+    if layer not in (LAST, *CHOSEN):
+        try:
+            check_layer(layer, count_layers(model))
+        except ValueError as error:
+            raise ProtocolError(f"{model.name}: {error}") from error
+
+
 def probe_model(
     model: Named,
     task: Task,
@@ -148,12 +157,9 @@ def probe_model(
         AudioError: a clip cannot be decoded.
         EmbeddingError: an embedding is not finite.
     """
-    if how.layer not in (LAST, *CHOSEN):
-        try:
-            check_layer(how.layer, count_layers(model))
-        except ValueError as error:
-            raise ProtocolError(f"{model.name}: {error}") from error
-    embedded = embed_task(model, task, all_layers=how.layer != "last", cache=cache)
+    embedded = embed_task(
+        model, task, all_layers=how.layer != "last", cache=cache, before=lambda: has_layer(model, how.layer)
+    )
     corrupted = {
         one: embed_task(model, task, all_layers=how.layer != "last", cache=cache, corruption=one)
         for one in how.corruptions()
@@ -175,7 +181,10 @@ def _probe(
     keep: Callable[[Result, FinalProbe, Sequence[Scored], torch.Size], None] | None,
 ) -> Result:
     probe, started = how.probe(task), time.perf_counter()
-    representations = embedded.representations(layer, how.pool, how.time)
+    try:
+        representations = embedded.representations(layer, how.pool, how.time)
+    except ValueError as error:
+        raise ProtocolError(f"{model.name}: {error}") from error
     heard = {str(one): others.representations(layer, how.pool, how.time) for one, others in corrupted.items()}
     outcome = run_probe(representations, task, probe, heard)
     seconds = time.perf_counter() - started

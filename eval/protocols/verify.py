@@ -21,15 +21,16 @@ from torch.nn import functional
 
 from ajepa.data.tables import TaskError, locate
 from ajepa.eval.digest import digest
-from ajepa.eval.probe.embeddings import POOLS, TIMES, check_layer, count_layers, embed_clips
+from ajepa.eval.probe.embeddings import POOLS, TIMES, embed_clips
 from ajepa.eval.results.provenance import provenance
 from ajepa.eval.results.record import Record
 from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import interval
 from ajepa.eval.tasks import Clip
-from ajepa.model.embedding import LAST, parse_layers
+from ajepa.model.embedding import parse_layers
 
 from .base import Bench, Protocol, ProtocolError, TaskEntry
+from .probing import has_layer
 
 DRAWS, DRAWS_A_PASS = 1_000, 25
 MOST_LEFT_OUT = 0.05  # of the draws
@@ -142,13 +143,18 @@ class Verify(Protocol):
         conditions, path = bench.conditions, entry.folder(self.reads)
         model, trials, started = bench.model(conditions.precision), read_trials(path), time.perf_counter()
         clips = tuple(Clip(file, (file.parts[-3],), "test") for file in trials.utterances)
-        if self.layer != LAST:
-            try:
-                check_layer(self.layer, count_layers(model))
-            except ValueError as error:
-                raise ProtocolError(f"{model.name}: {error}") from error
-        embedded = embed_clips(model, clips, entry.name, all_layers=self.embeds == 2, cache=conditions.cache)
-        (make,) = embedded.representations(self.layer, self.pool, self.time).values()
+        embedded = embed_clips(
+            model,
+            clips,
+            entry.name,
+            all_layers=self.embeds == 2,
+            cache=conditions.cache,
+            before=lambda: has_layer(model, self.layer),
+        )
+        try:
+            (make,) = embedded.representations(self.layer, self.pool, self.time).values()
+        except ValueError as error:
+            raise ProtocolError(f"{model.name}: {error}") from error
         features_UD = make().double()
         if self.center == "yes":
             features_UD = features_UD - features_UD.mean(0)

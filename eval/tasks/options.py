@@ -59,7 +59,9 @@ def _is(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is Path:
         return isinstance(value, (str, Path))
-    return not isinstance(hint, type) or get_origin(hint) is not None or isinstance(value, hint)
+    return (
+        hint is Any or not isinstance(hint, type) or get_origin(hint) is not None or isinstance(value, hint)
+    )
 
 
 def _described(hint: Any) -> str:
