@@ -292,7 +292,9 @@ def read_yaml(path: Path) -> Any:
             node = super().compose_mapping_node(anchor)
             lines: dict[Any, int] = {}
             for key, _ in node.value:
-                line, name = key.start_mark.line + 1, (key.tag, str(key.value))
+                line, name = key.start_mark.line + 1, (key.tag, key.value)
+                if not isinstance(key.value, str):  # a list, say: refused later, and its text may be endless
+                    continue
                 if name in lines:
                     where = f"lines {lines[name]} and {line}" if line != lines[name] else f"line {line}"
                     raise ContentError(f"{path}: {where}: the key {key.value} is given twice; remove one")
