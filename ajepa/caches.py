@@ -48,14 +48,9 @@ def cache_folder(kind: str) -> Path:
         return base / "ajepa" / kind
     with suppress(RuntimeError):  # neither HOME nor an entry for this user
         home = Path("~/.cache").expanduser()
-        if home.is_absolute() and _can_write(home):
+        if home.is_absolute() and files.can_write(home):
             return home / "ajepa" / kind
     return _temporary() / kind
-
-
-def _can_write(folder: Path) -> bool:
-    existing = next(one for one in (folder, *folder.parents) if one.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
 def _temporary() -> Path:

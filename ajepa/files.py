@@ -30,6 +30,12 @@ class PlaceError(AjepaError, ValueError):
     """A file cannot be written to the given place; the message names the option and the place."""
 
 
+def can_write(folder: Path) -> bool:
+    """Whether files can be made in this folder, given as an absolute path; it need not exist yet."""
+    existing = next(one for one in (folder, *folder.parents) if one.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
 def check_place(path: Path, option: str) -> None:
     """Check that a file can be written to `path`: fail before hours of work, not after.
 
@@ -40,8 +46,7 @@ def check_place(path: Path, option: str) -> None:
     Raises:
         PlaceError: `path` is a folder, or its place is not writable.
     """
-    folder = next(folder for folder in path.absolute().parents if folder.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    if path.is_dir() or not can_write(path.absolute().parent):
         raise PlaceError(
             f"{option} {path}: cannot be written; name a file in a folder that can be written to"
         )
@@ -53,8 +58,7 @@ def check_folder(path: Path, option: str) -> None:
     Raises:
         PlaceError: it is a file, or its place is not writable.
     """
-    folder = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
+    if not can_write(path.absolute()):
         raise PlaceError(f"{option} {path}: cannot be written to; name a folder that can")
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import importlib.util
+import itertools
 import json
 import re
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -200,6 +207,46 @@ def test_files_that_cannot_be_used(content: str, words: str, tmp_path: Path) -> 
         Comparison.read(path)
     with pytest.raises(ComparisonError, match="no such file"):
         Comparison.read(tmp_path / "absent.yaml")
+
+
+EVERY_ENTRY = """
+models:
+  a: logmel
+  b: {recipe: ajepa-small-cpu, seeds: [0], set: {optim.steps: 3}, weights: random, encoder: ''}
+tasks:
+  esc10: {data: x, csv: y, hear: h, s3prl: s, xares: e, verify: v, finetune: {recipe: esc50, set: {lr: 0.1}}}
+protocols:
+  linear: {layer: last, pool: mean, time: mean, class_weight: none, corrupt: [standard], noise: n}
+  knn: {tasks: [esc10]}
+  finetune: {recipe: esc50, set: {epochs: 3}, seeds: [0]}
+  hear: {grid: fast, grid_points: 4}
+  s3prl: {steps: 3, lr: 0.1, eval_every: 1, frequency: 20ms, cache_gigabytes: 1, workers: 1, seeds: [0]}
+  xares: {frequency: 20ms, epochs: 1, lr: 0.1, seeds: [0]}
+  verify: {layer: last, pool: mean, time: mean, center: 'no'}
+  events: {layer: last, pool: mean, collar: 0.2}
+baseline: a
+pretrain: {optim.steps: 3}
+"""
+
+
+def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The place of every value in a tree."""
+    yield above
+    for key in value if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0):
+        yield from places(value[key], (*above, key))
+
+
+def test_any_value_in_any_place_is_read_or_refused(tmp_path: Path) -> None:
+    """Never with an error of Python's own, which would be a defect of ours."""
+    path, whole = tmp_path / "compare.yaml", yaml.safe_load(EVERY_ENTRY)
+    for (*above, last), wrong in itertools.product(
+        [place for place in places(whole) if place], ([[1]], None)
+    ):
+        content = copy.deepcopy(whole)
+        reduce(getitem, above, content)[last] = wrong
+        path.write_text(yaml.safe_dump(content))
+        with suppress(ComparisonError):
+            Comparison.read(path)
 
 
 def test_a_file_where_a_folder_belongs_is_said_first(

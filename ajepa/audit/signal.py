@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ajepa.audio import AudioError, resample
-from ajepa.audio.file import REMOVE, inspect_file
+from ajepa.audio.file import REMOVE, AudioFile, inspect_file
 from ajepa.audio.source import AudioBytes
 from ajepa.data.labelled import BEYOND_SECONDS
 
@@ -82,7 +82,7 @@ def _measured(clip: AuditClip) -> Measured:
     samples, total, squares = 0, 0.0, 0.0
     heard: list[np.ndarray] = []
     left = round(HEARD_SECONDS * file.rate)
-    for block_S in _blocks(clip, file.rate):
+    for block_S in _blocks(clip, file):
         magnitudes = np.minimum(np.rint(np.abs(block_S) * STEPS), MOST).astype(np.int32)
         counts += np.bincount(magnitudes, minlength=MOST + 1)
         digest.update(np.clip(np.rint(block_S * STEPS), -MOST, MOST).astype("<i4").tobytes())
@@ -109,8 +109,8 @@ def _measured(clip: AuditClip) -> Measured:
     )
 
 
-def _blocks(clip: AuditClip, rate: int) -> Iterator[np.ndarray]:
-    file, first = inspect_file(clip.audio), round(clip.start * rate)
+def _blocks(clip: AuditClip, file: AudioFile) -> Iterator[np.ndarray]:
+    rate, first = file.rate, round(clip.start * file.rate)
     if clip.seconds is None:
         return file.blocks(first)
     stop = first + max(1, round(clip.seconds * rate))

@@ -108,12 +108,7 @@ def _clips(parser: argparse.ArgumentParser) -> None:
     )
     tasks.add(task)
     _baseline(parser)
-    parser.add_argument(
-        "--precision",
-        choices=["float32", "bf16"],
-        default="float32",
-        help="in which models compute; default: float32",
-    )
+    _precision(parser)
     parser.add_argument(
         "--out", type=Path, help="folder for results; the same command continues from it; default: none"
     )
@@ -177,6 +172,29 @@ def _cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, help="folder of embeddings; default: that of `ajepa cache`")
 
 
+def _precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bf16"],
+        default="float32",
+        help="in which models compute; default: float32",
+    )
+
+
+def _one_layer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--layer",
+        default="last",
+        help="last, a number from 1, or several joined such as 2+4+6; default: last",
+    )
+    parser.add_argument(
+        "--pool",
+        choices=["concat", "mean"],
+        default="concat",
+        help="frequency patches side by side, or averaged; default: concat",
+    )
+
+
 def _recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
@@ -214,17 +232,7 @@ def _verify(parser: argparse.ArgumentParser) -> None:
         help="lines `1 PATH PATH` (one speaker) or `0 PATH PATH`, such as VoxCeleb1's veri_test.txt; next to "
         "the speakers' folders or to wav/ with them",
     )
-    parser.add_argument(
-        "--layer",
-        default="last",
-        help="last, a number from 1, or several joined such as 2+4+6; default: last",
-    )
-    parser.add_argument(
-        "--pool",
-        choices=["concat", "mean"],
-        default="concat",
-        help="frequency patches side by side, or averaged; default: concat",
-    )
+    _one_layer(parser)
     parser.add_argument(
         "--time", choices=["mean", "mean+std"], default="mean", help="over time; default: mean"
     )
@@ -235,28 +243,13 @@ def _verify(parser: argparse.ArgumentParser) -> None:
         help="subtract the mean over all utterances of the trials first; default: no",
     )
     _baseline(parser)
-    parser.add_argument(
-        "--precision",
-        choices=["float32", "bf16"],
-        default="float32",
-        help="in which models compute; default: float32",
-    )
+    _precision(parser)
     parser.add_argument("--out", type=Path, help="folder for results; default: none")
     _cache(parser)
 
 
 def _events(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--layer",
-        default="last",
-        help="last, a number from 1, or several joined such as 2+4+6; default: last",
-    )
-    parser.add_argument(
-        "--pool",
-        choices=["concat", "mean"],
-        default="concat",
-        help="frequency patches side by side, or averaged; default: concat",
-    )
+    _one_layer(parser)
     parser.add_argument(
         "--collar",
         type=float,

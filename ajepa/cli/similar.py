@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ajepa.errors import shown
+
 from . import device
-from .tables import console, new_table, shown
+from .tables import console, new_table
 from .usage import UsageError
 
 if TYPE_CHECKING:

@@ -1,16 +1,12 @@
-"""Tables on the terminal, of what the names of files may be."""
+"""Tables on the terminal. Names of files go through `ajepa.errors.shown` first."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ajepa.errors import shown
-
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
-__all__ = ["console", "new_table", "shown"]
 
 ANY_WIDTH = 10_000
 

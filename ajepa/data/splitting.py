@@ -18,6 +18,8 @@ from .labelled import AUTO, SPLIT_NAMES, Labelled
 from .tables import TaskError, note, read_table
 
 SEED = 0
+SPLIT = (f"split by --split {AUTO}", "mark the splits in a column")
+HOLD_OUT = ("hold out training clips for validation", "mark some as valid")
 PARTS = 5  # of equal size: one for testing, one for validation, the others for training
 
 
@@ -72,7 +74,7 @@ def hold_out(source: Path, clips: Sequence[Labelled], *, stratified: bool) -> li
     places = [place for place, clip in enumerate(clips) if clip.split == "train"]
     places.sort(key=lambda place: _key(clips[place]))
     training = [clips[place] for place in places]
-    parts = _parts(source, training, stratified, least=1, purpose="hold out training clips for validation")
+    parts = _parts(source, training, stratified, least=1, purpose=HOLD_OUT)
     held = {place for place, part in zip(places, parts, strict=True) if part == 0}
     return [clip._replace(split="valid") if n in held else clip for n, clip in enumerate(clips)]
 
@@ -111,12 +113,12 @@ def _parts(
     clips: Sequence[Labelled],
     stratified: bool,
     least: int,
-    purpose: str = f"split by --split {AUTO}",
+    purpose: tuple[str, str] = SPLIT,
 ) -> np.ndarray:
     """The part of each clip, from 0 to PARTS - 1; a label needs `least` clips.
 
     Args:
-        purpose: what they are for, in messages.
+        purpose: what they are for, and what does without them, for messages.
     """
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
@@ -124,15 +126,15 @@ def _parts(
     groups = [clip.group or f"clip {place}" for place, clip in enumerate(clips)]
     if (count := len(set(groups))) < PARTS:
         raise TaskError(
-            f"{source}: {count} groups of clips are too few to {purpose}, which takes {PARTS} parts; "
-            f"add clips, or mark {'the splits in a column' if AUTO in purpose else 'some as valid'}"
+            f"{source}: {count} groups of clips are too few to {purpose[0]}, which takes {PARTS} parts; "
+            f"add clips, or {purpose[1]}"
         )
     labels = [clip.labels[0] if clip.labels else "" for clip in clips] if stratified else None
     if labels is not None and (counts := Counter(filter(None, labels))):
         rarest, size = counts.most_common()[-1]
         if size < least:
             raise TaskError(
-                f"{source}: the label {rarest!r} has {size} clips; to {purpose} "
+                f"{source}: the label {rarest!r} has {size} clips; to {purpose[0]} "
                 f"takes {least} of each label: leave it out, or add a column of splits"
             )
         if max(counts.values()) < PARTS:  # too few to spread

@@ -78,11 +78,7 @@ class Job:
             raise EmbedError(
                 f"{path}: damaged ({error}); remove {self.folder} to begin again, or choose another --out"
             ) from error
-        changed = [
-            f"{name} ({held.get(name)!r}, now {value!r})"
-            for name, value in self.about.items()
-            if held.get(name) != value
-        ]
+        changed = self._changed(held)
         if changed and not (self.merged or any(self.folder.glob("part-*.parquet"))):
             if self._at_work():
                 raise EmbedError(
@@ -98,6 +94,14 @@ class Job:
                 f"ask for the same, choose another --out, or remove {self.folder}"
             )
 
+    def _changed(self, held: dict[str, Any]) -> list[str]:
+        """What is not as in the job that the folder holds."""
+        return [
+            f"{name} ({held.get(name)!r}, now {value!r})"
+            for name, value in self.about.items()
+            if held.get(name) != value
+        ]
+
     def _at_work(self) -> bool:
         """Whether some process holds a block."""
         for claim in self.folder.glob(".claim-*"):
@@ -111,8 +115,7 @@ class Job:
     def keep(self, block: int, rows: list[Row], checksums: list[str]) -> None:
         """Write a block's rows. Raises EmbedError if the folder was given to another job meanwhile."""
         with FileLock(self.folder / ".lock"):
-            held = json.loads((self.folder / JOB).read_text(encoding="utf-8"))
-            if any(held.get(name) != value for name, value in json.loads(json.dumps(self.about)).items()):
+            if self._changed(json.loads((self.folder / JOB).read_text(encoding="utf-8"))):
                 raise EmbedError(
                     f"{self.folder}: another process began here with other options; choose another --out"
                 )

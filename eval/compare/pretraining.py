@@ -117,7 +117,7 @@ class Pretraining:
             raise PretrainingError(
                 f"model {name}: seeds is {given['seeds']!r}; give different whole numbers, such as [0, 1]"
             )
-        if given.get("weights", "trained") not in {"trained", "random"}:
+        if given.get("weights", "trained") not in ("trained", "random"):
             raise PretrainingError(f"model {name}: weights is {given['weights']!r}; choose trained or random")
         own = given.get("set", {})
         if not isinstance(own, dict):

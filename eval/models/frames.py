@@ -33,6 +33,11 @@ class Frames(NamedTuple):
     lengths: Tensor
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes; the CPU if it holds no tensor."""
+    return next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
+
+
 class FrameModel(nn.Module, ABC):
     """An encoder.
 
@@ -57,7 +62,7 @@ class FrameModel(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return next(chain(self.parameters(), self.buffers()), torch.empty(0)).device
+        return device_of(self)
 
     @property
     def output(self) -> str:

@@ -30,7 +30,7 @@ from ajepa import audio, caches, files
 from ajepa.data.threads import in_order
 from ajepa.errors import AjepaError
 from ajepa.eval.digest import digest
-from ajepa.eval.models.frames import FrameModel
+from ajepa.eval.models.frames import FrameModel, device_of
 from ajepa.eval.models.open import Named
 from ajepa.eval.robustness.corruptions import Corruption
 from ajepa.eval.tasks import Clip, Task
@@ -217,7 +217,7 @@ def embed_clips(
 def count_layers(model: Named) -> int:
     """How many layers a model gives, as it does for a second of silence."""
     module, rate = model.module, int(model.module.sample_rate)
-    device = next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
+    device = device_of(module)
     with torch.no_grad(), autocast(model.precision, device):
         return module(torch.zeros(1, rate, device=device), [rate], True).shape[1]
 
@@ -278,7 +278,7 @@ def _compute(
     """
     module = model.module
     rate = int(module.sample_rate)
-    device = next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
+    device = device_of(module)
     if device.type == "cpu":
         keep_freed_memory()
     least = round(getattr(module, "least_seconds", 0.0) * rate)

@@ -131,7 +131,7 @@ class Probing(Protocol):
         return list(probe_model(model, task, self, conditions.cache, save))
 
 
-def has_layer(model: Named, layer: str) -> None:
+def check_has_layer(model: Named, layer: str) -> None:
     """Raises ProtocolError if a model has no such layer: before its hours, not after."""
     if layer not in (LAST, *CHOSEN):
         try:
@@ -158,7 +158,11 @@ def probe_model(
         EmbeddingError: an embedding is not finite.
     """
     embedded = embed_task(
-        model, task, all_layers=how.layer != "last", cache=cache, before=lambda: has_layer(model, how.layer)
+        model,
+        task,
+        all_layers=how.layer != "last",
+        cache=cache,
+        before=lambda: check_has_layer(model, how.layer),
     )
     corrupted = {
         one: embed_task(model, task, all_layers=how.layer != "last", cache=cache, corruption=one)

@@ -30,7 +30,7 @@ from ajepa.eval.tasks import Clip
 from ajepa.model.embedding import parse_layers
 
 from .base import Bench, Protocol, ProtocolError, TaskEntry
-from .probing import has_layer
+from .probing import check_has_layer
 
 DRAWS, DRAWS_A_PASS = 1_000, 25
 MOST_LEFT_OUT = 0.05  # of the draws
@@ -149,7 +149,7 @@ class Verify(Protocol):
             entry.name,
             all_layers=self.embeds == 2,
             cache=conditions.cache,
-            before=lambda: has_layer(model, self.layer),
+            before=lambda: check_has_layer(model, self.layer),
         )
         try:
             (make,) = embedded.representations(self.layer, self.pool, self.time).values()

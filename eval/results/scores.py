@@ -51,10 +51,6 @@ class Scored:
         number = {name: index for index, name in enumerate(dict.fromkeys(names))}
         return torch.tensor([number[name] for name in names])
 
-    def count_groups(self) -> int:
-        """How many groups, and clips of no group, there are to draw."""
-        return int(self.group_numbers().max()) + 1
-
 
 def joined_folds(splits: Sequence[Scored]) -> Scored:
     """The test splits as one, without their groups."""
@@ -127,9 +123,9 @@ def bootstrap(splits: Sequence[Scored], seed: int = 0) -> Tensor:
     draws = PRECISION_DRAWS if several else ACCURACY_DRAWS
     generator = torch.Generator().manual_seed(seed)
     drawn_KS = torch.zeros(len(splits), draws, dtype=torch.float64)
-    counts = [split.count_groups() for split in splits]
-    for split, result_S, groups in zip(splits, drawn_KS, counts, strict=True):
-        group_M = split.group_numbers()
+    numbers = [split.group_numbers() for split in splits]
+    counts = [int(group_M.max()) + 1 for group_M in numbers]
+    for split, result_S, group_M, groups in zip(splits, drawn_KS, numbers, counts, strict=True):
         hits_M = (split.scores_MC.argmax(1) == split.target).double() if not several else None
         for first in range(0, draws, DRAWS_A_PASS):
             drawn_SG = torch.randint(groups, (DRAWS_A_PASS, groups), generator=generator)
@@ -157,7 +153,7 @@ def summary(runs: Sequence[Sequence[Scored]], method: str = "") -> tuple[dict[st
     draws_S = torch.stack([bootstrap(splits) for splits in runs]).mean(0)
     grouped = any(any(split.groups) for split in runs[0])
     units = "groups of clips of one source" if grouped else "clips"
-    how = resampling([split.count_groups() for split in runs[0]], units)
+    how = resampling([int(split.group_numbers().max()) + 1 for split in runs[0]], units)
     fields = {
         "score": mean(by_seed),
         "interval": interval(draws_S),

@@ -54,17 +54,8 @@ __all__ = [
     "Task",
     "TaskError",
     "check_options",
-    "find_task",
     "open_task",
 ]
-
-
-def find_task(name: str) -> OpenTask:
-    """The function that opens the task `name`. Raises TaskError if there is no such task."""
-    opener = TASKS.get(name) if isinstance(name, str) else None
-    if opener is None:
-        raise TaskError(f"no task is called {name!r}; choose {', '.join(TASKS.names())}")
-    return opener
 
 
 def open_task(name: str, data: str | Path, **options: Any) -> Task:
@@ -73,7 +64,9 @@ def open_task(name: str, data: str | Path, **options: Any) -> Task:
     Raises:
         TaskError: there is no such task or option, or the data are not in the expected form.
     """
-    opener = find_task(name)
+    opener = TASKS.get(name)
+    if opener is None:
+        raise TaskError(f"no task is called {name!r}; choose {', '.join(TASKS.names())}")
     check_options(name, opener, options)
     try:
         return opener(data, **options)
