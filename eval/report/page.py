@@ -146,7 +146,7 @@ def _render(content: dict[str, Any], out: Path) -> str:
 
     folder = resources.files(__package__)
     environment = Environment(
-        loader=PackageLoader("ajepa.eval.report", "page"), autoescape=select_autoescape(["html", "j2"])
+        loader=PackageLoader("ajepa.eval.report", ""), autoescape=select_autoescape(["html", "j2"])
     )
     # "<" as an escape: no string of the data can end the script element.
     charted = {name: value for name, value in content.items() if name != "drawings"}
@@ -161,6 +161,6 @@ def _render(content: dict[str, Any], out: Path) -> str:
         content=content,
         data=data,
         plotly=get_plotlyjs(),
-        style=(folder / "page" / "page.css").read_text(encoding="utf-8"),
-        script=(folder / "page" / "page.js").read_text(encoding="utf-8"),
+        style=(folder / "page.css").read_text(encoding="utf-8"),
+        script=(folder / "page.js").read_text(encoding="utf-8"),
     )
