@@ -33,7 +33,11 @@ from ajepa.eval.results.record import Record, read_records
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "RESULTS.md", ROOT / "ajepa" / "weights" / "README.md")
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("RESULTS.md", "results_paper.md", "results_0.3.md")),
+    ROOT / "ajepa" / "weights" / "README.md",
+)
 TABLE = re.compile(r"(<!-- table: ([^>]+?) -->\n)(.*?)(<!-- end of the table -->)", re.DOTALL)
 TASKS = {
     "esc10": "ESC-10",

@@ -2,7 +2,7 @@
 
     python docs/experiments/evar_sets.py TASK DATA EVAR_TASK EVAR_CHECKOUT [OPTION=VALUE ...]
 
-EVAR's own scripts make the tables of the whole sets; this one is for the parts that docs/RESULTS.md is
+EVAR's own scripts make the tables of the whole sets; this one is for the parts that docs/results_0.3.md is
 about. TASK, DATA and the options are those of `ajepa evaluate`, EVAR_TASK is a name of evar/ds_tasks.py.
 """
 
