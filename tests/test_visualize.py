@@ -19,7 +19,7 @@ from ajepa.masking import sample_masks
 from ajepa.nn.grid import PatchGrid
 from ajepa.recipes import Recipe
 from ajepa.training.loop import pretrain
-from ajepa.visualize.judge import judge, region_cells
+from ajepa.visualize.judge import judge, picture_cells
 from ajepa.visualize.predicted import Predicted, VisualizeError
 from ajepa.visualize.regions import Region, draw_regions, inside, masks_of
 from ajepa.visualize.training import Training, crops_of, train_decoder
@@ -116,6 +116,7 @@ def test_samples_depend_on_condition_and_seed(run: Path, tiny_recipe: Recipe, tm
     assert torch.equal(one, again) and not torch.allclose(one, other)
     assert not torch.allclose(one[0], one[1])
     crops = crops_of(predicted, tiny_recipe.data.source, 4)
+    assert crops.shape == (4, tiny_recipe.crop_samples), "as in pre-training, without a tail of zeros"
     verdict = judge(predicted, decoder, crops)
     assert verdict == judge(predicted, decoder, crops) and verdict.clips == 4
     assert verdict.between_seeds > 0 and verdict.interval[0] <= verdict.interval[1]
@@ -125,7 +126,8 @@ def test_a_region_covers_its_cells_of_the_picture(run: Path, tiny_recipe: Recipe
     predicted = Predicted.load(run)
     decoder = train_decoder(predicted, tiny_recipe.data.source, tmp_path, Training(steps=1, batch_size=2))
     grid, shape = predicted.grid, (decoder.config.frames, decoder.config.bands)
-    cells = region_cells(predicted, decoder, [Region(0, 0, *grid), Region(0, 0, grid.time, grid.freq // 2)])
+    regions = [Region(0, 0, *grid), Region(0, 0, grid.time, grid.freq // 2)]
+    cells = picture_cells(predicted, decoder, inside(grid, regions))
     assert cells.shape == (2, *shape) and cells[0].all()
     assert cells[1, :, : shape[1] // 2].all() and not cells[1, :, shape[1] // 2 :].any()
 
@@ -170,6 +172,27 @@ def test_other_sources_are_refused_in_a_line(
     assert "an encoder alone; give a training checkpoint" in capsys.readouterr().err
     assert main(["visualize", "--model", str(tmp_path), *rest]) == 2
     assert "no checkpoints in it" in capsys.readouterr().err
+
+
+def test_crops_are_of_different_clips(run: Path, tiny_recipe: Recipe) -> None:
+    """Also where more are asked for than there are: another clip's prediction is of another clip."""
+    source = tiny_recipe.data.source
+    crops = crops_of(Predicted.load(run), source, 1000)
+    assert len(crops) == len(list(Path(source).glob("*.wav"))) == len(crops.unique(dim=0))
+
+
+def test_sounds_line_up_with_their_clip() -> None:
+    front_end = LogMel()
+    frames = 150
+    clicks = torch.zeros(1, (frames - 1) * front_end.config.hop + front_end.config.window)
+    for place in (60, 4_000, 12_345, clicks.shape[1] - 80):
+        clicks[0, place : place + 32] = 0.5 * torch.sin(torch.arange(32) * 0.9)
+    again = waveform_of(front_end, front_end(clicks))
+    assert again.shape == clicks.shape
+    for place in (4_000, 12_345):
+        near = slice(place - 800, place + 800)
+        centre = (again[0, near].square() * torch.arange(1600)).sum() / again[0, near].square().sum()
+        assert abs(centre - 816) < 40, "2.5 ms"
 
 
 def test_a_spectrogram_is_heard_again() -> None:

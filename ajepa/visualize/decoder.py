@@ -53,6 +53,11 @@ class DecoderConfig:
         pool = (-(-frames // most), -(-bands // most))
         return cls(frames // pool[0], bands // pool[1], pool, condition)
 
+    @property
+    def covered(self) -> tuple[int, int]:
+        """Frames and mel bands of the spectrogram that are in the picture: whole cells alone."""
+        return self.frames * self.pool[0], self.bands * self.pool[1]
+
 
 class Decoder(nn.Module):
     """From conditions [B, D] to pictures [B, frames, bands].
@@ -98,10 +103,8 @@ class Decoder(nn.Module):
 
     def pooled(self, spectrogram_BLC: Tensor) -> Tensor:
         """A spectrogram at the picture's resolution."""
-        frames, bands = self.config.frames, self.config.bands
-        pool_frames, pool_bands = self.config.pool
-        whole_BLC = spectrogram_BLC[:, : frames * pool_frames, : bands * pool_bands]
-        return functional.avg_pool2d(whole_BLC[:, None], self.config.pool)[:, 0]
+        frames, bands = self.config.covered
+        return functional.avg_pool2d(spectrogram_BLC[:, None, :frames, :bands], self.config.pool)[:, 0]
 
     def expected(self, condition_BD: Tensor) -> Tensor:
         """The mean of all pictures that fit a condition: what it says, [B, frames, bands]."""

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from ajepa.audio.mp3 import write_mp3
+from ajepa.features import LogMel
 from ajepa.features.inverse import waveform_of
 from ajepa.files import write_json
 from ajepa.pictures.files import save
 
 from .decoder import Decoder
-from .judge import Verdict
+from .judge import Verdict, picture_cells
 from .predicted import Predicted
 from .regions import Region, draw_regions, inside, masks_of
 
@@ -30,16 +31,18 @@ class Drawn(NamedTuple):
     Attributes:
         truth_XY: the clip at the picture's resolution.
         regions: one a position.
-        context_PN: the patches that the encoder saw, [positions, N] bool.
+        seen_PXY: where the patches are that the encoder saw, [positions, frames, bands] bool.
         mean_PXY: the means of all pictures that fit the predictions, [positions, frames, bands].
         sample_PSXY: [positions, seeds, frames, bands].
+        covered: frames and mel bands of the spectrogram that the picture covers.
     """
 
     truth_XY: Tensor
     regions: list[Region]
-    context_PN: Tensor
+    seen_PXY: Tensor
     mean_PXY: Tensor
     sample_PSXY: Tensor
+    covered: tuple[int, int]
 
 
 @torch.no_grad()
@@ -55,7 +58,7 @@ def draw_samples(
     """Samples for regions at several places of a crop, with several seeds each.
 
     Args:
-        waveform_S: one crop at the recipe's length.
+        waveform_S: one crop of `recipe.crop_samples`.
     """
     generator = torch.Generator().manual_seed(seed)
     grid = predicted.grid
@@ -67,7 +70,8 @@ def draw_samples(
     context_PN.scatter_(1, masks.context_BMK[:, 0], masks.valid_BMK[:, 0])
     samples = [decoder.sample(condition_PD, torch.Generator().manual_seed(one)) for one in range(seeds)]
     truth_XY, mean_PXY = decoder.pooled(spectrogram_PLC)[0], decoder.expected(condition_PD)
-    return Drawn(truth_XY, regions, context_PN, mean_PXY, torch.stack(samples, 1))
+    seen_PXY = picture_cells(predicted, decoder, context_PN)
+    return Drawn(truth_XY, regions, seen_PXY, mean_PXY, torch.stack(samples, 1), decoder.config.covered)
 
 
 def write_drawing(
@@ -89,7 +93,7 @@ def write_drawing(
     for number, (title, picture_XY) in enumerate(sounds.items()):
         names[title] = f"sound-{number}.mp3"
         front_end = predicted.front_end
-        waveform_S = waveform_of(front_end, _full_size(predicted, picture_XY)[None])[0]
+        waveform_S = waveform_of(front_end, _full_size(front_end, picture_XY, drawn.covered)[None])[0]
         write_mp3(out / names[title], waveform_S.numpy(), front_end.config.sample_rate)
     facts = {
         "clip": clip,
@@ -103,28 +107,29 @@ def write_drawing(
     write_json(out / FACTS, facts)
 
 
-def _full_size(predicted: Predicted, picture_XY: Tensor) -> Tensor:
-    """A picture as a spectrogram [L, C] of the crop, values between cells interpolated."""
-    frames = predicted.grid.time * predicted.recipe.encoder.patch[0]
-    size = (frames, predicted.recipe.front_end.mels)
-    return functional.interpolate(picture_XY[None, None], size, mode="bilinear")[0, 0]
+def _full_size(front_end: LogMel, picture_XY: Tensor, covered: tuple[int, int]) -> Tensor:
+    """A picture as a spectrogram [L, C], interpolated; the bands that it leaves out are silent."""
+    spectrogram_LC = functional.interpolate(picture_XY[None, None], covered, mode="bilinear")[0, 0]
+    missing = front_end.config.mels - covered[1]
+    return functional.pad(spectrogram_LC, (0, missing), value=front_end.silence)
 
 
 def _figure(predicted: Predicted, drawn: Drawn) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    grid = predicted.grid
     positions, seeds = drawn.sample_PSXY.shape[:2]
     low, high = np.quantile(drawn.truth_XY.numpy(), [0.01, 0.995])
     figure = Figure(figsize=(1.9 * (seeds + 3), 1.7 * positions + 0.3), dpi=130, layout="constrained")
     axes = figure.subplots(positions, seeds + 3, squeeze=False)
     titles = ["the clip", "its context", "mean", *(f"sample {number + 1}" for number in range(seeds))]
-    seen_PXY = _cells(drawn, grid)
+    frames, bands = (
+        covered / size for covered, size in zip(drawn.covered, predicted.recipe.encoder.patch, strict=True)
+    )
     for row, region in enumerate(drawn.regions):
         pictures: Sequence[np.ndarray] = [
             drawn.truth_XY.numpy(),
-            np.where(seen_PXY[row], drawn.truth_XY.numpy(), np.nan),
+            np.where(drawn.seen_PXY[row].numpy(), drawn.truth_XY.numpy(), np.nan),
             drawn.mean_PXY[row].numpy(),
             *drawn.sample_PSXY[row].numpy(),
         ]
@@ -136,7 +141,7 @@ def _figure(predicted: Predicted, drawn: Drawn) -> Any:
                 cmap="magma",
                 vmin=low,
                 vmax=high,
-                extent=(0, grid.time, 0, grid.freq),
+                extent=(0, frames, 0, bands),
                 interpolation="nearest",
             )
             panel.set(xticks=[], yticks=[], facecolor="#c8c8c8")
@@ -145,10 +150,3 @@ def _figure(predicted: Predicted, drawn: Drawn) -> Any:
             if row == 0:
                 panel.set_title(titles[column], fontsize=8)
     return figure
-
-
-def _cells(drawn: Drawn, grid: Any) -> np.ndarray:
-    """The contexts at the picture's resolution, [positions, frames, bands] bool."""
-    shape = drawn.truth_XY.shape
-    seen_PTF = drawn.context_PN.view(-1, *grid).float()[:, None]
-    return (functional.interpolate(seen_PTF, shape, mode="nearest")[:, 0] > 0.5).numpy()

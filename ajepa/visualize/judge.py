@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .decoder import Decoder
 from .predicted import Predicted
-from .regions import Region, draw_regions, inside
+from .regions import draw_regions, inside
 
 
 class Verdict(NamedTuple):
@@ -58,7 +58,7 @@ def judge(predicted: Predicted, decoder: Decoder, waveform_BS: Tensor, seed: int
         return decoder.sample(its_BD, torch.Generator().manual_seed(noise))
 
     sample_BXY = sample(condition_BD, 1)
-    cells_BXY = region_cells(predicted, decoder, here)
+    cells_BXY = picture_cells(predicted, decoder, inside(predicted.grid, here))
     own_B = _distance(sample_BXY, truth_BXY, cells_BXY)
     other_B = _distance(sample(shuffled_BD, 1), truth_BXY, cells_BXY)
     with torch.no_grad():
@@ -82,11 +82,10 @@ def judge(predicted: Predicted, decoder: Decoder, waveform_BS: Tensor, seed: int
     )
 
 
-def region_cells(predicted: Predicted, decoder: Decoder, regions: list[Region]) -> Tensor:
-    """The regions as cells of the picture, [B, frames, bands] bool."""
-    grid = predicted.grid
+def picture_cells(predicted: Predicted, decoder: Decoder, patches_BN: Tensor) -> Tensor:
+    """The cells of the picture that lie mostly in the given patches, [B, frames, bands] bool."""
     patch = predicted.recipe.encoder.patch
-    cells_BTF = inside(grid, regions).view(-1, *grid)
+    cells_BTF = patches_BN.view(-1, *predicted.grid)
     whole_BLC = cells_BTF.repeat_interleave(patch[0], 1).repeat_interleave(patch[1], 2)
     return decoder.pooled(whole_BLC.float()) > 0.5
 

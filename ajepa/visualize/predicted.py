@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.layout import latest_checkpoint
 from ajepa.checkpoints.official.contents import fill_module
 from ajepa.checkpoints.sizes import check_network, check_sizes
+from ajepa.data.clips import Clips
+from ajepa.data.crops import CropDataset
 from ajepa.errors import AjepaError
 from ajepa.features import LogMel, levelled
 from ajepa.masking import context_tokens
@@ -83,6 +84,12 @@ class Predicted(nn.Module):
         """Of a crop."""
         return self.recipe.crop_grid
 
+    def crops(self, clips: Clips, cache_megabytes: int = 0) -> CropDataset:
+        """The crops that pre-training takes of these clips, at their own level."""
+        rate = self.recipe.front_end.sample_rate
+        seconds = self.recipe.crop_samples / rate
+        return CropDataset(clips, seconds, rate, 0.0, cache_megabytes, skip_broken=True)
+
     @property
     def fingerprint(self) -> str:
         """Of the weights: a decoder belongs to one predictor."""
@@ -90,11 +97,10 @@ class Predicted(nn.Module):
 
     @torch.no_grad()
     def spectrogram(self, waveform_BS: Tensor) -> Tensor:
-        """Normalised log-mel of crops [B, L, C], whole patches: the last one is filled up as in training."""
-        config = self.objective.encoder.config
-        spectrogram_BLC = self.front_end(levelled(waveform_BS, config.inputs))
-        missing = self.grid.time * config.patch[0] - spectrogram_BLC.shape[1]
-        return functional.pad(spectrogram_BLC, (0, 0, 0, missing))
+        """Normalised log-mel [B, L, C] of crops of `recipe.crop_samples`, which are whole patches."""
+        if waveform_BS.shape[-1] != self.recipe.crop_samples:
+            raise ValueError(f"{waveform_BS.shape[-1]} samples, must be {self.recipe.crop_samples}")
+        return self.front_end(levelled(waveform_BS, self.objective.encoder.config.inputs))
 
     @torch.no_grad()
     def forward(self, spectrogram_BLC: Tensor, regions: list[Region], generator: torch.Generator) -> Tensor:

@@ -74,14 +74,7 @@ def train_decoder(
         return average.eval()
 
     clips = open_clips(source)
-    crops = CropDataset(
-        clips,
-        recipe.data.crop_seconds,
-        recipe.front_end.sample_rate,
-        gain_db=0.0,
-        cache_megabytes=1024,
-        skip_broken=True,
-    )
+    crops = predicted.crops(clips, cache_megabytes=1024)
     crops_a_step = -(-settings.batch_size // settings.regions)
     if start == 0:
         _measure(predicted, decoder, crops, StepSampler(len(clips), 8, 0, MEASURED // 8, settings.seed))
@@ -132,15 +125,18 @@ def _measure(predicted: Predicted, decoder: Decoder, crops: CropDataset, order: 
 
 
 def crops_of(predicted: Predicted, source: str, count: int) -> Tensor:
-    """Crops of clips that are spread over a set, [B, S]. Raises as `open_clips`; VisualizeError: too few."""
-    recipe = predicted.recipe
+    """One crop each of up to `count` clips that are spread over a set, [B, S].
+
+    Raises:
+        VisualizeError: fewer than two clips.
+        AudioError, DataError: the audio cannot be read.
+    """
     clips = open_clips(source)
     if len(clips) < 2:
         raise VisualizeError(f"{source}: {len(clips)} clip; to judge a decoder takes at least two")
-    rate = recipe.front_end.sample_rate
-    crops = CropDataset(clips, recipe.data.crop_seconds, rate, gain_db=0.0, skip_broken=True)
-    draws = [Draw(index * len(clips) // count, index) for index in range(min(count, len(clips)))]
-    batch = collate([crops[draw] for draw in draws])
+    count = min(count, len(clips))
+    crops = predicted.crops(clips)
+    batch = collate([crops[Draw(index * len(clips) // count, index)] for index in range(count)])
     if batch.failure:
         raise VisualizeError(batch.failure)
     return batch.waveform_BS
