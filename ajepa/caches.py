@@ -31,6 +31,7 @@ KINDS = {
 LIMIT = "limit.json"  # in the folder of the embeddings
 LIMIT_GIGABYTES = 50.0
 STARTED = time.time()
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)  # of what may be read and not changed
 
 
 class CacheError(AjepaError, ValueError):
@@ -115,7 +116,7 @@ def used(path: Path) -> None:
     try:
         os.utime(path)
     except OSError as error:  # of a cache that another user shares, which may be read and not changed
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in NOT_ALLOWED:
             raise
 
 

@@ -21,9 +21,11 @@ from ajepa.errors import AjepaError
 if TYPE_CHECKING:
     import numpy as np
 
+REPLACED = "replaced"  # the kind of a folder that is moved aside while a new one takes its place
 ABANDONED_SECONDS = 86_400  # without a change, where a lock says nothing
 # The name of a file while it is written: that of the file and the machine, the process, and a kind.
-_LEFTOVER = re.compile(r"\.(.+)\.\d+\.[a-z0-9]+")
+_LEFTOVER = re.compile(r"\.ajepa\.(.+)\.\d+\.([a-z0-9]+)")
+_LONGEST_NAME = 120  # bytes of a file's name that are in the name of its partial one, which may have 255
 
 
 class PlaceError(AjepaError, ValueError):
@@ -32,7 +34,10 @@ class PlaceError(AjepaError, ValueError):
 
 def can_write(folder: Path) -> bool:
     """Whether files can be made in this folder, given as an absolute path; it need not exist yet."""
-    existing = next(one for one in (folder, *folder.parents) if one.exists())
+    try:
+        existing = next(one for one in (folder, *folder.parents) if one.exists())
+    except PermissionError:  # in a folder that this user must not look into
+        return False
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
@@ -46,7 +51,7 @@ def check_place(path: Path, option: str) -> None:
     Raises:
         PlaceError: `path` is a folder, or its place is not writable.
     """
-    if path.is_dir() or not can_write(path.absolute().parent):
+    if not can_write(path.absolute().parent) or path.is_dir():
         raise PlaceError(
             f"{option} {path}: cannot be written; name a file in a folder that can be written to"
         )
@@ -88,12 +93,21 @@ def own_partial(path: Path, kind: str = "partial", *, folder: bool = False) -> I
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, path.name)
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{kind}")
+    partial = path.with_name(f".ajepa.{_short(path.name)}.{socket.gethostname()}.{os.getpid()}.{kind}")
     with _locked(partial, folder):
         try:
             yield partial
         finally:
             _remove(partial)  # gone already after a success
+
+
+def _short(name: str) -> str:
+    """A file's name, or its beginning and a hash if the partial one's name would be too long."""
+    content = os.fsencode(name)
+    if len(content) <= _LONGEST_NAME:
+        return name
+    beginning = content[: _LONGEST_NAME - 13].decode(errors="ignore")
+    return f"{beginning}-{hashlib.sha256(content).hexdigest()[:12]}"
 
 
 @contextmanager
@@ -124,7 +138,7 @@ def remove_leftovers(folder: Path, name: str = "") -> None:
     """Remove what killed processes left unfinished in a folder.
 
     What a process still writes is locked by it. Locks of another machine may not be seen here: what it has
-    begun is removed after a day without a change.
+    begun is removed after a day without a change. A folder that was moved aside and not replaced is put back.
 
     Args:
         name: of one file; empty: of all.
@@ -138,13 +152,17 @@ def remove_leftovers(folder: Path, name: str = "") -> None:
         if (found := _LEFTOVER.fullmatch(path.name)) is None:
             continue
         ours = found[1].endswith(here)
-        if name and not (found[1] == name + here if ours else found[1].startswith(f"{name}.")):
+        wanted = _short(name)
+        if name and not (found[1] == wanted + here if ours else found[1].startswith(f"{wanted}.")):
             continue
         with suppress(OSError):  # such as of one that another process removes at the same time
-            _remove_unlocked(path, time.time() - path.stat().st_mtime > ABANDONED_SECONDS, ours)
+            old = time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+            original = folder / (name or found[1].removesuffix(here))
+            _remove_unlocked(path, old, ours, original if found[2] == REPLACED else None)
 
 
-def _remove_unlocked(path: Path, old: bool, ours: bool) -> None:
+def _remove_unlocked(path: Path, old: bool, ours: bool, original: Path | None) -> None:
+    """Remove a leftover; put it back where it is the only copy of `original`."""
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         try:
@@ -154,7 +172,10 @@ def _remove_unlocked(path: Path, old: bool, ours: bool) -> None:
         except OSError:  # a file system without locks
             ours = False
         if old or ours:
-            _remove(path)
+            if original and not original.exists() and any(path.iterdir()):
+                path.rename(original)
+            else:
+                _remove(path)
     finally:
         os.close(handle)
 
@@ -221,7 +242,7 @@ def folder_in_place_of(folder: Path) -> Iterator[Path]:
     folder = folder.resolve()
     with (
         own_partial(folder, folder=True) as partial,
-        own_partial(folder, "replaced", folder=True) as replaced,
+        own_partial(folder, REPLACED, folder=True) as replaced,
     ):
         with naming(folder):
             yield partial

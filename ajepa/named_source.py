@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -11,7 +12,10 @@ def named_source(text: str) -> tuple[str, str]:
     A path may contain "=" (`runs/lr=1e-3`): a text that exists as a path is a source. Otherwise the name ends
     at the first "=".
     """
-    if "=" not in text or Path(text).exists():
+    exists = False
+    with suppress(OSError):  # longer than a path can be
+        exists = Path(text).exists()
+    if "=" not in text or exists:
         return "", text
     name, _, source = text.partition("=")
     return name, source

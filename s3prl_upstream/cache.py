@@ -14,7 +14,6 @@ import hashlib
 import io
 import os
 import time
-import uuid
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -24,11 +23,11 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from ajepa.files import ArrayError, naming, read_array
+from ajepa import caches, files
+from ajepa.files import ArrayError, read_array
 from ajepa.model import AudioEncoder
 from ajepa.model.fingerprint import fingerprint
 
-ABANDONED_SECONDS = 3600  # no process still writes a partial file older than this
 SPARE = 0.1  # share of the limit that one clearing frees, so that it is not repeated for every entry
 
 
@@ -55,6 +54,7 @@ class FeatureCache:
 
     Attributes:
         hits, misses: how often `get` found and did not find an entry.
+        full: nothing more is stored: there is no room, or the folder is another user's.
     """
 
     def __init__(self, folder: str | os.PathLike[str], limit: int) -> None:
@@ -64,10 +64,18 @@ class FeatureCache:
         self.started = time.time()
         self.full = False
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.folder / "lock")
         self._counter = self.folder / "bytes"
-        with self._lock:
-            self._counter.write_text(str(self._count()))
+        try:
+            with self._locked():
+                self._counter.write_text(str(self._count()))
+        except OSError as error:
+            if error.errno not in caches.NOT_ALLOWED:
+                raise
+            self.full = True
+            warnings.warn(
+                f"{self.folder}: cannot be written to; features that are not in it are computed each time",
+                stacklevel=2,
+            )
 
     def get(self, model: str, clip: str) -> Tensor | None:
         """The features of a clip, on the CPU, or None."""
@@ -76,7 +84,7 @@ class FeatureCache:
             features = read_array(path)
             if features.ndim != 3:
                 raise ArrayError(f"{path}: features of shape {features.shape}, expected three axes")
-            os.utime(path)  # in use, see `_clear`
+            caches.used(path)
         except FileNotFoundError:  # never stored, or just removed
             self.misses += 1
             return None
@@ -92,23 +100,17 @@ class FeatureCache:
         if self.full:
             return
         path = self._path(model, clip)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.partial")
         content = io.BytesIO()
         np.save(content, features.detach().cpu().numpy())
-        with naming(partial):
-            partial.write_bytes(content.getbuffer())
-        size = partial.stat().st_size
-        with self._lock:
+        size = content.tell()
+        with self._locked():
             used = self._used()
             if used + size > self.limit:
                 used -= self._clear(used + size - self.limit)
             self.full = used + size > self.limit
-            if self.full:
-                partial.unlink()
-            else:
+            if not self.full:
                 replaced = path.stat().st_size if path.exists() else 0
-                partial.replace(path)
+                files.write(path, content.getvalue())
                 used += size - replaced
             self._counter.write_text(str(used))
         if self.full:
@@ -117,6 +119,10 @@ class FeatureCache:
                 "each time. Raise cache_gigabytes, or delete entries that are not needed",
                 stacklevel=2,
             )
+
+    def _locked(self) -> FileLock:
+        # Made for each use: an upstream with a cache can be copied and pickled.
+        return FileLock(self.folder / "lock")
 
     def _path(self, model: str, clip: str) -> Path:
         return self.folder / model / clip[:2] / f"{clip}.npy"
@@ -127,9 +133,8 @@ class FeatureCache:
 
     def _count(self) -> int:
         """Bytes of all entries, after removing files left by killed processes."""
-        for partial in self.folder.rglob("*.partial"):
-            if partial.stat().st_mtime < time.time() - ABANDONED_SECONDS:
-                partial.unlink(missing_ok=True)
+        for folder in self.folder.glob("*/*"):
+            files.remove_leftovers(folder)
         return sum(path.stat().st_size for path in self.folder.rglob("*.npy"))
 
     def _clear(self, needed: int) -> int:

@@ -6,10 +6,12 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -264,15 +266,17 @@ def test_the_next_run_removes_what_a_killed_one_left(call: str, tmp_path: Path) 
 def test_what_another_machine_left_goes_after_a_day(tmp_path: Path) -> None:
     here = files.socket.gethostname()
     names = (
-        ".a.json.elsewhere.12.partial",
-        ".a.json.else.where.12.partial",
+        ".ajepa.a.json.elsewhere.12.partial",
+        ".ajepa.a.json.else.where.12.partial",
         ".hidden",
         ".a.1",
         "a.12.partial",
+        ".thesis.2.swp",  # an editor's
+        ".zcompdump-vm-5.8.1",
     )
     for name in names:
         (tmp_path / name).touch()
-    (tmp_path / f".a.json.{here}.1.partial").touch()
+    (tmp_path / f".ajepa.a.json.{here}.1.partial").touch()
     files.remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(names)
     for name in names:
@@ -281,11 +285,51 @@ def test_what_another_machine_left_goes_after_a_day(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == set(names[2:])
 
 
+REPLACES = """
+import os, sys
+from pathlib import Path
+from ajepa import files
+rename = Path.rename
+def killed(self, target):
+    rename(self, target)
+    os._exit(9)
+Path.rename = killed
+with files.folder_in_place_of(Path(sys.argv[1])) as partial:
+    (partial / "new").touch()
+"""
+
+
+@pytest.mark.parametrize("failing", [True, False])
+def test_a_folder_is_never_lost(failing: bool, tmp_path: Path) -> None:
+    """Killed between moving the old one aside and putting the new one there."""
+    target = tmp_path / "saved"
+    with files.folder_in_place_of(target) as partial:
+        (partial / "old").touch()
+    assert subprocess.run([sys.executable, "-c", REPLACES, str(target)], check=False).returncode == 9
+    assert not target.exists()
+    with suppress(ZeroDivisionError), files.folder_in_place_of(target) as partial:
+        (partial / "newest").touch()
+        assert [path.name for path in target.iterdir()] == ["old"]
+        if failing:
+            raise ZeroDivisionError
+    assert [path.name for path in target.iterdir()] == ["old" if failing else "newest"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_long_names_are_written(tmp_path: Path) -> None:
+    path = tmp_path / ("ä" * 120 + ".json")  # 245 bytes of the 255 that a name may have
+    files.write(path, "whole")
+    assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
+    (tmp_path / f".ajepa.{files._short(path.name)}.{socket.gethostname()}.1.partial").touch()
+    files.write(path, "again")
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_killed_comparison_leaves_nothing_after_the_next(tmp_path: Path) -> None:
     here = files.socket.gethostname()
     for folder in ("cells", "work", "."):
         (tmp_path / folder).mkdir(exist_ok=True)
-        (tmp_path / folder / f".x.npy.{here}.1.partial").touch()
+        (tmp_path / folder / f".ajepa.x.npy.{here}.1.partial").touch()
     Shelf(tmp_path).tidy()
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

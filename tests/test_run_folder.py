@@ -79,7 +79,7 @@ def test_one_start_at_a_time(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatc
     """The second is told whose turn it is, and touches nothing; the first one's end frees the folder."""
     monkeypatch.setattr(folder, "PATIENCE_SECONDS", 0.0)
     out = Path(tiny_recipe.run.out)
-    half_written = out / "checkpoints" / ".step-00000002.safetensors.host.7.partial"
+    half_written = out / "checkpoints" / ".ajepa.step-00000002.safetensors.host.7.partial"
     half_written.parent.mkdir(parents=True)
     half_written.touch()
     with FileLock(out / ".lock"), pytest.raises(RecipeError, match=rf"{out}: another process trains"):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import pickle
+import socket
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -157,10 +162,48 @@ def test_several_processes_share_a_folder(tmp_path: Path) -> None:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
     assert on_disk(tmp_path) == int((tmp_path / "bytes").read_text()) <= 60_000
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob(".*"))
     cache = FeatureCache(tmp_path, limit=60_000)
     found = [cache.get("model", f"{number:02d}") for number in range(50)]
     assert all(value is not None and bool((value == number).all()) for number, value in enumerate(found))
+
+
+def test_an_upstream_with_a_cache_can_be_copied(
+    source: str, wavs: list[torch.Tensor], tmp_path: Path
+) -> None:
+    expert = UpstreamExpert(source, cache=str(tmp_path)).eval()
+    for other in (copy.deepcopy(expert), pickle.loads(pickle.dumps(expert))):
+        with torch.no_grad():
+            other(wavs)
+    assert other.cache is not None and other.cache.hits == len(wavs)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, LIMIT)
+    cache.put("model", "ab", torch.ones(2, 3, 4))
+    folder = next(tmp_path.rglob("*.npy")).parent
+    (folder / f".ajepa.cd.npy.{socket.gethostname()}.1.partial").touch()
+    FeatureCache(tmp_path, LIMIT)
+    assert [path.name for path in folder.iterdir()] == ["ab.npy"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
+def test_a_cache_of_another_user_is_read() -> None:
+    code = (
+        "import os, sys, torch\n"
+        "from ajepa.s3prl_upstream.cache import FeatureCache\n"
+        "os.setgroups([]); os.setgid(54_321); os.setuid(54_321)\n"
+        "cache = FeatureCache(sys.argv[1], 10**9)\n"
+        "cache.put('model', 'cd', torch.ones(2, 3, 4))\n"
+        "assert cache.get('model', 'cd') is None\n"
+        "print(cache.get('model', 'ab').shape)\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to other users
+        Path(folder).chmod(0o755)
+        FeatureCache(folder, LIMIT).put("model", "ab", torch.ones(2, 3, 4))
+        done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True)
+    assert done.stdout == "torch.Size([2, 3, 4])\n", done.stderr
+    assert "cannot be written to; features that are not in it are computed each time" in done.stderr
 
 
 def test_keys_tell_samples_apart() -> None:

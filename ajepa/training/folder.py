@@ -78,7 +78,7 @@ def _take(lock: FileLock, recipe: Recipe, info: dict[str, Any]) -> Path | Recipe
         assert last is not None
         return _damaged(last, error)
     for folder in (out, out / "checkpoints"):
-        for half_written in folder.glob(".*.partial"):
+        for half_written in folder.glob(".ajepa.*.partial"):
             half_written.unlink(missing_ok=True)
     _extend(recipe, last)
     if last is None and finished_encoder(out) is None:
