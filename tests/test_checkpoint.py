@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.native import Checkpoint, CheckpointError
@@ -40,16 +41,21 @@ def test_checkpoint_names_are_pinned(tiny_recipe: Recipe) -> None:
     assert exported.recipe["name"] == "tiny"
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device")]
+)
+def test_a_failed_write_leaves_the_old_file(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "weights.safetensors"
     checkpoint.save(path, Checkpoint({"a": torch.zeros(2)}, {}, 1, {}))
 
     def full_disk(tensors: object, filename: str, metadata: object) -> None:
         Path(filename).write_bytes(b"part of a file")
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    with pytest.raises(CheckpointError, match="No space left"):
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: cannot be written \(.*No space left"):
         checkpoint.save(path, Checkpoint({"a": torch.ones(2)}, {}, 2, {}))
     assert checkpoint.load(path).step == 1
     assert [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]

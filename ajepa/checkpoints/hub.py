@@ -22,7 +22,7 @@ SCHEME = "hf://"
 WEIGHTS = "model.safetensors"  # the Hub's name for a model's weights
 
 # One segment each: owner, name, revision; then the rest of the path.
-ADDRESS = re.compile(r"hf://([\w.-]+)/([\w.-]+)(?:@([\w.-]+))?(?:/(.+))?")
+ADDRESS = re.compile(r"hf://([\w.-]+)/([\w.-]+)(?:@(refs/(?:pr|convert)/[\w.-]+|[\w.-]+))?(?:/(.+))?")
 
 
 class HubError(AjepaError, RuntimeError):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 ENCODER = "encoder.safetensors"  # the finished encoder with its front end
-CHECKPOINTS = "step-*.safetensors"
+CHECKPOINT = re.compile(r"step-(\d{8,})\.safetensors")
 
 
 def checkpoint_path(out: Path, step: int) -> Path:
@@ -14,8 +15,9 @@ def checkpoint_path(out: Path, step: int) -> Path:
 
 
 def checkpoint_paths(out: Path) -> list[Path]:
-    """All checkpoints in a run's folder, the first step first."""
-    return sorted((out / "checkpoints").glob(CHECKPOINTS))
+    """All checkpoints in a run's folder, the first step first; copies under other names are none."""
+    paths = (out / "checkpoints").glob("step-*.safetensors")
+    return sorted((path for path in paths if CHECKPOINT.fullmatch(path.name)), key=checkpoint_step)
 
 
 def checkpoint_step(path: Path) -> int:
@@ -26,7 +28,11 @@ def checkpoint_step(path: Path) -> int:
 def latest_checkpoint(out: Path, until: int | None = None) -> Path | None:
     """The checkpoint of the highest step, of those up to `until` if given; None where there is none."""
     paths = checkpoint_paths(out)
-    return max((path for path in paths if until is None or checkpoint_step(path) <= until), default=None)
+    return max(
+        (path for path in paths if until is None or checkpoint_step(path) <= until),
+        key=checkpoint_step,
+        default=None,
+    )
 
 
 def encoder_file(name: str) -> str:

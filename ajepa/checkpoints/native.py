@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ajepa.errors import AjepaError
-from ajepa.files import in_place_of
+from ajepa.files import PlaceError, in_place_of
 
 FORMAT = "ajepa-1"
 FLOATS = ("F32", "BF16", "F16", "F64")
@@ -68,7 +68,9 @@ def save(path: str | Path, checkpoint: Checkpoint) -> Path:
             save_file(tensors, partial, metadata=header)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())  # on the disk before it replaces the old file
-    except (OSError, SafetensorError) as error:
+    except PlaceError as error:
+        raise CheckpointError(str(error)) from error
+    except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be written ({error}); free space or choose another folder"
         ) from error

@@ -185,7 +185,7 @@ def _in_folder(path: Path, weights: str | None) -> Path:
             return finished
     if last is None:
         wanted = f"{layout.encoder_file(weights)}" if weights else layout.ENCODER
-        raise ModelError(f"{path}: a folder without {wanted} or checkpoints/{layout.CHECKPOINTS}")
+        raise ModelError(f"{path}: a folder without {wanted} or checkpoints/step-*.safetensors")
     return last
 
 
