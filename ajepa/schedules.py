@@ -23,7 +23,9 @@ def warmup_cosine(step: int, total: int, warmup: int, peak: float, end: float) -
 
 
 def warmup_decay(step: int, total: int, warmup: int, decay: int, peak: float, end: float) -> float:
-    """Linear up to `peak` over `warmup` steps, constant, and linear down to `end` over the last `decay`."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return linear(max(0, step - total + decay), decay, peak, end)
+    """Linear up to `peak` over `warmup` steps, constant, and linear down to `end` over the last `decay`.
+
+    Where the two overlap the lower line holds.
+    """
+    down = linear(max(0, step - total + decay), decay, peak, end)
+    return min(peak * (step + 1) / warmup, down) if step < warmup else down

@@ -315,6 +315,10 @@ def test_schedules() -> None:
     rates = [schedules.warmup_decay(step, 100, 10, 20, 1.0, 0.1) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and rates[9:81] == [1.0] * 72
     assert rates[90] == pytest.approx(0.55) and rates[100] == pytest.approx(0.1)
+    rates = [schedules.warmup_decay(step, 100, 50, 80, 1.0, 0.0) for step in range(101)]
+    assert torch.tensor(rates).diff().abs().max() < 0.03 and rates[100] == 0, (
+        "a warm-up that overlaps the fall meets it"
+    )
 
 
 def test_mean_over_masks(generator: torch.Generator) -> None:

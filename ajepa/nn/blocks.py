@@ -18,7 +18,14 @@ from torch.utils.checkpoint import checkpoint
 
 
 def check_sizes(
-    part: str, width: int, depth: int, heads: int, *, least_depth: int = 1, multiple: int = 4
+    part: str,
+    width: int,
+    depth: int,
+    heads: int,
+    mlp_ratio: float,
+    *,
+    least_depth: int = 1,
+    multiple: int = 4,
 ) -> None:
     """Raises ValueError, naming the part, for a size below its bound, or a width that cannot be divided.
 
@@ -30,6 +37,8 @@ def check_sizes(
             f"{part} width {width}, depth {depth}, heads {heads}: width and heads must be at least 1, depth "
             f"at least {least_depth}"
         )
+    if not 1 <= width * mlp_ratio < math.inf:
+        raise ValueError(f"{part} mlp_ratio {mlp_ratio}: the MLPs' hidden width must be at least 1")
     if width % math.lcm(heads, multiple):
         raise ValueError(
             f"{part} width {width} must be a multiple of {math.lcm(heads, multiple)}, for its {heads} heads"

@@ -48,7 +48,8 @@ class DecoderConfig:
     table: TableConfig | None = None
 
     def __post_init__(self) -> None:
-        check_sizes("decoder", self.width, self.depth, self.heads)
+        sizes = self.width, self.depth, self.heads, self.mlp_ratio
+        check_sizes("decoder", *sizes, multiple=4 if self.table is None else 1)
         check_shift("decoder", self.shift, self.window)
 
 

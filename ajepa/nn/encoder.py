@@ -55,7 +55,7 @@ class EncoderConfig:
     init: str = field(default="", repr=False)  # no setting of the network: fingerprints hash the text of this
 
     def __post_init__(self) -> None:
-        check_sizes("encoder", *self.dimensions)
+        check_sizes("encoder", *self.dimensions, self.mlp_ratio, multiple=4 if self.table is None else 1)
         if min(self.patch) < 1 or self.mels % self.patch[1]:
             raise ValueError(
                 f"encoder patch {tuple(self.patch)} does not fit {self.mels} mel bands: "

@@ -1,4 +1,4 @@
-"""The grid of spectrogram patches and its fixed positions."""
+"""The grid of spectrogram patches: its fixed positions, and tokens put into their places."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def fill_grid(
     Args:
         index_RK: the place of each token.
         valid_RK: False for padding, which is left out.
-        mask_token: broadcast to [R, N + 1, D].
+        mask_token: [D].
     """
     rows, _, width = tokens_RKD.shape
     # Padding is written to one place past the grid and cut off: no token of the grid is overwritten.

@@ -38,8 +38,8 @@ class PredictorConfig:
     table: TableConfig | None = None
 
     def __post_init__(self) -> None:
-        multiple = 4 if self.table is None else 1
-        check_sizes("predictor", self.width, self.depth, self.heads, least_depth=0, multiple=multiple)
+        sizes = self.width, self.depth, self.heads, self.mlp_ratio
+        check_sizes("predictor", *sizes, least_depth=0, multiple=4 if self.table is None else 1)
         check_shift("predictor", self.shift, self.window)
 
 

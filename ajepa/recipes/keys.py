@@ -26,13 +26,13 @@ _WORDS = {
 }
 
 
-def leaves(values: dict[str, Any], above: str = "") -> Iterator[str]:
-    """The keys of a tree of dictionaries, such as `optim.steps`."""
+def leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys of a tree of dictionaries, such as `optim.steps`, with their values."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, f"{above}{key}.")
         else:
-            yield above + key
+            yield above + key, value
 
 
 def explained(message: str, known: Sequence[str], given: Sequence[str] = (), system: str = "") -> str:

@@ -112,7 +112,11 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _at_least("optim", self, steps=1, batch_size=1, accumulate=1, schedule_steps=1)
-        _at_least("optim", self, lr=0, clip_norm=0, warmup_steps=0, warmup_epochs=0, decay_steps=0)
+        _at_least("optim", self, lr=0, min_lr=0, clip_norm=0, warmup_steps=0, warmup_epochs=0, decay_steps=0)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas is {list(self.betas)}, both must be in 0..1, 1 excluded")
+        if min(self.weight_decay) < 0:
+            raise ValueError(f"optim.weight_decay is {list(self.weight_decay)}, must be at least 0")
         if self.epochs is not None and not self.epochs > 0:
             raise ValueError(f"optim.epochs is {self.epochs}, must be above 0")
         if self.epochs is None:

@@ -6,6 +6,7 @@ The same keys are options of the command line (`--optim.lr 1e-3` or `optim.lr=1e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -47,6 +48,10 @@ class Recipe:
             raise ValueError(
                 f"front_end.mels is {self.front_end.mels}, encoder.mels {self.encoder.mels}: they must agree"
             )
+        for key, value in leaves(self.as_dict()):
+            for number in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise ValueError(f"{key} is {number}, must be a finite number")
         self.objective.check_encoder(self.encoder)
 
     @property
@@ -120,6 +125,8 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
 def recipe_from_dict(values: Any, source: object = "") -> Recipe:
     """A recipe from plain dictionaries, as a checkpoint stores it; keys that are missing keep their defaults.
 
+    Only `data.segment_seconds` does not: version 0.3 had no such key, and each file was one crop an epoch.
+
     Args:
         source: the file, for messages.
 
@@ -132,7 +139,7 @@ def recipe_from_dict(values: Any, source: object = "") -> Recipe:
         parts = {} if not isinstance(values, dict) else values
         rest = {key: value for key, value in parts.items() if key != "objective"}
         recipe = from_plain(Recipe, rest if isinstance(values, dict) else values)
-        if "segment_seconds" not in (parts.get("data") or {}):  # version 0.3: a file was one crop an epoch
+        if "segment_seconds" not in (parts.get("data") or {}):
             recipe = replace(recipe, data=replace(recipe.data, segment_seconds=0.0))
         return replace(recipe, objective=from_plain(objective, parts.get("objective", {}), "objective"))
     except (ValueError, RecursionError) as error:
@@ -218,6 +225,6 @@ def _build(system: str, parse: Callable[[Any], Any], options: Sequence[str] = ()
         config = parser.instantiate(parse(parser))
         return Recipe(**{key: value for key, value in vars(config).items() if key != "recipe"})
     except (ArgumentError, TypeError, ValueError) as error:
-        known = leaves(Recipe().as_dict() | {"objective": asdict(objective())})
+        known = [key for key, _ in leaves(Recipe().as_dict() | {"objective": asdict(objective())})]
         given = [option.partition("=")[0].removeprefix("--") for option in options]
-        raise RecipeError(explained(str(error), list(known), given, system)) from error
+        raise RecipeError(explained(str(error), known, given, system)) from error

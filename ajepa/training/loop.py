@@ -97,7 +97,7 @@ def _begin(run: Run, training_set: TrainingSet, *, begins: bool) -> tuple[Metric
         record_start(recipe, run.info, run.device, run.start, begins=begins)
         print(
             f"{recipe.name}: {parameter_count(run.objective.encoder) / 1e6:.1f} M encoder parameters, "
-            f"{counted(training_set)}, steps {run.start} to {optim.steps} of {optim.batch_size}, "
+            f"{counted(training_set)}, steps {run.start} to {optim.steps} of {optim.batch_size} clips each, "
             f"on {run.fabric.world_size} x {run.device.type}{', compiled' if run.compiled else ''}",
             file=sys.stderr,
         )
