@@ -146,15 +146,19 @@ def embedding(bench: Bench) -> dict[str, Any]:
     model = AudioEncoder(recipe.front_end, recipe.encoder, chunk_seconds=10.24).to(bench.device).eval()
     waveform_BS = noise(2 if bench.tiny else 64, 10).to(bench.device)
     results: dict[str, Any] = {"clips": len(waveform_BS)}
-    for name in ("bfloat16", "float32"):
+    clip_BD = {}
 
-        def embed(half: bool = name == "bfloat16") -> Tensor:
-            with torch.inference_mode(), torch.autocast(bench.device.type, torch.bfloat16, enabled=half):
-                return model(waveform_BS).clip
+    def embed() -> Tensor:
+        with torch.inference_mode():
+            return model(waveform_BS).clip
 
+    for name in ("float32", "bfloat16"):
+        if name == "bfloat16":
+            model.set_bf16()
+        clip_BD[name] = embed().float().cpu()
         times = bench.times(embed, 5)
         results[name] = times | {"clips_per_s": len(waveform_BS) / times["median_s"]}
-    return results
+    return results | {"bfloat16_against_float32": difference(clip_BD["bfloat16"], clip_BD["float32"])}
 
 
 def agreement(bench: Bench) -> dict[str, Any]:

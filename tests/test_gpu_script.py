@@ -45,10 +45,12 @@ def test_every_section_reports_numbers(tmp_path: Path) -> None:
     low, high = sections["run"]["result"]["clips_per_s_range"]
     assert 0 < low <= sections["run"]["result"]["clips_per_s"] <= high
     assert sections["log_mel"]["result"]["clips_per_s"] > 0
-    assert sections["embedding"]["result"]["bfloat16"]["clips_per_s"] > 0
+    embedded = sections["embedding"]["result"]
+    assert embedded["bfloat16"]["clips_per_s"] > 0 and embedded["float32"]["clips_per_s"] > 0
     same = sections["agreement"]["result"]
     assert same["encoder_device_against_cpu"]["largest"] == 0
-    # Half precision must show: equal numbers would mean that autocast did nothing.
+    # Half precision must show: equal numbers would mean that single precision was measured twice.
+    assert 0 < embedded["bfloat16_against_float32"]["rms"] < 0.05
     assert 0 < same["encoder_bfloat16_against_float32"]["rms"] < 0.05
 
 

@@ -97,6 +97,7 @@ def test_half_precision(source: str, expert: UpstreamExpert, dtype: torch.dtype)
         given = half([wav.to(dtype) for wav in wavs])["hidden_states"][-1]
         with torch.autocast("cpu", dtype=torch.bfloat16):
             cast = expert(wavs)["hidden_states"][-1]
+    assert not torch.equal(cast, wanted), "a caller's autocast region holds"
     for found in (half(wavs)["hidden_states"][-1], given, cast):
         assert torch.nn.functional.cosine_similarity(found.float(), wanted, dim=2).min() > 0.98
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -33,6 +34,6 @@ def store_products_in_bf16(blocks: nn.Module) -> None:
             module.fused = next(module.parameters()).device.type != "cpu"
 
 
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The region in which blocks of that precision run."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """The region in which blocks of that precision run; for float32 the caller's, if there is one."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
