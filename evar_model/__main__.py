@@ -30,7 +30,10 @@ class EvarError(AjepaError, ValueError):
 def add_to(checkout: Path) -> list[Path]:
     """Write the representation, its configuration and the line that imports it; returns the files.
 
-    Repeating it changes nothing. Raises EvarError if the folder is no checkout.
+    Repeating it changes nothing; a configuration that is there stays.
+
+    Raises:
+        EvarError: the folder is no checkout.
     """
     package = checkout / "evar"
     if missing := [name for name in ("ar_base.py", "common.py") if not (package / name).is_file()]:
@@ -39,10 +42,11 @@ def add_to(checkout: Path) -> list[Path]:
         )
     first, config = package / "__init__.py", checkout / "config" / "ajepa.yaml"
     files.write(package / f"{MODULE}.py", CODE)
-    files.write(config, (resources("ajepa.evar_model") / "configs" / "ajepa.yaml").read_text())
+    if not config.is_file():
+        files.write(config, (resources("ajepa.evar_model") / "configs" / "ajepa.yaml").read_text())
     text = first.read_text() if first.is_file() else ""
     if LINE not in text:
-        files.write(first, text + LINE)
+        files.write(first, text + ("\n" if text and not text.endswith("\n") else "") + LINE)
     return [package / f"{MODULE}.py", config, first]
 
 

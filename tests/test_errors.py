@@ -14,7 +14,8 @@ import torch
 import ajepa
 from ajepa import cli
 
-PACKAGES = ("ajepa", "ajepa.eval", "ajepa.hear_module", "ajepa.s3prl_upstream")
+PACKAGES = ("ajepa", "ajepa.eval", "ajepa.hear_module", "ajepa.s3prl_upstream", "ajepa.evar_model")
+NEED_A_CHECKOUT = {"ajepa.evar_model.representation"}  # of EVAR
 
 
 def error_classes() -> dict[str, type[BaseException]]:
@@ -22,8 +23,8 @@ def error_classes() -> dict[str, type[BaseException]]:
     found = {}
     for name in PACKAGES:
         package = import_module(name)
-        names = [item.name for item in pkgutil.walk_packages(package.__path__, f"{name}.")]
-        for module in map(import_module, [name, *names]):
+        names = {item.name for item in pkgutil.walk_packages(package.__path__, f"{name}.")} - NEED_A_CHECKOUT
+        for module in map(import_module, [name, *sorted(names)]):
             for item in vars(module).values():
                 if inspect.isclass(item) and issubclass(item, BaseException):
                     found[f"{item.__module__}.{item.__qualname__}"] = item

@@ -53,9 +53,13 @@ def test_it_is_added_once(checkout: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "no checkout of EVAR, it has no evar/ar_base.py" in capsys.readouterr().err
 
 
-def test_a_line_that_is_there_stays(checkout: Path) -> None:
-    (checkout / "evar" / "__init__.py").write_text("first = 1\n")
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_what_is_there_stays(end: str, checkout: Path) -> None:
+    (checkout / "evar" / "__init__.py").write_text(f"first = 1{end}")
+    config = checkout / "config" / "ajepa.yaml"
+    config.write_text("weight_file: mine\n")
     add_to(checkout)
+    assert config.read_text() == "weight_file: mine\n"
     assert (checkout / "evar" / "__init__.py").read_text().startswith("first = 1\nimport evar.ar_ajepa")
 
 

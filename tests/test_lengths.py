@@ -244,9 +244,10 @@ def test_what_is_no_audio_is_counted(
     for name in ("notes.txt", "more.TXT", "archive.zip", "README", ".hidden"):
         (source / name).write_text("no audio")
     pretrain(recordings, untrained=True)
-    words = f"{source}: 4 audio files; left out: 4 files of other kinds (2 .txt, 1 .zip, 1 without an ending)"
     found = [line for line in capsys.readouterr().err.splitlines() if "other kinds" in line]
-    assert [sorted(line) for line in found] == [sorted(words)], "in one line, the order of equal counts aside"
+    start = f"{source}: 4 audio files; left out: 4 files of other kinds (2 .txt, "
+    ends = ("1 .zip, 1 without an ending)", "1 without an ending, 1 .zip)")
+    assert len(found) == 1 and found[0] in [start + end for end in ends]
     assert main(["data", "manifest", str(source), str(tmp_path / "set.csv")]) == 0
     assert "left out: 4 files of other kinds" in capsys.readouterr().err
     line = ["embed", str(source), "--model", str(recordings.run.out), "--out", str(tmp_path / "e.parquet")]

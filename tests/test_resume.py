@@ -102,7 +102,15 @@ def test_interrupted_runs_say_how_to_go_on(tiny_recipe: Recipe, monkeypatch: pyt
     assert losses(pretrain(tiny_recipe).parent) == whole
 
 
-def train(path: Path) -> None:
+def train(path: Path, stop: int) -> None:
+    original = loop.set_schedules
+
+    def waits(optimizer: object, optim: OptimConfig, step: int) -> float:
+        if step == stop:  # to be killed before the end, on any machine
+            time.sleep(600)
+        return original(optimizer, optim, step)
+
+    loop.set_schedules = waits
     sys.exit(main(["pretrain", str(path)]))
 
 
@@ -121,7 +129,7 @@ def test_killed_at_any_step(tiny_recipe: Recipe, tmp_path: Path, workers: int, k
     path.write_text(dump_recipe(recipe))
     out = Path(recipe.run.out)
     for kill in kills:
-        process = forks.context().Process(target=train, args=(path,))
+        process = forks.context().Process(target=train, args=(path, kill + 1))
         process.start()
         while process.is_alive() and (not (out / "metrics.jsonl").exists() or len(losses_so_far(out)) < kill):
             time.sleep(0.002)

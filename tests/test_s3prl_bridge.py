@@ -284,3 +284,11 @@ def test_files(stereo: Path, tmp_path: Path) -> None:
     s3prl_audio.save(tmp_path / "copy.wav", wave_CS, rate)
     again, _ = s3prl_audio.load(tmp_path / "copy.wav")
     torch.testing.assert_close(again, wave_CS, atol=2**-15, rtol=0)
+
+
+def test_saved_samples_come_back(tmp_path: Path) -> None:
+    """As torchaudio wrote them: floating-point samples are not clipped."""
+    path = tmp_path / "loud.wav"
+    wave_CS = torch.tensor([[1.5, -0.25, 1e-6]])
+    s3prl_audio.save(path, wave_CS, 16_000)
+    assert torch.equal(s3prl_audio.load(path)[0], wave_CS)

@@ -258,3 +258,14 @@ def test_speakers_are_learnable_across_sessions(tmp_path):
     test = np.array([split != "1" for split, _ in lines])
     paths = [tmp_path / "wav" / path for _, path in lines]
     assert 0.25 < accuracy(paths, labels, ~test, test) < 0.95
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 3.0])
+def test_events_fit_into_short_recordings(seconds: float, tmp_path: Path) -> None:
+    synthetic.write_events(tmp_path, recordings=10, seconds=seconds, kinds=2)
+    rows = (tmp_path / "events.csv").read_text().splitlines()[1:]
+    ends = [float(row.split(",")[2]) for row in rows if row.split(",")[2]]
+    assert len(ends) > 5 and max(ends) <= seconds
+    assert soundfile.info(tmp_path / "audio" / "0001.wav").duration == seconds
+    with pytest.raises(ValueError, match=r"recordings of 0\.2 s; an event takes at least 0\.5 s"):
+        synthetic.write_events(tmp_path, seconds=0.2)

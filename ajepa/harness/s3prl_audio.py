@@ -61,9 +61,11 @@ def info(filepath: str | Path, **_format: object) -> AudioMetaData:
 
 
 def save(filepath: str | Path, src: Tensor, sample_rate: int, **_format: object) -> None:
-    """Write samples [A, S], as `torchaudio.save` did."""
+    """Write samples [A, S], as `torchaudio.save` did: floating-point WAVs from floating-point samples."""
+    single = src.dtype == torch.float32 and Path(filepath).suffix.lower() == ".wav"
     with naming(Path(filepath)):
-        soundfile.write(filepath, src.detach().cpu().t().numpy(), sample_rate)
+        samples_SA = src.detach().cpu().t().numpy()
+        soundfile.write(filepath, samples_SA, sample_rate, subtype="FLOAT" if single else None)
 
 
 def apply_effects_file(path: str | Path, effects: list[list[str]], **_options: object) -> tuple[Tensor, int]:

@@ -68,7 +68,10 @@ def row(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
     marks = ["required"] if action.option_strings and action.required else []
     if action.choices and not values.startswith("{"):
         marks.append(f"one of {', '.join(map(str, action.choices))}")
-    return f"| `{cell(written)}` | {cell('; '.join(filter(None, [meaning, *marks])))} |"
+    code = cell(written).replace(
+        r"\|", "|"
+    )  # in a code span a bar ends no cell, and the backslash would show
+    return f"| `{code}` | {cell('; '.join(filter(None, [meaning, *marks])))} |"
 
 
 def sentence(text: str | None) -> str:

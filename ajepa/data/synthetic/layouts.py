@@ -195,7 +195,12 @@ def write_events(
     A recording has one event in two seconds on average; events may overlap. The first recording of each split
     has none: an empty track, and a row without times. Three in five recordings are for training, one for
     validation and one for testing.
+
+    Raises:
+        ValueError: recordings of less than half a second, which is the shortest event.
     """
+    if seconds < 0.5:
+        raise ValueError(f"recordings of {seconds} s; an event takes at least 0.5 s")
     folder, rows = Path(folder), []
     samples = round(seconds * SAMPLE_RATE)
     for number in range(recordings):
@@ -204,8 +209,8 @@ def write_events(
         mix, spans = np.zeros(samples, dtype=np.float32), []
         for _ in range(rng.poisson(seconds / 2) + 1 if number not in (0, 3, 4) else 0):
             kind = str(rng.choice(list(SOUNDS)[:kinds]))
-            wave = sound(kind, rng.uniform(0.5, 2.0), rng)
-            start = int(rng.integers(0, samples - len(wave)))
+            wave = sound(kind, rng.uniform(0.5, min(2.0, seconds)), rng)
+            start = int(rng.integers(0, max(1, samples - len(wave))))
             mix[start : start + len(wave)] += log_uniform(rng, 0.3, 1.0) * wave
             spans.append((start / SAMPLE_RATE, (start + len(wave)) / SAMPLE_RATE, kind))
         name = f"audio/{number:04d}.wav"
