@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from ajepa.checkpoints import layout
 from ajepa.checkpoints import native as checkpoint
 from ajepa.checkpoints.native import Checkpoint, CheckpointError
 from ajepa.recipes import Recipe
@@ -70,3 +71,17 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
         checkpoint.load(foreign)
     with pytest.raises(CheckpointError, match="no such file"):
         checkpoint.load(tmp_path / "absent.safetensors")
+
+
+def test_copies_under_other_names_are_no_checkpoints(tmp_path: Path) -> None:
+    for step in (2, 123_456_789, 99_999_999):
+        layout.checkpoint_path(tmp_path, step).parent.mkdir(exist_ok=True)
+        layout.checkpoint_path(tmp_path, step).touch()
+    for copy in ("step-00000002-good", "step-00000002_good", "step-2"):
+        (tmp_path / "checkpoints" / f"{copy}.safetensors").touch()
+    assert [layout.checkpoint_step(path) for path in layout.checkpoint_paths(tmp_path)] == [
+        2,
+        99_999_999,
+        123_456_789,
+    ]
+    assert layout.latest_checkpoint(tmp_path) == layout.checkpoint_path(tmp_path, 123_456_789)

@@ -163,3 +163,13 @@ def test_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "README.md").write_text("a card")
     with pytest.raises(hub.HubError, match="cannot be reached"):
         hub.upload(tmp_path, "me/tiny", ["README.md"], private=False, message="m")
+
+
+def test_addresses() -> None:
+    parse = hub.Address.parse
+    assert parse("hf://me/net") == ("me/net", None, hub.WEIGHTS)
+    assert parse("hf://me/net@v1.0/sub/one.pt") == ("me/net", "v1.0", "sub/one.pt")
+    assert parse("hf://me/net@refs/pr/1") == ("me/net", "refs/pr/1", hub.WEIGHTS), (
+        "the branch of a pull request"
+    )
+    assert parse("hf://me/net@refs/convert/parquet/a.pt") == ("me/net", "refs/convert/parquet", "a.pt")
