@@ -13,7 +13,7 @@ from ajepa.eval.demo import TRAINED, TWIN, Size, demo, gains
 from ajepa.eval.results.record import Record
 from tests import forks
 from tests.hear_tasks import shorten_training
-from tests.hear_toolkit import needs_toolkit
+from tests.toolkits import needs_heareval
 
 
 def write_task(folder: Path, clips: dict[str, int]) -> None:
@@ -42,7 +42,7 @@ def test_gains_count_the_clips_that_are_scored(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@needs_toolkit
+@needs_heareval
 def test_the_demo_runs_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

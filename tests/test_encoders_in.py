@@ -29,11 +29,7 @@ from ajepa.model.fingerprint import fingerprint
 from ajepa.s3prl_upstream import UpstreamError
 from tests.labelled_tones import write_table
 from tests.test_finetune import QUICK, tones  # noqa: F401
-
-needs_s3prl = pytest.mark.skipif(
-    importlib.util.find_spec("s3prl") is None,
-    reason="s3prl is not installed; `ajepa harness enable s3prl` installs it",
-)
+from tests.toolkits import needs_s3prl
 
 MODULE = '''
 import torch

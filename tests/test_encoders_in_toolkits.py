@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -17,13 +16,9 @@ from ajepa.eval.results.record import Record
 from ajepa.hear_module import tasks
 from ajepa.model.fingerprint import fingerprint
 from tests.test_encoders_in import module  # noqa: F401
-from tests.test_superb import needs_s3prl
 from tests.test_xares import needs_xares
+from tests.toolkits import needs_heareval, needs_s3prl
 
-needs_heareval = pytest.mark.skipif(
-    importlib.util.find_spec("heareval") is None,
-    reason="heareval is not installed; `ajepa harness enable hear` installs it",
-)
 pytestmark = pytest.mark.slow
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -22,11 +21,7 @@ from ajepa.model.fingerprint import fingerprint
 from ajepa.recipes import Recipe
 from tests import forks
 from tests.hear_tasks import shorten_training
-
-needs_heareval = pytest.mark.skipif(
-    importlib.util.find_spec("heareval") is None,
-    reason="heareval is not installed; `ajepa harness enable hear` installs it",
-)
+from tests.toolkits import needs_heareval
 
 
 def test_fingerprints_follow_the_weights() -> None:

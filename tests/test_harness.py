@@ -20,7 +20,8 @@ from ajepa import harness
 from ajepa.harness import hear, hook, manage
 from ajepa.harness.manage import HOOK_NAME, PTH_NAME
 from ajepa.harness.pickles import load_tensors
-from tests.hear_toolkit import enabled_site, needs_toolkit, python
+from tests.pickles import MakesFolder
+from tests.toolkits import enabled_site, needs_heareval, python
 
 # -- the hook --
 
@@ -159,7 +160,7 @@ def bridged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget()
 
 
-@needs_toolkit
+@needs_heareval
 def test_gpu_name_that_is_a_str(bridged: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """heareval asks pynvml for the name on GPU machines; since 11.5 it is a str."""
     pynvml: Any = ModuleType("pynvml")
@@ -176,7 +177,7 @@ def test_gpu_name_that_is_a_str(bridged: None, monkeypatch: pytest.MonkeyPatch) 
     assert pynvml.nvmlDeviceGetName(0) == "NVIDIA H100"  # pynvml itself is left alone
 
 
-@needs_toolkit
+@needs_heareval
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed")
 def test_tensorflow_stand_in_does_not_outlive_the_import(bridged: None) -> None:
     validate = importlib.import_module("hearvalidator.validate")
@@ -204,18 +205,14 @@ def test_own_checkpoints_load_and_no_others(tmp_path: Path) -> None:
         torch.load(own)  # outside heareval nothing has changed
 
 
-@needs_toolkit
+@needs_heareval
 def test_pickled_labels_run_no_code(bridged: None, tmp_path: Path) -> None:
     """heareval reads the labels of a folder of embeddings, which may be a stranger's."""
-
-    class Opens:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (Path.touch, (tmp_path / "opened",))
 
     predictions = importlib.import_module("heareval.predictions.task_predictions")
     path = tmp_path / "test.target-labels.pkl"
     for content, words in (
-        (pickle.dumps([["a"], Opens()]), "which could run code"),
+        (pickle.dumps([["a"], MakesFolder(tmp_path / "opened")]), "which could run code"),
         (pickle.dumps([["a"]])[:-3], "no readable pickle"),
         (b"", "no readable pickle"),
     ):
@@ -233,10 +230,6 @@ def test_pickled_labels_run_no_code(bridged: None, tmp_path: Path) -> None:
 def test_pickled_tensors_run_no_code(tmp_path: Path) -> None:
     """What heareval keeps of its predictions: tensors in a dictionary, and nothing else."""
 
-    class Opens:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (Path.touch, (tmp_path / "opened",))
-
     path = tmp_path / "fold00.predictions.pkl"
     kept = {"target": torch.eye(3), "prediction": torch.rand(3, 3)[:, 1:], "events": [("a", 1.0)]}
     path.write_bytes(pickle.dumps(kept))
@@ -244,8 +237,8 @@ def test_pickled_tensors_run_no_code(tmp_path: Path) -> None:
         read = load_tensors(file)
     assert read["events"] == kept["events"]
     assert all(torch.equal(read[name], kept[name]) for name in ("target", "prediction"))
-    storage = pickle.dumps((torch.zeros(1), Opens()))
-    inside = pickle.dumps(RunsCode(pickle.dumps(Opens())))
+    storage = pickle.dumps((torch.zeros(1), MakesFolder(tmp_path / "opened")))
+    inside = pickle.dumps(RunsCode(pickle.dumps(MakesFolder(tmp_path / "opened"))))
     for content in (storage, inside, storage[:-3]):
         path.write_bytes(content)
         with path.open("rb") as file, pytest.raises(harness.HarnessError, match=r"fold00\.predictions\.pkl"):

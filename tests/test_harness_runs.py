@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.hear_toolkit import enabled_site, needs_toolkit, python
+from tests.toolkits import enabled_site, needs_heareval, python
 
-pytestmark = [needs_toolkit, pytest.mark.slow]
+pytestmark = [needs_heareval, pytest.mark.slow]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLE_RATE = 16000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import ajepa
 from ajepa import AjepaError, load_model, load_recipe
 from ajepa.checkpoints.official import OfficialError, read_official
 from ajepa.recipes import RecipeError
+from tests.pickles import MakesFolder
 
 FIXTURE = Path(__file__).parent / "fixtures" / "a-jepa.encoder.safetensors"
 
@@ -256,24 +256,16 @@ def test_sizes_that_do_not_fit_are_one_line(name: str, shape: tuple[int, ...], t
     assert "\n" not in str(caught.value)
 
 
-class Opens:
-    """Its unpickling makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.mark.parametrize("zipped", [True, False])
 def test_no_pickled_code_runs(tmp_path: Path, zipped: bool) -> None:
     path, trace = tmp_path / "t.pth", tmp_path / "trace"
-    torch.save({"model": audio_mae(), "args": Opens(trace)}, path, _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {"model": audio_mae(), "args": MakesFolder(trace)}, path, _use_new_zipfile_serialization=zipped
+    )
     with pytest.raises(AjepaError, match=r"t\.pth") as caught:
         ajepa.load_model(path)
     assert "\n" not in str(caught.value) and not trace.exists()
-    path.write_bytes(pickle.dumps(Opens(trace)))
+    path.write_bytes(pickle.dumps(MakesFolder(trace)))
     with pytest.raises(AjepaError):
         ajepa.load_model(path)
     assert not trace.exists()

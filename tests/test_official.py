@@ -29,6 +29,7 @@ from ajepa.model.reconstruct import load_reconstructor
 from ajepa.objectives.audio_jepa import AudioJEPA, AudioJEPAConfig
 from ajepa.objectives.audio_mae import AudioMAE
 from ajepa.objectives.targets import ERRORS, layer_normed
+from tests.pickles import MakesFolder
 
 GOLDEN = Path(os.environ.get("AJEPA_GOLDEN", Path(__file__).parents[1].parent / "shared" / "golden"))
 TOLERANCE = 1e-4
@@ -286,16 +287,6 @@ def test_heads_that_the_file_does_not_say(name: str) -> None:
         read_official(GOLDEN / case["checkpoint"], heads=997)
 
 
-class Call:
-    """Pickled, it is a call of os.mkdir."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.folder),)
-
-
 class Foreign:
     """A class that no official file holds."""
 
@@ -318,7 +309,7 @@ def test_options_that_official_files_pickle_are_read(tmp_path: Path) -> None:
 def test_a_name_alone_runs_nothing(tmp_path: Path) -> None:
     """A pickle that calls a function on reading is refused before it is read."""
     path, witness = tmp_path / "call.pth", tmp_path / "witness"
-    torch.save({"model": Call(witness)}, path)
+    torch.save({"model": MakesFolder(witness)}, path)
     with pytest.raises(UnpickleError, match="mkdir"):
         load_torch(path)
     assert not witness.exists()

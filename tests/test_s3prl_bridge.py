@@ -27,11 +27,7 @@ from ajepa.data.synthetic import write_voxceleb1
 from ajepa.harness import hook, s3prl, s3prl_audio
 from ajepa.recipes import Recipe
 from ajepa.s3prl_upstream import UpstreamError, sets
-
-needs_s3prl = pytest.mark.skipif(
-    importlib.util.find_spec("s3prl") is None or importlib.util.find_spec("omegaconf") is None,
-    reason="s3prl is not installed; `ajepa harness enable s3prl` installs it",
-)
+from tests.toolkits import needs_s3prl
 
 
 @pytest.fixture(scope="module")

@@ -15,18 +15,12 @@ from ajepa.cli import main
 from ajepa.data.synthetic import write_speech_commands, write_voxceleb1
 from ajepa.nn.encoder import EncoderConfig
 from ajepa.recipes import Recipe, dump_recipe
-from tests.hear_toolkit import enabled_site, python
+from tests.toolkits import enabled_site, needs_s3prl, python
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SPEC = importlib.util.find_spec("s3prl")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        SPEC is None or importlib.util.find_spec("omegaconf") is None,
-        reason="s3prl is not installed; `ajepa harness enable s3prl` installs it",
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_s3prl]
 
 
 @pytest.fixture(scope="module")

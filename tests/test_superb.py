@@ -23,11 +23,7 @@ from ajepa.eval.results.scores import summary
 from ajepa.eval.toolkits.commands import run_module, timed
 from ajepa.model.fingerprint import fingerprint
 from tests import forks
-
-needs_s3prl = pytest.mark.skipif(
-    importlib.util.find_spec("s3prl") is None or importlib.util.find_spec("omegaconf") is None,
-    reason="s3prl is not installed; `ajepa harness enable s3prl` installs it",
-)
+from tests.toolkits import needs_s3prl
 
 
 def test_upstreams_of_s3prl(tiny: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -32,7 +31,8 @@ from ajepa.eval.toolkits.xares.encoder import main as write_main
 from ajepa.eval.toolkits.xares.sets import READY, XaresSetError, write_tars
 from ajepa.harness import xares as bridge
 from tests import forks
-from tests.hear_toolkit import enabled_site, python
+from tests.pickles import MakesFolder
+from tests.toolkits import enabled_site, python
 
 
 def _installed() -> bool:
@@ -178,16 +178,6 @@ def test_x_ares_reads_audio_without_torchcodec(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1:] == ["2"], done.stderr
 
 
-class Opens:
-    """Its unpickling makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
-
-
 @needs_xares
 @pytest.mark.parametrize("suffix", ["pkl", "pickle", "pyd", "pth"])
 def test_pickled_members_of_tars_run_no_code(suffix: str, tmp_path: Path) -> None:
@@ -196,7 +186,7 @@ def test_pickled_members_of_tars_run_no_code(suffix: str, tmp_path: Path) -> Non
     with tarfile.open(tar) as members:
         name = members.getnames()[0].partition(".")[0]
     opened, content = tmp_path / "opened", io.BytesIO()
-    torch.save(Opens(opened), content) if suffix == "pth" else pickle.dump(Opens(opened), content)
+    torch.save(MakesFolder(opened), content) if suffix == "pth" else pickle.dump(MakesFolder(opened), content)
     with tarfile.open(tar, "a") as members:
         member = tarfile.TarInfo(f"{name}.{suffix}")
         member.size = len(content.getvalue())

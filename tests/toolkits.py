@@ -12,10 +12,16 @@ import pytest
 
 from ajepa import harness
 
-needs_toolkit = pytest.mark.skipif(
-    importlib.util.find_spec("heareval") is None or importlib.util.find_spec("hearvalidator") is None,
-    reason="the HEAR toolkit is not installed; `ajepa harness enable hear` installs it",
-)
+
+def _needs(bridge: str, *packages: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        any(importlib.util.find_spec(package) is None for package in packages),
+        reason=f"{packages[0]} is not installed; `ajepa harness enable {bridge}` installs it",
+    )
+
+
+needs_heareval = _needs("hear", "heareval", "hearvalidator")
+needs_s3prl = _needs("s3prl", "s3prl", "omegaconf")
 
 
 def python(*args: str, cwd: Path, path: list[Path], check: bool = True) -> subprocess.CompletedProcess[str]:
