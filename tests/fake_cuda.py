@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ajepa.features import logmel
-from ajepa.nn import grid, windows
+from ajepa.nn import decoder, grid, windows
 
 CUDA = torch.device("cuda")
 
@@ -70,7 +70,14 @@ class Generator(torch.Generator):
 def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every tensor that is made on CUDA or moved to it in the context is a fake one."""
     cached: list[Callable[[], None]] = [
-        part.cache_clear for part in (windows.grid_windows, windows._move, grid.sincos_positions)
+        part.cache_clear
+        for part in (
+            windows.grid_windows,
+            windows._move,
+            grid.sincos_positions,
+            decoder.relative_offsets,
+            decoder.shift_penalties,
+        )
     ]
     before, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     for clear in cached:
