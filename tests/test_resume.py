@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from ajepa.audio import AudioError
 from ajepa.checkpoints import native as checkpoint
 from ajepa.cli import main
 from ajepa.recipes import Recipe, RecipeError, dump_recipe
@@ -84,15 +85,18 @@ def test_a_cut_last_line_of_the_metrics_does_no_harm(tiny_recipe: Recipe) -> Non
     assert [start["step"] for start in json.loads((whole / "run.json").read_text())] == [0, 4]
 
 
-def test_interrupted_runs_say_how_to_go_on(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C: the step is finished, a checkpoint written, and the same call goes on where it stood."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_runs_say_how_to_go_on(
+    number: signal.Signals, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step is finished, a checkpoint written, and the same call goes on where it stood."""
     other = replace(tiny_recipe, run=replace(tiny_recipe.run, out=tiny_recipe.run.out + "-whole"))
     whole = losses(pretrain(other).parent)
     original = loop.set_schedules
 
     def interrupt(optimizer: object, optim: OptimConfig, step: int) -> float:
         if step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return original(optimizer, optim, step)
 
     monkeypatch.setattr(loop, "set_schedules", interrupt)
@@ -100,6 +104,31 @@ def test_interrupted_runs_say_how_to_go_on(tiny_recipe: Recipe, monkeypatch: pyt
         pretrain(tiny_recipe)
     monkeypatch.undo()
     assert losses(pretrain(tiny_recipe).parent) == whole
+
+
+def test_a_file_that_breaks_costs_no_step(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as on a network disk that drops out for a while."""
+    recipe = replace(tiny_recipe, data=replace(tiny_recipe.data, cache_megabytes=0))
+    recipe = replace(recipe, run=replace(recipe.run, checkpoint_every=6))
+    other = replace(recipe, run=replace(recipe.run, out=recipe.run.out + "-whole"))
+    whole = losses(pretrain(other).parent)
+    held = {path: path.read_bytes() for path in Path(recipe.data.source).glob("*.wav")}
+    original = loop.set_schedules
+
+    def breaks(optimizer: object, optim: OptimConfig, step: int) -> float:
+        if step == 2:
+            for path in held:
+                path.write_bytes(b"")
+        return original(optimizer, optim, step)
+
+    monkeypatch.setattr(loop, "set_schedules", breaks)
+    words = r"\.wav: 0 bytes; repair the file, or go on from step 3 by the same command with --skip-broken"
+    with pytest.raises(AudioError, match=words):
+        pretrain(recipe)
+    monkeypatch.undo()
+    for path, content in held.items():
+        path.write_bytes(content)
+    assert losses(pretrain(recipe).parent) == whole
 
 
 def train(path: Path, stop: int) -> None:

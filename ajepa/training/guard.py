@@ -69,14 +69,15 @@ class FiniteGuard:
             if not math.isfinite(value):
                 names = "\n  ".join(sorted(set(self._files)))
                 raise TrainingError(
-                    f"step {self._step}: the {name} is {value}. The last checkpoint is whole. Look at this "
-                    "batch's files for damaged audio, and try a lower optim.lr, a longer "
-                    f"optim.warmup_steps or --run.precision 32-true:\n  {names}"
+                    f"step {self._step}: the {name} is {value}. The last checkpoint is whole: begin another "
+                    "--run.out with encoder.init=CHECKPOINT and a lower optim.lr, a longer "
+                    f"optim.warmup_steps or --run.precision 32-true. Look at this "
+                    f"batch's files for damaged audio:\n  {names}"
                 )
 
 
 class Stop:
-    """Ctrl-C and SIGTERM: the current step is finished and a checkpoint written.
+    """Ctrl-C, SIGTERM and the end of the terminal: the current step is finished and a checkpoint written.
 
     A second signal has its usual effect, so that a hanging process can still be stopped.
     """
@@ -97,12 +98,14 @@ class Stop:
 
 @contextmanager
 def signals() -> Iterator[Stop]:
-    """Note the first Ctrl-C or SIGTERM instead of ending the process."""
+    """Note the first of these signals instead of ending the process."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # signals reach the main thread only
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        numbers.append(signal.SIGHUP)
     previous = {number: signal.getsignal(number) for number in numbers}
 
     def note(number: int, frame: object) -> None:

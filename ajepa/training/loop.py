@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from ajepa.audio import AudioError
+from ajepa.audio.errors import REMOVE
 from ajepa.checkpoints.layout import checkpoint_path
 from ajepa.data.clips import say_left_out
 from ajepa.data.lengths import TrainingSet
@@ -129,7 +130,8 @@ def _train(run: Run, training_set: TrainingSet, log: MetricsLog, best: BestEncod
         for step, batch in enumerate(batches(run, training_set), start=run.start):
             waited = time.perf_counter() - waiting_since
             if batch.failure:
-                raise AudioError(batch.failure)
+                bar.close()
+                raise _unusable(run, step, batch.failure)
             rate = set_schedules(run.stepper, optim, step)
             losses, spectrogram_BLC = gradients(run, batch, step)
             norm = clip_gradients(run)
@@ -177,6 +179,25 @@ def _train(run: Run, training_set: TrainingSet, log: MetricsLog, best: BestEncod
     finished = export_encoders(run, optim.steps)
     fabric.barrier()
     return finished
+
+
+def _unusable(run: Run, step: int, failure: str) -> AudioError:
+    """The error of a file that cannot be used; what has been learnt before it is kept.
+
+    A process alone among others cannot write a checkpoint: there the last one is what is left.
+    """
+    if step == 0:
+        return AudioError(failure)
+    place = "the last checkpoint"
+    if run.fabric.world_size == 1:
+        place = f"step {step}"
+        if step > run.start:
+            write_checkpoint(run, step)
+    problem = failure.removesuffix(f"; {REMOVE}")
+    return AudioError(
+        f"{problem}; repair the file, or go on from {place} by the same command with --skip-broken (removing "
+        "the file would make it another set)"
+    )
 
 
 class Due(NamedTuple):

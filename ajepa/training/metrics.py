@@ -126,9 +126,15 @@ class _WandB:
         kept = out / "wandb.id"
         if not kept.exists():
             files.write(kept, secrets.token_hex(8))
-        self._run = wandb.init(
-            project=project, id=kept.read_text().strip(), resume="allow", dir=str(out), config=recipe
-        )
+        try:
+            self._run = wandb.init(
+                project=project, id=kept.read_text().strip(), resume="allow", dir=str(out), config=recipe
+            )
+        except wandb.errors.Error as error:
+            raise RecipeError(
+                f"run.wandb is {project!r}: {' '.join(str(error).split())}; `wandb login`, or set "
+                "WANDB_MODE=offline"
+            ) from error
 
     def write(self, step: int, record: dict[str, Any]) -> None:
         self._run.log(record, step=step)

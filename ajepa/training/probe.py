@@ -40,7 +40,7 @@ class Probe:
 
     def __init__(self, recipe: Recipe, front_end: LogMel, encoder: Encoder) -> None:
         rows = _scorable(_read(recipe.run.probe), recipe.run.probe)
-        self.model = AudioEncoder(recipe.front_end, recipe.encoder, recipe.data.crop_seconds)
+        self.model = AudioEncoder(recipe.front_end, recipe.encoder, recipe.chunk_seconds)
         # The run's own modules, so that every score is of the current weights.
         self.model.features, self.model.encoder = front_end, encoder
         names = sorted({row.labels[0] for row in rows})
