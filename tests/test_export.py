@@ -253,6 +253,32 @@ def test_official_checkpoints_become_ours(shared: Path, tmp_path: Path) -> None:
         assert "Converted from an official Audio-" in (tmp_path / name / "README.md").read_text()
 
 
+def test_the_folder_is_one_model(encoder_file: Path, tmp_path: Path) -> None:
+    """A second export leaves nothing of the first one, and nobody's own files are touched."""
+    model, out = ajepa.load_model(encoder_file), tmp_path / "out"
+    export_model(model, out, torch_export=True)
+    (out / ".gitattributes").write_text("mine")
+    (out / "config.json").write_text("{}")
+    (out / "modeling_ajepa.py").write_text("# Copied from ajepa 0.3.0 (Apache-2.0)\n")
+    (out / "mine.py").write_text("mine = 1\n")
+    export_model(model, out)
+    names = {path.name for path in out.iterdir()}
+    assert names == {"model.safetensors", "README.md", ".gitattributes", "mine.py"}
+
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("mine")
+    (out / "classifier.json").write_text("{}")
+    for folder in (tmp_path / "project", out):
+        before = {path: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(ExportError, match="has other files in it; name a new folder"):
+            export_model(model, folder)
+        assert before == {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(
+        ExportError, match=r"m\.onnx: an encoder's export is a folder; name one, and add --onnx"
+    ):
+        export_model(model, tmp_path / "m.onnx")
+
+
 def test_random_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="random weights"):
         export_model(ajepa.load_model("ajepa-demo"), tmp_path / "out")

@@ -17,6 +17,9 @@ __all__ = ["CARD", "ONNX", "TORCH_EXPORT", "ExportError", "Exported", "export_mo
 
 CARD = "README.md"
 ONNX, TORCH_EXPORT = "model.onnx", "model.pt2"
+CLASSIFIER = "classifier.json"  # of a classifier's folder, whose weights look the same
+SETTINGS = ("config.json", "preprocessor_config.json")  # for transformers, next to modules
+COPIED = b"# Copied from ajepa "  # how those begin
 
 
 class Exported(NamedTuple):
@@ -43,7 +46,7 @@ def export_model(
 
     Args:
         model: from `load_model`, in single precision and on the CPU.
-        out: folder, created if it is missing; files of the same names are replaced.
+        out: a folder that is missing, empty, or an earlier export, which is replaced.
         name: title of the card; the folder's by default.
         dtype: of the stored weights.
         records: of `ajepa.export.card.read_records`.
@@ -53,11 +56,13 @@ def export_model(
         transformers: also write what AutoModel reads, settings and code.
 
     Raises:
-        ExportError: random weights, or a graph cannot be made or disagrees with the model.
+        ExportError: random weights, `out` holds something else, or a graph cannot be made or disagrees with
+            the model.
         CheckpointError: the folder cannot be written.
     """
     out = Path(out)
     origin = origin_of(model)
+    _make_room(out)
     files, differences = [out / WEIGHTS], {}
     write_weights(model, origin, files[0], dtype)
     if onnx or torch_export:
@@ -89,3 +94,27 @@ def export_model(
         tuple(differences),
     )
     return Exported(files, differences)
+
+
+def _make_room(out: Path) -> None:
+    """Remove what an earlier export left: the folder is to be one model.
+
+    Raises:
+        ExportError: it is no folder for an encoder, or holds something else.
+    """
+    if out.suffix in (Path(ONNX).suffix, Path(TORCH_EXPORT).suffix):
+        raise ExportError(
+            f"--out {out}: an encoder's export is a folder; name one, and add --onnx or --torch-export"
+        )
+    held = [path for path in out.iterdir() if not path.name.startswith(".")] if out.is_dir() else []
+    if held and ((out / CLASSIFIER).exists() or not (out / WEIGHTS).is_file()):
+        raise ExportError(f"--out {out}: has other files in it; name a new folder")
+    for path in held:
+        if path.name in (*SETTINGS, ONNX, TORCH_EXPORT) or (path.suffix == ".py" and _is_copy(path)):
+            path.unlink()
+
+
+def _is_copy(path: Path) -> bool:
+    """Whether a module was written by an export for transformers."""
+    with path.open("rb") as file:
+        return file.read(len(COPIED)) == COPIED
