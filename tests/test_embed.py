@@ -334,6 +334,18 @@ def test_a_long_file_that_breaks_off_has_no_row(
         assert "NaN" in (out / "broken-000000.csv").read_text()
 
 
+@pytest.mark.parametrize("name", ["e.npz", "e.parquet"])
+def test_what_could_not_be_used_is_listed_next_to_one_file(
+    name: str, model: str, audio_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (audio_folder / "03.wav").write_bytes(b"RIFF")
+    assert embed(model, audio_folder, "--out", tmp_path / name, "--skip-broken") == 0
+    listed = tmp_path / f"{name}.broken.csv"
+    assert f"1 could not be used, see {listed}" in capsys.readouterr().out
+    with listed.open() as file:
+        assert [Path(row["path"]).name for row in csv.DictReader(file)] == ["03.wav"]
+
+
 def test_npz(model: str, audio_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "e.npz"
     assert embed(model, audio_folder, "--out", out, "--what", "frames") == 0

@@ -124,7 +124,7 @@ def run_embed(options: argparse.Namespace) -> int:
 
     from ajepa.audio import AudioError
     from ajepa.embed import job as jobs
-    from ajepa.embed.output import finish
+    from ajepa.embed.output import ONE_FILE, broken_list, finish
     from ajepa.embed.table import describe
     from ajepa.memory import keep_freed_memory
     from ajepa.model.loading import load_model
@@ -156,7 +156,9 @@ def run_embed(options: argparse.Namespace) -> int:
     if not finish(job, options.out):
         print(f"{options.out}: other processes are at work on {job.left()} clips; the last one finishes it")
         return 0
-    left_out = f"; {broken} could not be used, see broken-*.csv in {folder}" if broken else ""
+    one_file = options.out.suffix.lower() in ONE_FILE
+    listed = broken_list(options.out) if one_file else f"broken-*.csv in {folder}"
+    left_out = f"; {broken} could not be used, see {listed}" if broken else ""
     print(f"{options.out}: {len(job) - broken} clips, {job.about['features']} features{left_out}")
     return 0
 

@@ -17,7 +17,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -174,8 +174,16 @@ class Job:
         texts = (path.read_text(encoding="utf-8", errors="replace") for path in self._lists())
         return sum(len(list(csv.reader(io.StringIO(text, newline="")))) - 1 for text in texts)
 
-    def _lists(self) -> Iterator[Path]:
-        return self.folder.glob("broken-*.csv")
+    def _lists(self) -> list[Path]:
+        return sorted(self.folder.glob("broken-*.csv"))
+
+    def list_broken(self, path: Path) -> None:
+        """Write the clips that could not be used, with reasons, as one table; none if there are none."""
+        texts = [one.read_text(encoding="utf-8", errors="replace") for one in self._lists()]
+        rows = [row for text in texts for row in [*csv.reader(io.StringIO(text, newline=""))][1:]]
+        path.unlink(missing_ok=True)
+        if rows:
+            files.write(path, _table(rows))
 
     def part(self, block: int) -> Path:
         """The file of a block's rows."""
@@ -277,10 +285,14 @@ def _do(
     unread = job.folder / f"broken-{block:06d}.csv"
     unread.unlink(missing_ok=True)  # of an earlier start; its clips may have been repaired
     if broken:
-        text = io.StringIO()
-        csv.writer(text).writerows([("path", "reason"), *broken])
-        files.write(unread, text.getvalue())
+        files.write(unread, _table(broken))
     job.keep(block, rows, [checksums[id(row.piece.item)] for row in rows])
+
+
+def _table(broken: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows([("path", "reason"), *broken])
+    return text.getvalue()
 
 
 def pieces_of(decoded: Decoded) -> Iterator[Piece]:

@@ -72,6 +72,7 @@ def finish(job: Job, out: Path) -> bool:
         job.merged = merged_blocks(out)
         if job.left():
             return False
+        job.list_broken(broken_list(out))
         if out.suffix.lower() == ".npz":
             _write_npz(job.folder, out)
             shutil.rmtree(job.folder)
@@ -81,6 +82,11 @@ def finish(job: Job, out: Path) -> bool:
         for part in parts_of(job.folder):
             part.unlink()
     return True
+
+
+def broken_list(out: Path) -> Path:
+    """Where the clips are listed that could not be used, next to the one file."""
+    return out.with_name(f"{out.name}.broken.csv")
 
 
 def _merge(job: Job, out: Path) -> None:
