@@ -53,6 +53,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("ajepa")
     if name not in _HOMES:
         raise AttributeError(f"module 'ajepa' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -86,6 +86,8 @@ def test_a_saved_probe_is_the_one_that_was_scored(
     assert 0.5 < classifier.about["measured"]["confidence"] <= 1
     assert classifier.about["training"]["splits"] == ["train"]
     together = classifier.predict(0.1 * torch.randn(2, 30_000), [30_000, 9_000]).probabilities
+    with pytest.raises(ValueError, match="clips 1 have samples that are not finite; leave them out"):
+        classifier.predict(torch.stack([torch.zeros(9_000), torch.full((9_000,), float("nan"))]))
     torch.testing.assert_close(together.sum(1), torch.ones(2))
 
 

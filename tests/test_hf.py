@@ -193,11 +193,21 @@ AutoModel.from_pretrained("saved", trust_remote_code=True)
         ),
         (lambda take: take(np.zeros((2, 3, 100))), r"shapes \[\(2, 3, 100\)\]; give mono"),
         (lambda take: take([np.zeros(100), np.zeros(0)]), r"\(0,\)\]; give mono"),
+        (lambda take: take([np.full(100, 9, np.int16)]), "are of int16; give floating-point samples"),
     ],
 )
 def test_what_the_extractor_refuses(call: Callable[[Any], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(ajepa.hf.AjepaFeatureExtractor())
+
+
+def test_padding_comes_last() -> None:
+    sizes = {"width": 32, "depth": 1, "heads": 2}
+    model = transformers.AutoModel.from_config(ajepa.hf.AjepaConfig(encoder=sizes))
+    wave, mask = torch.randn(1, 9_000), torch.ones(1, 9_000, dtype=torch.long)
+    mask[0, :100] = 0
+    with pytest.raises(ValueError, match="a clip's own samples must come first; pad on the right"):
+        model(wave, attention_mask=mask)
 
 
 def test_the_extractor_pads_and_says_where() -> None:

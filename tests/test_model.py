@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,7 @@ def test_other_front_ends_and_patches(tmp_path: Path) -> None:
 @pytest.mark.parametrize("waveform", [np.zeros((1, 8_000), np.float32), [[0.0] * 8_000]])
 def test_what_is_no_tensor_is_named(waveform: Any) -> None:
     with pytest.raises(
-        TypeError, match=r"waveform is of type (ndarray|list); give a tensor: torch\.as_tensor"
+        TypeError, match=r"waveform is of type (ndarray \(float32\)|list); give a tensor: torch\.as_tensor"
     ):
         ajepa.load_model("ajepa-small-cpu")(waveform)
 
@@ -240,3 +241,26 @@ def test_steps_are_as_far_apart_as_it_says(rate: int) -> None:
     assert model.hop_seconds == 4 * model.features.config.hop / rate
     assert abs(steps * model.hop_seconds - 60) <= 1.01 * model.hop_seconds
     assert (rate == 16_000) == (model.hop_seconds == 0.04)
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(np.int16, "32_768"), (np.int32, "2_147_483_648")])
+def test_whole_numbers_are_to_be_scaled(dtype: Any, scale: str) -> None:
+    """As scipy reads WAV files; unscaled they would be audio 90 dB too loud."""
+    with pytest.raises(TypeError, match=rf"give a tensor: torch\.as_tensor\(waveform / {scale}\)\.float\(\)"):
+        ajepa.load_model("ajepa-demo")(np.zeros((1, 8_000), dtype))
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0, float("nan"), "2", True])
+def test_chunks_have_a_length(seconds: Any) -> None:
+    with pytest.raises(ModelError, match=r"chunk_seconds is .*; give seconds above 0, or None"):
+        ajepa.load_model("ajepa-demo", chunk_seconds=seconds)
+
+
+@pytest.mark.parametrize("lengths", [[16_000, None], "ab", [True, True], [16_000, 0], [16_000]])
+def test_wrong_lengths_are_named(lengths: Any) -> None:
+    with pytest.raises(ValueError, match=r"lengths \[.*\] must be 2 numbers from 1 to 16000 samples"):
+        ajepa.load_model("ajepa-demo")(torch.zeros(2, 16_000), lengths=lengths)
+
+
+def test_the_version_is_known() -> None:
+    assert ajepa.__version__ == version("ajepa")

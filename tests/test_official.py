@@ -283,6 +283,8 @@ def test_heads_that_the_file_does_not_say(name: str) -> None:
     if official(case).encoder.dimensions[0] % 64:
         with pytest.raises(OfficialError, match="give heads="):
             read_official(GOLDEN / case["checkpoint"])
+    with pytest.raises(OfficialError, match="0 heads do not divide"):
+        read_official(GOLDEN / case["checkpoint"], heads=0)
     with pytest.raises(OfficialError, match="997 heads do not divide"):
         read_official(GOLDEN / case["checkpoint"], heads=997)
 

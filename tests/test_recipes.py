@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ajepa.files import read_yaml
+from ajepa.model.loading import load_model
 from ajepa.recipes import RecipeError, dump_recipe, load_recipe, recipe_names
 from ajepa.recipes.recipe import OptimConfig
 
@@ -95,6 +96,15 @@ def test_the_papers_recipes_say_what_the_paper_says() -> None:
         assert (recipe.objective.loss, recipe.objective.target_norm) == ("l2", "layer")
         assert (recipe.optim.epochs, recipe.optim.batch_size, recipe.optim.lr) == (24, 512, 2e-4)
         assert recipe.data.gain_db == 6.0
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_an_encoder_takes_a_training_crop_at_once(name: str) -> None:
+    recipe = load_recipe(name)
+    hop = recipe.encoder.patch[0] * recipe.front_end.step_seconds
+    assert recipe.chunk_seconds / hop == pytest.approx(recipe.crop_grid.time)
+    if name == "ajepa-demo":  # 1.04 s are six patches and a half
+        assert load_model(name).chunk_patches == recipe.crop_grid.time == 7
 
 
 def test_epochs_become_steps_of_this_data_set() -> None:

@@ -38,7 +38,7 @@ class AjepaFeatureExtractor(SequenceFeatureExtractor):
             return_tensors: "pt" for torch.
 
         Raises:
-            ValueError: another sampling rate, or audio that is not mono.
+            ValueError: another sampling rate, audio that is not mono, or whole numbers.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(
@@ -46,7 +46,10 @@ class AjepaFeatureExtractor(SequenceFeatureExtractor):
             )
         several = isinstance(raw_speech, (list, tuple)) and len(raw_speech) and np.ndim(raw_speech[0]) > 0
         batched = several or (isinstance(raw_speech, np.ndarray) and raw_speech.ndim == 2)
-        waves = [np.asarray(wave, np.float32) for wave in (raw_speech if batched else [raw_speech])]
+        given = [np.asarray(wave) for wave in (raw_speech if batched else [raw_speech])]
+        if any(wave.dtype.kind in "iu" and wave.any() for wave in given):
+            raise ValueError(f"waveforms are of {given[0].dtype}; give floating-point samples within -1..1")
+        waves = [wave.astype(np.float32) for wave in given]
         if any(wave.ndim != 1 or not len(wave) for wave in waves):
             raise ValueError(f"waveforms have shapes {[wave.shape for wave in waves]}; give mono [samples]")
         return self.pad(

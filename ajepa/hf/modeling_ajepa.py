@@ -98,7 +98,7 @@ class AjepaModel(PreTrainedModel):
         """
         if output_hidden_states is None:
             output_hidden_states = bool(self.config.output_hidden_states)
-        lengths_B = None if attention_mask is None else attention_mask.sum(1)
+        lengths_B = _lengths(attention_mask)
         found = self.audio(input_values, lengths_B, layers=output_hidden_states)
         layers = tuple(layer.flatten(2) for layer in found.layers) if output_hidden_states else None
         output = AjepaOutput(found.frames, found.clip, found.lengths, layers)
@@ -134,7 +134,7 @@ class AjepaForAudioClassification(AjepaModel):
             attention_mask: 1 for a clip's own samples, which come first; None if all are.
             labels: numbers [B], or 0 and 1 [B, labels] for several labels; with them there is a `loss`.
         """
-        lengths_B = None if attention_mask is None else attention_mask.sum(1)
+        lengths_B = _lengths(attention_mask)
         logits = self.classifier(input_values, lengths_B)
         loss = None
         if labels is not None and labels.ndim == 1:
@@ -143,3 +143,12 @@ class AjepaForAudioClassification(AjepaModel):
             loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
         output = SequenceClassifierOutput(loss=loss, logits=logits)
         return output.to_tuple() if return_dict is False else output
+
+
+def _lengths(mask_BS: Tensor | None) -> Tensor | None:
+    """Samples of each clip. Raises ValueError unless they come before the padding."""
+    if mask_BS is None:
+        return None
+    if bool((mask_BS[:, 1:] > mask_BS[:, :-1]).any()):
+        raise ValueError("attention_mask: a clip's own samples must come first; pad on the right")
+    return mask_BS.sum(1)

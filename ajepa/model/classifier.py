@@ -122,6 +122,8 @@ class AudioClassifier(nn.Module):
             ValueError: wrong shape, or a length below 1 or beyond the end.
         """
         check_tensor(waveform_BS)
+        if waveform_BS.ndim != 2:
+            raise ValueError(f"waveform has shape {list(waveform_BS.shape)}; give [clips, samples]")
         clips, samples = waveform_BS.shape
         lengths = checked_lengths(lengths, clips, samples, "samples")
         longest = self.longest_samples
@@ -146,8 +148,14 @@ class AudioClassifier(nn.Module):
         Args:
             waveforms: mono [B, samples] at `sample_rate`, about within ±1.
             lengths: samples of each clip if some are padded.
+
+        Raises:
+            ValueError: wrong shape or lengths, or samples that are not finite.
         """
         probabilities_BY = self.label_set.probabilities(self(waveforms, lengths)).cpu()
+        if not (finite_B := probabilities_BY.isfinite().all(1)).all():
+            rows = ", ".join(map(str, (~finite_B).nonzero().flatten().tolist()[:5]))
+            raise ValueError(f"clips {rows} have samples that are not finite; leave them out")
         return Predictions(probabilities_BY, self.label_set.answers(probabilities_BY))
 
 

@@ -27,8 +27,15 @@ def tokens_a_pass(device: torch.device) -> int:
 def check_tensor(waveform: object) -> None:
     """Raises TypeError for anything but a tensor, such as what NumPy or soundfile give."""
     if not isinstance(waveform, Tensor):
-        kind = type(waveform).__name__
-        raise TypeError(f"waveform is of type {kind}; give a tensor: torch.as_tensor(waveform).float()")
+        dtype = getattr(waveform, "dtype", None)
+        whole = getattr(dtype, "kind", "") == "i"  # of NumPy, as scipy reads WAV files
+        scaled = (
+            f"waveform / {2 ** (8 * dtype.itemsize - 1):,}".replace(",", "_")
+            if dtype and whole
+            else "waveform"
+        )
+        kind = type(waveform).__name__ + (f" ({dtype})" if dtype else "")
+        raise TypeError(f"waveform is of type {kind}; give a tensor: torch.as_tensor({scaled}).float()")
 
 
 class AudioEncoder(nn.Module):
@@ -205,11 +212,12 @@ def checked_lengths(lengths: Sequence[int] | Tensor | None, batch: int, most: in
     """The length of each clip, from 1 to `most`. On the host: a GPU would be waited for at each question."""
     if lengths is None:
         return [most] * batch
-    found = torch.as_tensor(lengths).tolist()
+    found = lengths.tolist() if isinstance(lengths, Tensor) else [*lengths]
     if not isinstance(found, list) or len(found) != batch or not all(_is_length(one, most) for one in found):
         raise ValueError(f"lengths {found} must be {batch} numbers from 1 to {most} {unit}")
     return [int(one) for one in found]
 
 
 def _is_length(value: object, most: int) -> bool:
-    return isinstance(value, (int, float)) and 1 <= value <= most and value == int(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and 1 <= value <= most and value == int(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -79,22 +80,24 @@ def load_model(
         HubError: the Hub does not have it, or cannot be reached.
     """
     check_precision(precision)
+    if chunk_seconds is not None and not (_is_number(chunk_seconds) and 0 < chunk_seconds < math.inf):
+        raise ModelError(f"chunk_seconds is {chunk_seconds!r}; give seconds above 0, or None")
     if pooling is not None:
         _check_pooling(pooling, source)
     if source is None or source in ("", DEFAULT):
         source = bundled()
     if str(source).startswith(hub.SCHEME):
         source = hub.download(str(source))
-    path = Path(source)
+    path, official = Path(source), heads is not None or sample_rate is not None
     try:
         if str(source).startswith(timm_vit.SCHEME):
-            if heads or sample_rate:
+            if official:
                 raise ModelError(f"{source}: the model says its heads and takes 16 kHz; leave them out")
             model = _from_found(timm_vit.read_timm(str(source)), str(source), weights, chunk_seconds)
         elif path.is_file() and is_torch_file(path):
             found = read_official(path, heads=heads, sample_rate=sample_rate)
             model = _from_found(found, str(path), weights, chunk_seconds)
-        elif heads or sample_rate:
+        elif official:
             raise ModelError(f"{source}: heads and sample_rate apply only to official files; leave them out")
         elif path.exists() and path.suffix not in {".yaml", ".yml"}:
             model = _from_file(path, weights, chunk_seconds)
@@ -129,9 +132,15 @@ def _from_found(
     chosen = _attribute(found.encoders, weights, found.path, found.system)
     tensors = found.part(chosen)
     origin = Source(source, found.system, found.step, chosen)
-    model = AudioEncoder(found.front_end, found.encoder, chunk_seconds or found.seconds, origin)
+    model = AudioEncoder(
+        found.front_end, found.encoder, found.seconds if chunk_seconds is None else chunk_seconds, origin
+    )
     fill_module(model.encoder, tensors, found.path)
     return model
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _from_recipe(name: str, chunk_seconds: float | None, seed: int) -> AudioEncoder:
@@ -144,7 +153,7 @@ def _from_recipe(name: str, chunk_seconds: float | None, seed: int) -> AudioEnco
         return AudioEncoder(
             recipe.front_end,
             recipe.encoder,
-            chunk_seconds or recipe.data.crop_seconds,
+            recipe.chunk_seconds if chunk_seconds is None else chunk_seconds,
             Source("", recipe.name, 0, f"random, seed {seed}"),
         )
 
@@ -217,7 +226,8 @@ def _from_file(path: Path, weights: str | None, chunk_seconds: float | None) -> 
     state |= {name: value for name, value in saved.tensors.items() if name.startswith("features.")}
     check_finite(path, state)
     source = Source(str(path), recipe.name, saved.step, found)
-    model = AudioEncoder(recipe.front_end, recipe.encoder, chunk_seconds or recipe.data.crop_seconds, source)
+    seconds = recipe.chunk_seconds if chunk_seconds is None else chunk_seconds
+    model = AudioEncoder(recipe.front_end, recipe.encoder, seconds, source)
     model.pooling = saved.info.get("pooling", "mean")
     _check_pooling(model.pooling, path)
     _set_layers(model, str(saved.info.get("layers", LAST)), path)

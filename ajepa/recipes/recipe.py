@@ -67,6 +67,11 @@ class Recipe:
         frames = self.crop_grid.time * self.encoder.patch[0]
         return (frames - 1) * self.front_end.hop + self.front_end.window
 
+    @property
+    def chunk_seconds(self) -> float:
+        """The length of a crop's patches, which an encoder takes at once by default."""
+        return self.crop_grid.time * self.encoder.patch[0] * self.front_end.step_seconds
+
     def as_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, for YAML and JSON."""
         return asdict(self)

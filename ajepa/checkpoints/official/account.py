@@ -194,9 +194,10 @@ def _attention_heads(path: Path, width: int, heads: int | None) -> int:
     if heads is None and width % HEAD_WIDTH:
         raise OfficialError(
             f"{path}: the file does not say its number of heads, and its width {width} is not a multiple of "
-            f"the usual {HEAD_WIDTH} features a head; give heads=..."
+            f"the usual {HEAD_WIDTH} features a head; give heads=..., or in the shell `ajepa export "
+            "FILE --heads N`"
         )
-    heads = heads or width // HEAD_WIDTH
+    heads = width // HEAD_WIDTH if heads is None else heads
     if heads < 1 or width % heads:
         raise OfficialError(f"{path}: {heads} heads do not divide the width {width}; give another number")
     return heads

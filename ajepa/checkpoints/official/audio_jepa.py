@@ -61,7 +61,7 @@ def read_audio_jepa(
     predictor, lacks = tensors.apart(("predictor.",), lambda part: _predictor(part, table))
     hop = SECONDS / (table.time * patch_time)
     front_end = LogMelConfig(
-        sample_rate=sample_rate or SAMPLE_RATE,
+        sample_rate=SAMPLE_RATE if sample_rate is None else sample_rate,
         mels=encoder.mels,
         hop_seconds=hop,
         window_seconds=2.5 * hop,
