@@ -77,6 +77,9 @@ def test_a_folder_without_faults(
     assert main(["audit", str(folder), "--model", model, "--strict", "--out", str(out)]) == 0
     assert "20 clips, 0.01 h: nothing found" in capsys.readouterr().out
     assert out.read_text().strip().split(",") == [*COLUMNS]
+    twice = [str(min(folder.glob("*.wav"))), str(folder)]
+    assert main(["audit", *twice, "--model", model, "--strict", "--out", str(out)]) == 0
+    assert "20 clips, 0.01 h: nothing found" in capsys.readouterr().out, "a clip is no copy of itself"
 
 
 def test_faults_of_single_clips(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ajepa.audio import AudioSource
-from ajepa.embed.inputs import Inputs
+from ajepa.embed.inputs import Inputs, Item
 
 
 class AuditClip(NamedTuple):
@@ -77,5 +77,10 @@ KINDS = {
 
 
 def clips_of(inputs: Inputs) -> list[AuditClip]:
-    """The clips of folders, files, manifests and shards."""
-    return [AuditClip(item.name, item.clip.audio, item.clip.start, item.clip.seconds) for item in inputs]
+    """The clips of folders, files, manifests and shards; one that is named twice is one."""
+    items: dict[str, Item] = {}
+    for item in inputs:
+        items.setdefault(item.key, item)
+    return [
+        AuditClip(item.name, item.clip.audio, item.clip.start, item.clip.seconds) for item in items.values()
+    ]

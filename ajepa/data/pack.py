@@ -68,7 +68,7 @@ def write_shards(
             listing = _write(clips, out, packing, made_from, workers, skip_broken, report)
     except Timeout as error:
         raise DataError(
-            f"{out}: another process is writing shards here; wait for it or choose another --out"
+            f"{out}: another process is writing shards here; wait for it or choose another folder"
         ) from error
     shutil.rmtree(progress, ignore_errors=True)
     return listing
@@ -77,11 +77,11 @@ def write_shards(
 def _finished(out: Path, made_from: dict[str, Any]) -> Listing | None:
     if not (out / LISTING).is_file():
         if not (out / _PROGRESS).is_dir() and out.is_dir() and any(out.glob("*.tar")):
-            raise DataError(f"{out}: holds tars from elsewhere; choose another --out")
+            raise DataError(f"{out}: holds tars from elsewhere; choose another folder")
         return None
     listing = parse_listing((out / LISTING).read_text(encoding="utf-8"), str(out / LISTING))
     if listing.made_from != json.loads(json.dumps(made_from)):
-        raise DataError(f"{out}: holds shards of another source or other options; choose another --out")
+        raise DataError(f"{out}: holds shards of another source or other options; choose another folder")
     return listing
 
 
@@ -97,8 +97,8 @@ def _write(
     plan = out / _PROGRESS / "plan.json"
     if plan.is_file() and _read_plan(plan) != json.loads(json.dumps(made_from)):
         raise DataError(
-            f"{out}: holds unfinished shards of another source or other options; choose another --out, or "
-            "remove this folder"
+            f"{out}: holds unfinished shards of another source or other options; choose another folder, or "
+            "remove this one"
         )
     files.write(plan, json.dumps(made_from))
     parts = list(_finished_parts(out))

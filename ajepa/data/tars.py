@@ -33,10 +33,14 @@ def index_tars(folder: Path, *, workers: int = 1, skip_broken: bool = False) -> 
     for path in paths:
         if not is_shard_name(path.name):
             raise DataError(f"{str(path)!r}: a tar cannot be used under this name; rename it")
+    compressed = sorted(path.name for ending in ("*.tar.*", "*.tgz") for path in folder.glob(ending))
+    if compressed:
+        raise DataError(
+            f"{folder}: {compressed[0]} is compressed ({len(compressed)} such files); unpack the compression "
+            "(gunzip, unzstd), or move them away"
+        )
     if not paths:
-        compressed = sorted(path.name for path in folder.glob("*.tar.*"))
-        hint = f"; unpack the compression of {compressed[0]} and others" if compressed else ""
-        raise DataError(f"{folder}: no .tar files here{hint}")
+        raise DataError(f"{folder}: no .tar files here")
     with ThreadPoolExecutor(workers) as pool:
         indexed = list(pool.map(partial(_index_tar, skip_broken=skip_broken), paths))
     kept = [(shard, rows) for shard, rows in indexed if rows]

@@ -126,6 +126,9 @@ class RunReport:
 
         Args:
             files: clips to show; empty for the first ones of the run's data, if these are still there.
+
+        Raises:
+            AudioError: one of `files` cannot be used.
         """
         config, recipe = self.recipe.front_end, self.recipe
         given = [(file.name, str(file), 0.0) for file in files] or self._own_clips()
@@ -134,6 +137,8 @@ class RunReport:
             try:
                 waveform_S = audio.load(source, start=start, seconds=HEARD, sample_rate=config.sample_rate)
             except (AudioError, OSError):
+                if files:  # which the user named
+                    raise
                 continue
             waveform_S = loudest(waveform_S, recipe.crop_samples)
             samples = len(waveform_S)
