@@ -181,6 +181,15 @@ def test_what_is_no_source_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert "end the name in .html" in capsys.readouterr().err
 
 
+def test_a_file_that_was_named_is_shown_or_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "no.wav").write_bytes(b"")
+    line = ["report", str(folder / "run"), "--out", str(tmp_path / "r.html")]
+    assert main([*line, "--audio", str(tmp_path / "no.wav")]) == 2
+    assert "no.wav: 0 bytes; remove it" in capsys.readouterr().err
+
+
 def test_a_run_that_has_just_begun_and_records_without_answers(folder: Path, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     begun.mkdir()
