@@ -219,5 +219,6 @@ def checked_lengths(lengths: Sequence[int] | Tensor | None, batch: int, most: in
 
 
 def _is_length(value: object, most: int) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and 1 <= value <= most and value == int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 1 <= value <= most and value == int(value)
