@@ -65,6 +65,7 @@ def test_a_pushed_model_loads_by_its_address(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
+    (out / "model.safetensors").write_bytes(b"of an earlier export")
     (out / "private.txt").write_text("not for others")
     assert pushed(encoder_file, out) == 0
     assert "ajepa.load_model('hf://me/tiny')" in capsys.readouterr().out

@@ -109,7 +109,7 @@ def test_interrupted_runs_say_how_to_go_on(
 def test_a_file_that_breaks_costs_no_step(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as on a network disk that drops out for a while."""
     recipe = replace(tiny_recipe, data=replace(tiny_recipe.data, cache_megabytes=0))
-    recipe = replace(recipe, run=replace(recipe.run, checkpoint_every=6))
+    recipe = replace(recipe, run=replace(recipe.run, checkpoint_every=2))
     other = replace(recipe, run=replace(recipe.run, out=recipe.run.out + "-whole"))
     whole = losses(pretrain(other).parent)
     held = {path: path.read_bytes() for path in Path(recipe.data.source).glob("*.wav")}
