@@ -184,8 +184,8 @@ def _train(run: Run, training_set: TrainingSet, log: MetricsLog, best: BestEncod
 def _unusable(run: Run, step: int, failure: str) -> AudioError:
     """The error of a file that cannot be used; what has been learnt before it is kept.
 
-    Before the first regular checkpoint it is little, and the run may be begun again without the file. A process
-    alone among others cannot write a checkpoint: there the last one is what is left.
+    Before the first regular checkpoint it is little, and the run may be begun again without the file. A
+    process alone among others cannot write a checkpoint: there the last one is what is left.
     """
     if run.start == 0 and step < run.recipe.run.checkpoint_every:
         return AudioError(failure)
