@@ -143,7 +143,7 @@ def remove_leftovers(folder: Path, name: str = "") -> None:
     Args:
         name: of one file; empty: of all.
     """
-    here = f".{socket.gethostname()}"
+    here, wanted = f".{socket.gethostname()}", _short(name)
     try:
         paths = list(folder.iterdir())
     except OSError:  # no such folder, or one that may be written to and not listed
@@ -152,7 +152,6 @@ def remove_leftovers(folder: Path, name: str = "") -> None:
         if (found := _LEFTOVER.fullmatch(path.name)) is None:
             continue
         ours = found[1].endswith(here)
-        wanted = _short(name)
         if name and not (found[1] == wanted + here if ours else found[1].startswith(f"{wanted}.")):
             continue
         with suppress(OSError):  # such as of one that another process removes at the same time

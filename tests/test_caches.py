@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +30,7 @@ from ajepa.eval.probe.embeddings import embed_clips
 from ajepa.eval.tasks import Clip
 from ajepa.model import AudioEncoder
 from ajepa.recipes import Recipe
+from tests.users import USER, as_another_user, only_root, open_folder
 
 
 @pytest.fixture
@@ -83,30 +83,20 @@ def test_a_temporary_folder_of_another_user_is_refused(
         caches.cache_folder("embeddings")
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can take a user without a passwd entry")
+@only_root
 def test_a_user_without_a_home_directory() -> None:
     """As in a container that is started with a bare user number."""
     code = (
-        "from ajepa.caches import cache_folder\n"
-        "from ajepa.files import PlaceError, expanded\n"
-        "import os; os.setgroups([]); os.setgid(54_321); os.setuid(54_321)\n"
         "cache_folder('embeddings').mkdir(parents=True)\n"
         "print(cache_folder('embeddings'))\n"
         "try: expanded('~/a')\n"
         "except PlaceError as error: print(error)\n"
     )
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to other users
-        Path(folder).chmod(0o777)
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env={"TMPDIR": folder, "PATH": os.environ["PATH"]},
-            cwd="/",
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    imports = "from ajepa.caches import cache_folder; from ajepa.files import PlaceError, expanded"
+    with open_folder(0o777) as folder:
+        done = as_another_user(imports, code, folder)
     assert done.stdout.splitlines() == [
-        f"{folder}/ajepa-cache-54321/embeddings",
+        f"{folder}/ajepa-cache-{USER}/embeddings",
         "~/a: no home directory is known here; write the path in full",
     ], done.stderr
 

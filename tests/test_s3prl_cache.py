@@ -7,9 +7,6 @@ import multiprocessing
 import os
 import pickle
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -19,6 +16,7 @@ import torch
 
 from ajepa.s3prl_upstream import UpstreamExpert
 from ajepa.s3prl_upstream.cache import FeatureCache, clip_key
+from tests.users import as_another_user, only_root, open_folder
 
 LIMIT = 10**9
 
@@ -187,21 +185,18 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["ab.npy"]
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
+@only_root
 def test_a_cache_of_another_user_is_read() -> None:
     code = (
-        "import os, sys, torch\n"
-        "from ajepa.s3prl_upstream.cache import FeatureCache\n"
-        "os.setgroups([]); os.setgid(54_321); os.setuid(54_321)\n"
         "cache = FeatureCache(sys.argv[1], 10**9)\n"
         "cache.put('model', 'cd', torch.ones(2, 3, 4))\n"
         "assert cache.get('model', 'cd') is None\n"
         "print(cache.get('model', 'ab').shape)\n"
     )
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to other users
-        Path(folder).chmod(0o755)
+    imports = "import sys, torch; from ajepa.s3prl_upstream.cache import FeatureCache"
+    with open_folder(0o755) as folder:
         FeatureCache(folder, LIMIT).put("model", "ab", torch.ones(2, 3, 4))
-        done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True)
+        done = as_another_user(imports, code, folder)
     assert done.stdout == "torch.Size([2, 3, 4])\n", done.stderr
     assert "cannot be written to; features that are not in it are computed each time" in done.stderr
 

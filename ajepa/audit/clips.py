@@ -77,7 +77,7 @@ KINDS = {
 
 
 def clips_of(inputs: Inputs) -> list[AuditClip]:
-    """The clips of folders, files, manifests and shards; one that is named twice is one."""
+    """The clips of folders, files, manifests and shards; a clip that is named twice counts once."""
     items: dict[str, Item] = {}
     for item in inputs:
         items.setdefault(item.key, item)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ENCODER = "encoder.safetensors"  # the finished encoder with its front end
-CHECKPOINT = re.compile(r"step-(\d{8,})\.safetensors")
+CHECKPOINT = re.compile(r"step-\d{8,}\.safetensors")
 
 
 def checkpoint_path(out: Path, step: int) -> Path:
@@ -15,7 +15,7 @@ def checkpoint_path(out: Path, step: int) -> Path:
 
 
 def checkpoint_paths(out: Path) -> list[Path]:
-    """All checkpoints in a run's folder, the first step first; copies under other names are none."""
+    """All checkpoints in a run's folder, the first step first; copies under other names are left out."""
     paths = (out / "checkpoints").glob("step-*.safetensors")
     return sorted((path for path in paths if CHECKPOINT.fullmatch(path.name)), key=checkpoint_step)
 
@@ -27,12 +27,8 @@ def checkpoint_step(path: Path) -> int:
 
 def latest_checkpoint(out: Path, until: int | None = None) -> Path | None:
     """The checkpoint of the highest step, of those up to `until` if given; None where there is none."""
-    paths = checkpoint_paths(out)
-    return max(
-        (path for path in paths if until is None or checkpoint_step(path) <= until),
-        key=checkpoint_step,
-        default=None,
-    )
+    paths = [path for path in checkpoint_paths(out) if until is None or checkpoint_step(path) <= until]
+    return paths[-1] if paths else None
 
 
 def encoder_file(name: str) -> str:

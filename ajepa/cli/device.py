@@ -1,4 +1,4 @@
-"""`--device`: where models run, in every command that has the option."""
+"""`--device` and `--precision`: where models run and how they compute, in every command that has them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from .usage import UsageError
 def add(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add the option to a parser or to a group of one."""
     parser.add_argument("--device", metavar="DEVICE", help="where models run, such as cuda:1; default: cpu")
+
+
+def add_precision(parser: argparse.ArgumentParser, meaning: str = "in which models compute") -> None:
+    """Add --precision, with what its help says before the default."""
+    parser.add_argument(
+        "--precision", choices=["float32", "bf16"], default="float32", help=f"{meaning}; default: float32"
+    )
 
 
 def check_device(device: str | None) -> None:

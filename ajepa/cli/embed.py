@@ -81,12 +81,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="N",
         help="processes, each with its own GPU if there are GPUs; torchrun does the same",
     )
-    embed.add_argument(
-        "--precision",
-        choices=["float32", "bf16"],
-        default="float32",
-        help="bf16 is faster if the processor multiplies in bfloat16: 1.6 times with the default encoder, 3 "
-        "times with a ViT-B; cosine above 0.999; default: float32",
+    device.add_precision(
+        embed,
+        "bf16 is faster if the processor multiplies in bfloat16: 1.6 times with the default encoder, 3 "
+        "times with a ViT-B; cosine above 0.999",
     )
     embed.add_argument("--batch", type=int, default=8, help="clips embedded at once; default: 8")
     embed.add_argument("--workers", type=int, default=2, help="threads that decode ahead; default: 2")

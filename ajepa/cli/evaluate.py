@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ajepa.files import check_place
 from ajepa.named_source import named_source
 
-from . import tasks
-from .device import check_device
+from . import device, tasks
 from .usage import UsageError
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def _clips(parser: argparse.ArgumentParser) -> None:
     )
     tasks.add(task)
     _baseline(parser)
-    _precision(parser)
+    device.add_precision(parser)
     parser.add_argument(
         "--out", type=Path, help="folder for results; the same command continues from it; default: none"
     )
@@ -170,15 +169,6 @@ def _probe(parser: argparse.ArgumentParser) -> None:
 
 def _cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, help="folder of embeddings; default: that of `ajepa cache`")
-
-
-def _precision(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--precision",
-        choices=["float32", "bf16"],
-        default="float32",
-        help="in which models compute; default: float32",
-    )
 
 
 def _one_layer(parser: argparse.ArgumentParser) -> None:
@@ -243,7 +233,7 @@ def _verify(parser: argparse.ArgumentParser) -> None:
         help="subtract the mean over all utterances of the trials first; default: no",
     )
     _baseline(parser)
-    _precision(parser)
+    device.add_precision(parser)
     parser.add_argument("--out", type=Path, help="folder for results; default: none")
     _cache(parser)
 
@@ -321,7 +311,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     """`ajepa evaluate`; 1 where a model failed."""
     if options.json:
         check_place(options.json, "--json")
-    check_device(options.device)
+    device.check_device(options.device)
 
     save = getattr(options, "save", None)
     if save:

@@ -58,12 +58,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "thresholds",
     )
     device.add(predict)
-    predict.add_argument(
-        "--precision",
-        choices=["float32", "bf16"],
-        default="float32",
-        help="in which the encoder computes; default: float32",
-    )
+    device.add_precision(predict, "in which the encoder computes")
     predict.add_argument("--batch", type=int, default=8, help="clips at once; default: 8")
     predict.add_argument("--workers", type=int, default=2, help="threads that decode ahead; default: 2")
     predict.add_argument("--skip-broken", action="store_true", help="name unreadable files and go on")

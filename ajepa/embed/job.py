@@ -171,19 +171,24 @@ class Job:
 
     def broken(self) -> int:
         """Number of clips that could not be used, in the blocks that are done."""
-        texts = (path.read_text(encoding="utf-8", errors="replace") for path in self._lists())
-        return sum(len(list(csv.reader(io.StringIO(text, newline="")))) - 1 for text in texts)
-
-    def _lists(self) -> list[Path]:
-        return sorted(self.folder.glob("broken-*.csv"))
+        return len(self._broken_rows())
 
     def list_broken(self, path: Path) -> None:
         """Write the clips that could not be used, with reasons, as one table; none if there are none."""
-        texts = [one.read_text(encoding="utf-8", errors="replace") for one in self._lists()]
-        rows = [row for text in texts for row in [*csv.reader(io.StringIO(text, newline=""))][1:]]
-        path.unlink(missing_ok=True)
-        if rows:
+        if rows := self._broken_rows():
             files.write(path, _table(rows))
+        else:
+            path.unlink(missing_ok=True)
+
+    def _broken_rows(self) -> list[list[str]]:
+        rows = []
+        for path in self._lists():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            rows += [*csv.reader(io.StringIO(text, newline=""))][1:]
+        return rows
+
+    def _lists(self) -> list[Path]:
+        return sorted(self.folder.glob("broken-*.csv"))
 
     def part(self, block: int) -> Path:
         """The file of a block's rows."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ajepa.checkpoints.hub import WEIGHTS
+from ajepa.checkpoints.hub import CONFIG, EXTRACTOR, WEIGHTS
 from ajepa.model import AudioEncoder
 
 from .card import write_card
@@ -18,8 +18,7 @@ __all__ = ["CARD", "ONNX", "TORCH_EXPORT", "ExportError", "Exported", "export_mo
 CARD = "README.md"
 ONNX, TORCH_EXPORT = "model.onnx", "model.pt2"
 CLASSIFIER = "classifier.json"  # of a classifier's folder, whose weights look the same
-SETTINGS = ("config.json", "preprocessor_config.json")  # for transformers, next to modules
-COPIED = b"# Copied from ajepa "  # how those begin
+COPIED = "# Copied from ajepa "  # how the modules begin that an export for transformers writes
 
 
 class Exported(NamedTuple):
@@ -110,11 +109,11 @@ def _make_room(out: Path) -> None:
     if held and ((out / CLASSIFIER).exists() or not (out / WEIGHTS).is_file()):
         raise ExportError(f"--out {out}: has other files in it; name a new folder")
     for path in held:
-        if path.name in (*SETTINGS, ONNX, TORCH_EXPORT) or (path.suffix == ".py" and _is_copy(path)):
+        if path.name in (CONFIG, EXTRACTOR, ONNX, TORCH_EXPORT) or (path.suffix == ".py" and _is_copy(path)):
             path.unlink()
 
 
 def _is_copy(path: Path) -> bool:
     """Whether a module was written by an export for transformers."""
     with path.open("rb") as file:
-        return file.read(len(COPIED)) == COPIED
+        return file.read(len(COPIED)) == COPIED.encode()

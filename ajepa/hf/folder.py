@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from ajepa import files
 from ajepa.checkpoints import hub
 from ajepa.checkpoints import native as checkpoint
+from ajepa.export import COPIED
 from ajepa.model import AudioEncoder
 from ajepa.model.classifier import AudioClassifier
 from ajepa.model.embedding import layers_text
@@ -86,7 +87,7 @@ def save_folder(encoder: AudioEncoder | AudioClassifier, folder: str | Path) -> 
     folder = Path(folder)
     model = from_encoder(encoder) if isinstance(encoder, AudioEncoder) else from_classifier(encoder)
     settings = model.config.to_diff_dict() | {"architectures": [type(model).__name__]}
-    written = [folder / "config.json", *_extractor(model, folder), *write_code(folder)]
+    written = [folder / hub.CONFIG, *_extractor(model, folder), *write_code(folder)]
     files.write_json(written[0], settings | {"auto_map": _auto_map(model)})
     return written
 
@@ -98,7 +99,7 @@ def _auto_map(model: AjepaModel) -> dict[str, str]:
 def complete(model: AjepaModel, folder: str | Path) -> None:
     """Complete what `save_pretrained` wrote: code, feature extractor, and the header of our own weights."""
     folder = Path(folder)
-    config = folder / "config.json"
+    config = folder / hub.CONFIG
     files.write_json(config, files.read_json(config) | {"auto_map": _auto_map(model)})
     _extractor(model, folder)
     write_code(folder)
@@ -118,7 +119,7 @@ def complete(model: AjepaModel, folder: str | Path) -> None:
 
 def _extractor(model: AjepaModel, folder: Path) -> list[Path]:
     extractor = AjepaFeatureExtractor(model.config.sampling_rate)
-    path = folder / "preprocessor_config.json"
+    path = folder / hub.EXTRACTOR
     files.write_json(path, extractor.to_dict() | {"auto_map": EXTRACTOR_MAP})
     return [path]
 
@@ -128,7 +129,7 @@ def _extractor(model: AjepaModel, folder: Path) -> list[Path]:
 
 def write_code(folder: str | Path) -> list[Path]:
     """Write the modules that the model needs into a folder; returns the files."""
-    head = f"# Copied from ajepa {version('ajepa')} (Apache-2.0), imports changed; {{}} there.\n"
+    head = f"{COPIED}{version('ajepa')} (Apache-2.0), imports changed; {{}} there.\n"
     written = []
     for module in (needed := _needed()):
         path = Path(folder) / f"{_flat(module)}.py"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,14 +28,11 @@ def tokens_a_pass(device: torch.device) -> int:
 def check_tensor(waveform: object) -> None:
     """Raises TypeError for anything but a tensor, such as what NumPy or soundfile give."""
     if not isinstance(waveform, Tensor):
-        dtype = getattr(waveform, "dtype", None)
-        whole = getattr(dtype, "kind", "") == "i"  # of NumPy, as scipy reads WAV files
-        scaled = (
-            f"waveform / {2 ** (8 * dtype.itemsize - 1):,}".replace(",", "_")
-            if dtype and whole
-            else "waveform"
-        )
+        dtype: Any = getattr(waveform, "dtype", None)
         kind = type(waveform).__name__ + (f" ({dtype})" if dtype else "")
+        scaled = "waveform"
+        if getattr(dtype, "kind", "") == "i":  # NumPy's whole numbers, as scipy reads WAV files
+            scaled += f" / {2 ** (8 * dtype.itemsize - 1):_}"
         raise TypeError(f"waveform is of type {kind}; give a tensor: torch.as_tensor({scaled}).float()")
 
 

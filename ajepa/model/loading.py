@@ -80,8 +80,7 @@ def load_model(
         HubError: the Hub does not have it, or cannot be reached.
     """
     check_precision(precision)
-    if chunk_seconds is not None and not (_is_number(chunk_seconds) and 0 < chunk_seconds < math.inf):
-        raise ModelError(f"chunk_seconds is {chunk_seconds!r}; give seconds above 0, or None")
+    _check_chunks(chunk_seconds)
     if pooling is not None:
         _check_pooling(pooling, source)
     if source is None or source in ("", DEFAULT):
@@ -126,21 +125,22 @@ def _set_layers(model: AudioEncoder, layers: str, source: object) -> None:
         raise ModelError(f"{source}: {error}") from error
 
 
+def _check_chunks(seconds: object) -> None:
+    if seconds is None:
+        return
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+        raise ModelError(f"chunk_seconds is {seconds!r}; give seconds above 0, or None")
+
+
 def _from_found(
     found: Official, source: str, weights: str | None, chunk_seconds: float | None
 ) -> AudioEncoder:
     chosen = _attribute(found.encoders, weights, found.path, found.system)
     tensors = found.part(chosen)
     origin = Source(source, found.system, found.step, chosen)
-    model = AudioEncoder(
-        found.front_end, found.encoder, found.seconds if chunk_seconds is None else chunk_seconds, origin
-    )
+    model = AudioEncoder(found.front_end, found.encoder, chunk_seconds or found.seconds, origin)
     fill_module(model.encoder, tensors, found.path)
     return model
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _from_recipe(name: str, chunk_seconds: float | None, seed: int) -> AudioEncoder:
@@ -153,7 +153,7 @@ def _from_recipe(name: str, chunk_seconds: float | None, seed: int) -> AudioEnco
         return AudioEncoder(
             recipe.front_end,
             recipe.encoder,
-            recipe.chunk_seconds if chunk_seconds is None else chunk_seconds,
+            chunk_seconds or recipe.chunk_seconds,
             Source("", recipe.name, 0, f"random, seed {seed}"),
         )
 
@@ -226,8 +226,7 @@ def _from_file(path: Path, weights: str | None, chunk_seconds: float | None) -> 
     state |= {name: value for name, value in saved.tensors.items() if name.startswith("features.")}
     check_finite(path, state)
     source = Source(str(path), recipe.name, saved.step, found)
-    seconds = recipe.chunk_seconds if chunk_seconds is None else chunk_seconds
-    model = AudioEncoder(recipe.front_end, recipe.encoder, seconds, source)
+    model = AudioEncoder(recipe.front_end, recipe.encoder, chunk_seconds or recipe.chunk_seconds, source)
     model.pooling = saved.info.get("pooling", "mean")
     _check_pooling(model.pooling, path)
     _set_layers(model, str(saved.info.get("layers", LAST)), path)

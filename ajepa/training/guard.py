@@ -77,7 +77,7 @@ class FiniteGuard:
 
 
 class Stop:
-    """Ctrl-C, SIGTERM and the end of the terminal: the current step is finished and a checkpoint written.
+    """Ctrl-C, SIGTERM and a closed terminal: the current step is finished and a checkpoint written.
 
     A second signal has its usual effect, so that a hanging process can still be stopped.
     """

@@ -68,9 +68,8 @@ def row(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
     marks = ["required"] if action.option_strings and action.required else []
     if action.choices and not values.startswith("{"):
         marks.append(f"one of {', '.join(map(str, action.choices))}")
-    code = cell(written).replace(
-        r"\|", "|"
-    )  # in a code span a bar ends no cell, and the backslash would show
+    # In a code span a bar ends no cell, and a backslash would show.
+    code = cell(written).replace(r"\|", "|")
     return f"| `{code}` | {cell('; '.join(filter(None, [meaning, *marks])))} |"
 
 

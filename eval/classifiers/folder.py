@@ -22,6 +22,7 @@ from ajepa.checkpoints.sizes import check_finite
 from ajepa.errors import AjepaError
 from ajepa.eval.models.frames import together
 from ajepa.eval.results.record import Record
+from ajepa.export import CLASSIFIER
 from ajepa.export.weights import Origin, encoder_tensors, origin_of
 from ajepa.model import AudioEncoder
 from ajepa.model.classifier import AudioClassifier, LabelSet
@@ -36,7 +37,7 @@ from .card import write_card
 
 FORMAT = 1
 LARGEST_OF_HEAD = 1e12  # it divides by deviations, which may be small
-FILE, CARD = "classifier.json", "README.md"
+FILE, CARD = CLASSIFIER, "README.md"
 
 
 class ClassifierError(AjepaError, ValueError):
