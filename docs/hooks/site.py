@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,17 @@ SOURCES = ROOT / "build" / "api"  # where mkdocs.yml lets mkdocstrings look
 
 def on_startup(**_: Any) -> None:
     """Lay the package out as it is installed: mkdocstrings reads files, and four folders stand elsewhere."""
-    shutil.rmtree(SOURCES, ignore_errors=True)
     package = SOURCES / "ajepa"
-    package.mkdir(parents=True)
+    package.mkdir(parents=True, exist_ok=True)
     folders = [ROOT / name for name in ("eval", "evar_model", "hear_module", "s3prl_upstream")]
-    for path in [*(ROOT / "ajepa").iterdir(), *folders]:
-        (package / path.name).symlink_to(path)
+    wanted = {package / path.name: path for path in [*(ROOT / "ajepa").iterdir(), *folders]}
+    # Another build may be at work in this checkout: links that are right stay.
+    for link in package.iterdir():
+        if link.readlink() != wanted.get(link):
+            link.unlink(missing_ok=True)
+    for link, path in wanted.items():
+        with suppress(FileExistsError):
+            link.symlink_to(path)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
