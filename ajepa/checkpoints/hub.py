@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SCHEME = "hf://"
 WEIGHTS = "model.safetensors"  # the Hub's name for a model's weights
 CONFIG, EXTRACTOR = "config.json", "preprocessor_config.json"  # those of transformers
+COPIED = "# Copied from ajepa "  # how the modules of a folder for transformers begin
 
 # One segment each: owner, name, revision; then the rest of the path.
 ADDRESS = re.compile(r"hf://([\w.-]+)/([\w.-]+)(?:@(refs/(?:pr|convert)/[\w.-]+|[\w.-]+))?(?:/(.+))?")

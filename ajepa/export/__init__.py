@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ajepa.checkpoints.hub import CONFIG, EXTRACTOR, WEIGHTS
+from ajepa.checkpoints.hub import CONFIG, COPIED, EXTRACTOR, WEIGHTS
 from ajepa.model import AudioEncoder
 
 from .card import write_card
@@ -18,7 +18,6 @@ __all__ = ["CARD", "ONNX", "TORCH_EXPORT", "ExportError", "Exported", "export_mo
 CARD = "README.md"
 ONNX, TORCH_EXPORT = "model.onnx", "model.pt2"
 CLASSIFIER = "classifier.json"  # of a classifier's folder, whose weights look the same
-COPIED = "# Copied from ajepa "  # how the modules begin that an export for transformers writes
 
 
 class Exported(NamedTuple):

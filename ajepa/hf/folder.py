@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from ajepa import files
 from ajepa.checkpoints import hub
 from ajepa.checkpoints import native as checkpoint
-from ajepa.export import COPIED
 from ajepa.model import AudioEncoder
 from ajepa.model.classifier import AudioClassifier
 from ajepa.model.embedding import layers_text
@@ -129,7 +128,7 @@ def _extractor(model: AjepaModel, folder: Path) -> list[Path]:
 
 def write_code(folder: str | Path) -> list[Path]:
     """Write the modules that the model needs into a folder; returns the files."""
-    head = f"{COPIED}{version('ajepa')} (Apache-2.0), imports changed; {{}} there.\n"
+    head = f"{hub.COPIED}{version('ajepa')} (Apache-2.0), imports changed; {{}} there.\n"
     written = []
     for module in (needed := _needed()):
         path = Path(folder) / f"{_flat(module)}.py"
