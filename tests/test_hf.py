@@ -105,6 +105,51 @@ def test_a_model_with_new_weights_trains() -> None:
     assert 0 < float(model.encoder.patch_embed.weight.detach().std()) < 1
 
 
+def test_an_encoder_gets_a_new_head_and_is_fine_tuned(exported: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    names = {0: "low", 1: "high"}
+    model = transformers.AutoModelForAudioClassification.from_pretrained(
+        exported, id2label=names, label2id={name: number for number, name in names.items()}
+    )
+    encoder = load_model(exported)
+    torch.testing.assert_close(model.encoder.state_dict(), encoder.encoder.state_dict())
+    head = model.head
+    weight = head.linear.weight.detach()
+    assert weight.shape == (2, encoder.embedding_size) and 0 < float(weight.std()) < 1
+    time_S = torch.arange(8000) / 16_000
+    wave_BS = torch.stack(
+        [0.1 * torch.sin(2 * torch.pi * hertz * time_S) for hertz in (200, 220, 3000, 3300)]
+    )
+    labels_B = torch.tensor([0, 0, 1, 1])
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-3), []
+    for _ in range(12):
+        loss = model(wave_BS, labels=labels_B).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    model.eval().save_pretrained(tmp_path / "tuned")
+    again = transformers.AutoModelForAudioClassification.from_pretrained(tmp_path / "tuned")
+    with torch.no_grad():
+        logits = again(wave_BS).logits
+        torch.testing.assert_close(logits, model(wave_BS).logits)
+    assert logits.argmax(1).tolist() == [0, 0, 1, 1] and again.config.id2label == names
+
+
+def test_a_classifier_gets_a_head_for_other_labels(tmp_path: Path) -> None:
+    """Its standardisation stays."""
+    sizes = {"width": 32, "depth": 1, "heads": 2}
+    model = ajepa.hf.AjepaForAudioClassification(ajepa.hf.AjepaConfig(encoder=sizes, num_labels=3))
+    model.head.mean_V.fill_(0.25)
+    model.save_pretrained(tmp_path)
+    again = ajepa.hf.AjepaForAudioClassification.from_pretrained(
+        tmp_path, num_labels=5, ignore_mismatched_sizes=True
+    )
+    assert again(torch.zeros(1, 8000)).logits.shape == (1, 5)
+    assert bool((again.head.mean_V == 0.25).all()) and 0 < float(again.head.linear.weight.detach().std()) < 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_leaves_the_spectrogram_alone(exported: Path, dtype: torch.dtype) -> None:
     model = transformers.AutoModel.from_pretrained(exported, dtype=dtype)

@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 
 from ajepa.features import InputConfig, LogMelConfig
 from ajepa.model.classifier import LabelSet
+from ajepa.model.embedding import layers_text
 from ajepa.model.head import HeadConfig
 from ajepa.nn.encoder import EncoderConfig
 from ajepa.nn.positions import TableConfig
@@ -77,10 +78,14 @@ class AjepaConfig(PretrainedConfig):
         return EncoderConfig(**given)
 
     def head_config(self) -> HeadConfig:
-        """The settings of a classifier's head. Raises ValueError if there is none."""
-        if self.head is None:
-            raise ValueError("this is an encoder without labels; `ajepa evaluate linear --save` fits some")
-        return HeadConfig(**self.head)
+        """The settings of a classifier's head; for an encoder, of a new one on the clip's embedding."""
+        given = self.head or {
+            "values": self.hidden_size * (2 if self.pooling == "mean+std" else 1),
+            "layer": layers_text(self.layers),
+            "time": self.pooling,
+            "norm": True,  # blocks in the middle are not normed yet
+        }
+        return HeadConfig(**{**given, "labels": self.num_labels})
 
     def label_set(self) -> LabelSet:
         """The labels of a classifier, from `id2label` and `problem_type`."""

@@ -28,8 +28,8 @@ ROOTS = ("configuration_ajepa", "feature_extraction_ajepa", "modeling_ajepa")
 AUTO_MAP = {
     "AutoConfig": "configuration_ajepa.AjepaConfig",
     "AutoModel": "modeling_ajepa.AjepaModel",
+    "AutoModelForAudioClassification": "modeling_ajepa.AjepaForAudioClassification",
 }
-CLASSIFIER_MAP = {"AutoModelForAudioClassification": "modeling_ajepa.AjepaForAudioClassification"}
 _Model = TypeVar("_Model", bound=AjepaModel)
 EXTRACTOR_MAP = {"AutoFeatureExtractor": "feature_extraction_ajepa.AjepaFeatureExtractor"}
 
@@ -87,19 +87,15 @@ def save_folder(encoder: AudioEncoder | AudioClassifier, folder: str | Path) -> 
     model = from_encoder(encoder) if isinstance(encoder, AudioEncoder) else from_classifier(encoder)
     settings = model.config.to_diff_dict() | {"architectures": [type(model).__name__]}
     written = [folder / hub.CONFIG, *_extractor(model, folder), *write_code(folder)]
-    files.write_json(written[0], settings | {"auto_map": _auto_map(model)})
+    files.write_json(written[0], settings | {"auto_map": AUTO_MAP})
     return written
-
-
-def _auto_map(model: AjepaModel) -> dict[str, str]:
-    return AUTO_MAP | (CLASSIFIER_MAP if isinstance(model, AjepaForAudioClassification) else {})
 
 
 def complete(model: AjepaModel, folder: str | Path) -> None:
     """Complete what `save_pretrained` wrote: code, feature extractor, and the header of our own weights."""
     folder = Path(folder)
     config = folder / hub.CONFIG
-    files.write_json(config, files.read_json(config) | {"auto_map": _auto_map(model)})
+    files.write_json(config, files.read_json(config) | {"auto_map": AUTO_MAP})
     _extractor(model, folder)
     write_code(folder)
     weights = folder / hub.WEIGHTS

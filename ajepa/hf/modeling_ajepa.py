@@ -70,11 +70,18 @@ class AjepaModel(PreTrainedModel):
     def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
         """As of every model. The spectrogram, made while the library's default precision was that of the
         weights, is made again in single precision."""
-        found = super().from_pretrained(*arguments, **options)
-        model = found[0] if isinstance(found, tuple) else found
+        report = bool(options.pop("output_loading_info", False))
+        both: Any = super().from_pretrained(*arguments, output_loading_info=True, **options)
+        model, info = both
         model.features = LogMel(model.config.front_end_config()).to(model.device)
         model.audio.features = model.features
-        return found
+        # Of another shape: names, or since transformers 5 names with both shapes.
+        other = {name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]}
+        model._draw({*info["missing_keys"], *other})
+        return (model, info) if report else model
+
+    def _draw(self, names: set[str]) -> None:
+        """Draw the initial weights of what a file did not have."""
 
     def save_pretrained(self, save_directory: Any, *arguments: Any, **options: Any) -> None:
         """As of every model. Where ajepa is installed, the folder gets all that `ajepa export` writes but the
@@ -108,6 +115,9 @@ class AjepaModel(PreTrainedModel):
 class AjepaForAudioClassification(AjepaModel):
     """Front end, encoder and the head of a classifier, for `pipeline("audio-classification")`.
 
+    An encoder's weights get a new head for `config.num_labels` labels, to be fine-tuned. So do those of a
+    classifier with another number of labels; `from_pretrained` then needs `ignore_mismatched_sizes=True`.
+
     Attributes:
         classifier: all three as the classifier that `ajepa.load_classifier` returns.
     """
@@ -119,6 +129,12 @@ class AjepaForAudioClassification(AjepaModel):
         self.head = Head(config.head_config())
         classifier = AudioClassifier(self.audio, self.head, config.label_set(), config.longest_seconds)
         object.__setattr__(self, "classifier", classifier)  # its parts are this module's
+
+    def _draw(self, names: set[str]) -> None:
+        if "head.mean_V" in names:
+            self.head.reset_parameters()
+        elif "head.linear.weight" in names:
+            self.head.linear.reset_parameters()
 
     def forward(  # type: ignore[override]
         self,

@@ -78,6 +78,16 @@ class Head(nn.Module):
         self.norm = LayerNorm(config.values) if config.norm else None
         self.linear = nn.Linear(config.values, config.labels)
 
+    def reset_parameters(self) -> None:
+        """The weights of a new head."""
+        if self.mix_LV is not None:
+            nn.init.ones_(self.mix_LV)
+        nn.init.zeros_(self.mean_V)
+        nn.init.ones_(self.scale_V)
+        if self.norm is not None:
+            self.norm.reset_parameters()
+        self.linear.reset_parameters()
+
     @property
     def every_layer(self) -> bool:
         """Whether it takes the statistics of all layers; else those of the last one suffice."""
