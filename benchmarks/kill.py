@@ -61,7 +61,7 @@ class Job:
 
 def _bytes(out: Path) -> dict[str, Any]:
     """All files' contents."""
-    from ajepa.files import file_sha256
+    from ajepa.contents import file_sha256
 
     return {
         str(path.relative_to(out)): file_sha256(path) for path in sorted(out.rglob("*")) if path.is_file()

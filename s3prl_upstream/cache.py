@@ -24,7 +24,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from ajepa import caches, files
-from ajepa.files import ArrayError, read_array
+from ajepa.contents import ArrayError, read_array
 from ajepa.model import AudioEncoder
 from ajepa.model.fingerprint import fingerprint
 

@@ -22,7 +22,7 @@ PACKAGES = {
 # From the ground up. Rooms of one row know nothing of each other.
 ROWS = (
     ("errors", "schedules", "suggest", "distributed", "named_source", "memory"),
-    ("files",),
+    ("files", "contents"),
     ("caches",),
     ("audio", "harness"),
     ("features", "data"),

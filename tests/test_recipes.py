@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ajepa.files import read_yaml
+from ajepa.contents import read_yaml
 from ajepa.model.loading import load_model
 from ajepa.recipes import RecipeError, dump_recipe, load_recipe, recipe_names
 from ajepa.recipes.recipe import OptimConfig

@@ -22,8 +22,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 from urllib.parse import urlsplit
 
+from ajepa.contents import file_sha256
 from ajepa.errors import AjepaError
-from ajepa.files import file_sha256
 
 ATTEMPTS = 6  # in a row without new bytes
 TIMEOUT_SECONDS = 30  # without a byte

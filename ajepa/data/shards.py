@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from ajepa import files
+from ajepa import contents, files
 from ajepa.audio import AudioBytes
 
 from .clips import Clip, DataError
@@ -230,7 +230,7 @@ def write_index(
     """Write index.parquet, then shards.json, each whole or not at all."""
     with files.in_place_of(folder / INDEX) as partial:
         pa.parquet.write_table(table.cast(SCHEMA), partial)
-        listing = Listing(tuple(shards), files.file_sha256(partial), made_from or {})
+        listing = Listing(tuple(shards), contents.file_sha256(partial), made_from or {})
     values = {
         "format": "ajepa shards",
         "version": VERSION,

@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from ajepa.audio import AUDIO_SUFFIXES, AudioBytes, AudioError, info
-from ajepa.files import file_sha256, printable
+from ajepa.contents import file_sha256
+from ajepa.files import printable
 
 from .clips import DataError
 from .shards import SCHEMA, Listing, Shard, is_shard_name, write_index

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ajepa.audio import AudioError, stream
 from ajepa.audio.source import AudioBytes, open_bytes
+from ajepa.contents import sha256_of
 from ajepa.data.clips import Clip
-from ajepa.files import sha256_of
 
 from .inputs import Item
 from .options import Wanted

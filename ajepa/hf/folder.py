@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ajepa import files
+from ajepa import contents, files
 from ajepa.checkpoints import hub
 from ajepa.checkpoints import native as checkpoint
 from ajepa.model import AudioEncoder
@@ -95,7 +95,7 @@ def complete(model: AjepaModel, folder: str | Path) -> None:
     """Complete what `save_pretrained` wrote: code, feature extractor, and the header of our own weights."""
     folder = Path(folder)
     config = folder / hub.CONFIG
-    files.write_json(config, files.read_json(config) | {"auto_map": AUTO_MAP})
+    files.write_json(config, contents.read_json(config) | {"auto_map": AUTO_MAP})
     _extractor(model, folder)
     write_code(folder)
     weights = folder / hub.WEIGHTS

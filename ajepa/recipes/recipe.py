@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
+from ajepa.contents import ContentError, read_yaml
 from ajepa.errors import AjepaError
 from ajepa.features import LogMelConfig
-from ajepa.files import ContentError, read_yaml
 from ajepa.nn.encoder import EncoderConfig
 from ajepa.nn.grid import PatchGrid
 from ajepa.objectives.a_jepa import AJEPAConfig

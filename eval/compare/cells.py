@@ -25,12 +25,13 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from ajepa.contents import ArrayError, read_array
 from ajepa.eval.digest import digest
 from ajepa.eval.protocols import Bench, Conditions, Protocol, TaskEntry
 from ajepa.eval.results.kept import write_table
 from ajepa.eval.results.record import Record, RecordError, read_records, write_records
 from ajepa.eval.results.result import Result
-from ajepa.files import ArrayError, not_utf8, read_array, remove_leftovers, set_aside, write
+from ajepa.files import not_utf8, remove_leftovers, set_aside, write
 from ajepa.memory import is_out_of_memory, out_of_memory_line
 
 from .config import Comparison

@@ -37,10 +37,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from ajepa.contents import ContentError, read_yaml
 from ajepa.errors import AjepaError
 from ajepa.eval.protocols import PROTOCOLS, Protocol, TaskEntry
 from ajepa.eval.tasks import TASKS, check_options
-from ajepa.files import ContentError, read_yaml
 from ajepa.model.precision import Precision
 
 from .pretraining import Pretraining, Run

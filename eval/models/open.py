@@ -12,9 +12,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from ajepa.contents import read_json
 from ajepa.errors import AjepaError
 from ajepa.eval.plugins import Registry
-from ajepa.files import read_json
 from ajepa.model.loading import load_model
 from ajepa.model.precision import Precision
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import torch
 
+from ajepa.contents import read_json
 from ajepa.eval.digest import digest
 from ajepa.eval.hear import SUFFIX
 from ajepa.eval.models.baselines import LogMelBaseline
@@ -26,7 +27,7 @@ from ajepa.eval.results.result import Result
 from ajepa.eval.results.scores import deviation, summary
 from ajepa.eval.toolkits.commands import run_stock, versions
 from ajepa.eval.toolkits.hear_answers import hear_answers, scored_answers
-from ajepa.files import read_json, write
+from ajepa.files import write
 
 from .base import Bench, Protocol, ProtocolError, TaskEntry
 

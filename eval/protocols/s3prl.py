@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import yaml
 
+from ajepa.contents import read_yaml
 from ajepa.data.copies import speaker
 from ajepa.eval.digest import digest
 from ajepa.eval.models.open import EncoderModel, S3prlUpstream
@@ -27,7 +28,7 @@ from ajepa.eval.results.errors import EvaluationError
 from ajepa.eval.results.result import Result
 from ajepa.eval.toolkits.commands import kept, run_stock, timed, versions
 from ajepa.eval.toolkits.xares.encoder import FREQUENCIES
-from ajepa.files import read_yaml, write_json
+from ajepa.files import write_json
 from ajepa.s3prl_upstream.sets import CONFIG
 
 from .base import Bench, ProtocolError, Seeded, TaskEntry

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ajepa.contents import read_json
 from ajepa.eval.digest import digest
 from ajepa.eval.models.text import absolute
 from ajepa.eval.progress import say
@@ -24,7 +25,7 @@ from ajepa.eval.results.result import Result
 from ajepa.eval.toolkits.commands import kept, run_module, run_stock, versions
 from ajepa.eval.toolkits.xares.encoder import FREQUENCIES, write_encoder
 from ajepa.eval.toolkits.xares.sets import READY
-from ajepa.files import read_json, write, write_json
+from ajepa.files import write, write_json
 
 from .base import Bench, ProtocolError, Seeded, TaskEntry
 

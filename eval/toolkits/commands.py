@@ -12,8 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ajepa.contents import ContentError, read_json
 from ajepa.eval.results.errors import EvaluationError
-from ajepa.files import ContentError, read_json, set_aside, write_json
+from ajepa.files import set_aside, write_json
 
 
 class ToolkitError(EvaluationError):

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ajepa.contents import read_json
 from ajepa.eval.results.answers import scored
 from ajepa.eval.results.kept import MOST_LABELS
 from ajepa.eval.results.scores import Scored
-from ajepa.files import printable, read_json
+from ajepa.files import printable
 from ajepa.harness.pickles import load_tensors
 
 
