@@ -403,5 +403,6 @@ def test_the_experiments_files_are_read(path: Path) -> None:
             "finetune",
             "encoders_in",
             "finetune_default",
+            "paper_finetune",
             "toolkits",
         }
